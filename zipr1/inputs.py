@@ -1,0 +1,99 @@
+"""From an Example, or a file, to the tensors of a Qwen-VL processor. Nothing is substituted: what cannot be read, raises."""
+
+import math
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from zipr1.tasks.base import Example
+
+CLIP_FPS = 2.0  # frames a second of rendered clips; sets the temporal positions only
+
+
+class MediaError(ValueError):
+    """A picture or a clip that cannot be read; the message names the file and the reason."""
+
+
+def conversation(example: Example, turns: list[tuple[str, str]] | None = None) -> list[dict]:
+    """The chat of one example: the picture or clip and the question, or several `turns` of (question, answer)."""
+    medium = {"type": "video"} if example.frames is not None else {"type": "image"}
+    media = [medium] if example.frames is not None or example.image is not None else []
+    if turns is None:
+        return [{"role": "user", "content": [*media, {"type": "text", "text": example.question}]}]
+    chat = []
+    for question, answer in turns:
+        chat.append({"role": "user", "content": [*media, {"type": "text", "text": question}]})
+        chat.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        media = []
+    return chat
+
+
+def prepare(processor, examples: list[Example], chats: list[list[dict]] | None = None):
+    """A left-padded batch (BatchFeature) for `examples`; `chats` replaces the single-question conversation of each.
+
+    All in one call of the processor, so that input_ids, pixel_values, grids and mm_token_type_ids agree.
+    """
+    prompts = chats is None
+    chats = chats or [conversation(example) for example in examples]
+    text = processor.apply_chat_template(chats, add_generation_prompt=prompts, tokenize=False)
+    media = {}
+    if images := [example.image for example in examples if example.image is not None]:
+        media["images"] = images
+    if clips := [example.frames for example in examples if example.frames is not None]:
+        media["videos"] = [np.stack([np.asarray(frame.convert("RGB")) for frame in frames]) for frames in clips]
+        media["video_metadata"] = [
+            {"fps": CLIP_FPS, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}
+            for frames in clips
+        ]
+        media["do_sample_frames"] = False
+    return processor(text=text, **media, padding=True, padding_side="left", return_tensors="pt")
+
+
+def read_media(path: str | Path, max_frames: int) -> dict:
+    """Reads a picture (`image`) or a clip (`frames`, at most `max_frames`, evenly spaced) from a file.
+
+    Raises FileNotFoundError or MediaError; the content decides what it is, not the name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the path of a picture or a clip")
+    try:
+        with Image.open(path) as image:
+            if getattr(image, "n_frames", 1) == 1:
+                return {"image": image.convert("RGB")}
+    except UnidentifiedImageError:
+        pass  # not a picture: a clip, or nothing that can be read
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise MediaError(f"{path}: broken picture ({error}); give a file that opens in a viewer") from error
+    return {"frames": read_frames(path, max_frames)}
+
+
+def read_frames(path: Path, max_frames: int) -> tuple[Image.Image, ...]:
+    """Evenly spaced frames of a clip, first and last included; every frame is decoded once, only those are kept."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise MediaError(f"{path}: no video stream; give a picture or a clip")
+            frames = sum(1 for _ in container.decode(video=0))
+        if frames == 0:
+            raise MediaError(f"{path}: a clip without frames; give one with at least one frame")
+        count = min(max_frames, frames)
+        count -= count % 2 if count > 1 else 0  # Qwen-VL joins frames in pairs
+        wanted = np.linspace(0, frames - 1, count).round().astype(int).tolist()
+        with av.open(str(path)) as container:
+            kept = {i: frame.to_image() for i, frame in enumerate(container.decode(video=0)) if i in set(wanted)}
+    except (av.error.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MediaError(f"{path}: neither a readable picture nor a readable clip ({reason})") from error
+    return tuple(kept[i] for i in wanted)
+
+
+def visual_grid(inputs, row: int, merge: int = 2) -> tuple[int, int, int] | None:
+    """(frames/2, rows, columns) in visual tokens of the only picture or clip of a one-row batch; None without one."""
+    for name in ("image_grid_thw", "video_grid_thw"):
+        if name in inputs:
+            t, h, w = inputs[name][row].tolist()
+            return t, math.ceil(h / merge), math.ceil(w / merge)
+    return None

@@ -1,0 +1,107 @@
+"""A bar chart of four cars.
+
+Source and licence: the table "cars" of vega-datasets (BSD 3-clause; first published with the 1983 data exposition
+of the American Statistical Association), in its wheel; four cars and one of their measures make a chart.
+Splits: by the make of the car (the first word of its name), so that no row serves two splits.
+Sample: Which bar is the tallest? -> b
+"""
+
+import json
+import zlib
+from functools import lru_cache
+from importlib.resources import files
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .base import Scene, Task
+from .draw import COLOUR_NAMES, coverage, grid, pick, tint
+
+SIDE = 128
+LETTERS = ("a", "b", "c", "d")
+MEASURES = ("Horsepower", "Miles_per_Gallon", "Weight_in_lbs", "Displacement", "Acceleration")
+GAP = 0.1  # of the tallest bar: no two bars are closer in height
+
+
+def split_of(make: str) -> str:
+    """The split that owns a make: 20 % of the makes are test, 20 % are val."""
+    return ("test", "val", "train", "train", "train")[zlib.crc32(make.encode()) % 5]
+
+
+@lru_cache(maxsize=None)
+def rows(split: str) -> tuple[dict, ...]:
+    """The cars of a split."""
+    table = json.loads((files("vega_datasets") / "_data" / "cars.json").read_text(encoding="utf-8"))
+    return tuple(row for row in table if split_of(row["Name"].split()[0]) == split)
+
+
+@lru_cache(maxsize=None)
+def values(split: str, measure: str) -> tuple[float, ...]:
+    """One measure of every car of a split for which it is known."""
+    return tuple(float(row[measure]) for row in rows(split) if row[measure])
+
+
+@lru_cache(maxsize=None)
+def letter_font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(files("matplotlib") / "mpl-data" / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", 16)
+
+
+def four(split: str, rng: np.random.Generator) -> list[float]:
+    """Four values of one measure as shares of the largest, each pair at least GAP apart."""
+    measure = pick(rng, MEASURES)
+    while True:
+        drawn = np.asarray(pick(rng, values(split, measure), 4))
+        heights = drawn / drawn.max()
+        if np.diff(np.sort(heights)).min() >= GAP:
+            return [float(h) for h in heights]
+
+
+class Chart(Task):
+    """Four bars of different colours over the letters A to D."""
+
+    name = "chart"
+    label_sizes = {"letter": len(LETTERS) + 1, "colour": len(COLOUR_NAMES) + 1, "rank": len(LETTERS) + 1}
+
+    def scene(self, split: str, index: int) -> Scene:
+        rng = self.rng(split, index)
+        heights, colours = four(split, rng), pick(rng, COLOUR_NAMES, 4)
+        ranks = [sum(other >= height for other in heights) for height in heights]  # 1: the tallest
+        paper = tuple(int(v) for v in rng.integers(225, 256, size=3))
+        image = Image.new("RGB", (SIDE, SIDE), paper)
+        draw = ImageDraw.Draw(image)
+        pitch, width = int(rng.integers(28, 31)), int(rng.integers(18, 25))
+        left = int(rng.integers(4, SIDE - 4 * pitch))
+        floor, tall = SIDE - 20, int(rng.integers(84, 101))
+        for y in range(floor, 4, -25):
+            draw.line((0, y, SIDE, y), fill=tuple(v - 25 for v in paper))
+        areas = []
+        for place, (height, colour) in enumerate(zip(heights, colours)):
+            x, top = left + place * pitch, floor - round(height * tall)
+            draw.rectangle((x, top, x + width - 1, floor), fill=tint(rng, colour))
+            draw.text((x + width // 2, floor + 10), LETTERS[place].upper(), (20, 20, 20), letter_font(), anchor="mm")
+            area = np.zeros((SIDE, SIDE), bool)
+            area[top:, x : x + width] = True  # the bar and, below it, its letter
+            areas.append(coverage(area))
+        draw.line((0, floor, SIDE, floor), fill=(40, 40, 40))
+
+        order = np.argsort(heights)  # from the shortest to the tallest
+        low, high = sorted((int(p) for p in rng.permutation(4)[:2]), key=lambda place: heights[place])
+        less, more = sorted((int(p) for p in rng.permutation(4)[:2]), key=lambda place: heights[place])
+        one, two = (int(p) for p in rng.permutation(4)[:2])
+        names = [letter.upper() for letter in LETTERS]
+        questions = (
+            ("Which bar is the tallest?", LETTERS[order[-1]]),
+            ("Which bar is the shortest?", LETTERS[order[0]]),
+            ("What colour is the tallest bar?", colours[order[-1]]),
+            ("What colour is the shortest bar?", colours[order[0]]),
+            (f"What colour is bar {names[one]}?", colours[one]),
+            (f"Which bar is {colours[two]}?", LETTERS[two]),
+            (f"Is bar {names[high]} taller than bar {names[low]}?", "yes"),
+            (f"Is bar {names[less]} taller than bar {names[more]}?", "no"),
+        )
+        labels = {
+            "letter": grid(areas, (1, 2, 3, 4))[np.newaxis],
+            "colour": grid(areas, [COLOUR_NAMES.index(colour) + 1 for colour in colours])[np.newaxis],
+            "rank": grid(areas, ranks)[np.newaxis],
+        }
+        return Scene(f"{self.name}/{split}/{index}", questions, image, labels=labels)

@@ -1,0 +1,78 @@
+"""A row of three handwritten digits.
+
+Source and licence: the optical recognition digits of the UCI repository (E. Alpaydin and C. Kaynak, 1998, CC BY
+4.0), 1,797 samples of 8x8 pixels in the wheel of scikit-learn; paper and walls from photos.py.
+Splits: consecutive ranges of the samples, so that no handwritten digit serves two splits.
+Sample: What number is written? -> 407
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from .base import Scene, Task
+from .draw import coverage, grid, pick
+from .photos import background
+
+SIDE = 128
+SAMPLES = {"train": range(0, 1257), "val": range(1257, 1437), "test": range(1437, 1797)}
+INK = 26  # of 255: fainter than this is paper
+
+
+@lru_cache(maxsize=None)
+def by_value(split: str) -> tuple[tuple[np.ndarray, ...], ...]:
+    """The samples of a split, 8x8 pixels of ink from 0 to 255, grouped by digit."""
+    data = load_digits()
+    rows = SAMPLES[split]
+    ink = np.clip(data.images[rows.start : rows.stop] * 17, 0, 255).astype(np.uint8)
+    target = data.target[rows.start : rows.stop]
+    return tuple(tuple(ink[target == value]) for value in range(10))
+
+
+class Digits(Task):
+    """Three digits side by side at a random place, dark on pale or pale on dark."""
+
+    name = "digits"
+    label_sizes = {"digit": 11}
+
+    def scene(self, split: str, index: int) -> Scene:
+        rng = self.rng(split, index)
+        image = background(split, rng, SIDE, faded=0.6)
+        digits = [int(d) for d in rng.integers(0, 10, size=3)]
+        dark = bool(rng.integers(2))
+        # A sheet of paper, or a dark board, over the whole photograph: strokes of 8x8 pixels need the contrast.
+        image = Image.blend(image, Image.new("RGB", image.size, (240, 236, 226) if dark else (24, 28, 34)), 0.65)
+        tone = int(rng.integers(0, 50)) if dark else int(rng.integers(205, 256))
+        rgb = tuple(int(v) for v in np.clip(tone + rng.integers(-20, 21, size=3), 0, 255))
+
+        size = int(rng.integers(32, 39))  # pixels of a digit's box; the ink itself is narrower
+        pitch = int(rng.integers(size - 4, size + 3))
+        left = int(rng.integers(2, SIDE - 2 * pitch - size - 1))
+        top = int(rng.integers(4, SIDE - size - 7))
+        areas = []
+        for place, value in enumerate(digits):
+            ink = Image.fromarray(pick(rng, by_value(split)[value])).resize((size, size), Image.Resampling.BICUBIC)
+            x, y = left + place * pitch, top + int(rng.integers(-3, 4))
+            image.paste(rgb, (x, y, x + size, y + size), ink)
+            area = np.zeros((SIDE, SIDE), bool)
+            area[y : y + size, x : x + size] = np.asarray(ink) > INK
+            areas.append(coverage(area))
+
+        number = "".join(map(str, digits))
+        present = pick(rng, digits)
+        absent = pick(rng, [d for d in range(10) if d not in digits])
+        questions = (
+            # three wordings: reading the whole number is a good third of the task
+            ("What number is written?", number),
+            ("Which number is this?", number),
+            ("Read the number.", number),
+            ("What is the first digit?", number[0]),
+            ("What is the second digit?", number[1]),
+            ("What is the last digit?", number[2]),
+            (f"Is there a {present}?", "yes"),
+            (f"Is there a {absent}?", "no"),
+        )
+        labels = {"digit": grid(areas, [d + 1 for d in digits])[np.newaxis]}
+        return Scene(f"{self.name}/{split}/{index}", questions, image, labels=labels)

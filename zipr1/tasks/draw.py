@@ -1,0 +1,88 @@
+"""What several tasks draw: named colours, four shapes, and the grids of labels under the visual tokens.
+
+Source: none but this file; nothing here depends on the split.
+Sample: shape_mask("star", 30) -> a 30x30 picture of a star, white on black.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .base import CELL
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (222, 32, 40),
+    "green": (30, 150, 60),
+    "blue": (36, 80, 224),
+    "yellow": (248, 220, 40),
+    "purple": (150, 50, 190),
+    "orange": (250, 130, 10),
+}
+COLOUR_NAMES = tuple(COLOURS)
+SHAPES = ("circle", "square", "triangle", "star")
+SUPERSAMPLE = 4  # shapes are drawn this much larger, for smooth edges
+
+
+def pick(rng: np.random.Generator, options: Sequence, count: int | None = None):
+    """One option, or a list of `count` different ones (rng.choice would turn them into numpy values)."""
+    if count is None:
+        return options[int(rng.integers(len(options)))]
+    return [options[int(i)] for i in rng.permutation(len(options))[:count]]
+
+
+def tint(rng: np.random.Generator, colour: str) -> tuple[int, int, int]:
+    """A colour close to the named one: lighting differs from picture to picture."""
+    red, green, blue = (int(min(255, max(0, value + rng.integers(-14, 15)))) for value in COLOURS[colour])
+    return red, green, blue
+
+
+@lru_cache(maxsize=None)
+def shape_mask(shape: str, size: int) -> Image.Image:
+    """A shape that fills a square of `size` pixels, as a mask."""
+    big = size * SUPERSAMPLE
+    image = Image.new("L", (big, big))
+    draw = ImageDraw.Draw(image)
+    if shape == "circle":
+        draw.ellipse((0, 0, big - 1, big - 1), fill=255)
+    elif shape == "square":
+        edge = big // 12  # a square as wide as the circle would look larger
+        draw.rectangle((edge, edge, big - 1 - edge, big - 1 - edge), fill=255)
+    elif shape == "triangle":
+        draw.polygon([(big / 2, 0), (big - 1, big - 1), (0, big - 1)], fill=255)
+    elif shape == "star":
+        corners = []
+        for i in range(10):
+            radius, angle = big / 2 * (1 if i % 2 == 0 else 0.42), math.pi * i / 5
+            corners.append((big / 2 + radius * math.sin(angle), big / 2 - radius * math.cos(angle)))
+        draw.polygon(corners, fill=255)
+    else:
+        raise ValueError(f"shape {shape!r}: expected one of {', '.join(SHAPES)}")
+    return image.resize((size, size), Image.Resampling.BOX)
+
+
+def paste_shape(image: Image.Image, shape: str, size: int, corner: tuple[int, int], rgb: tuple[int, int, int]) -> None:
+    """Draws a shape with its top left corner at `corner`."""
+    image.paste(rgb, (*corner, corner[0] + size, corner[1] + size), shape_mask(shape, size))
+
+
+def shape_area(height: int, width: int, shape: str, size: int, corner: tuple[int, int]) -> np.ndarray:
+    """Where paste_shape draws: a boolean array of the picture's size."""
+    area = np.zeros((height, width), bool)
+    x, y = corner
+    area[y : y + size, x : x + size] = np.asarray(shape_mask(shape, size)) > 127
+    return area
+
+
+def coverage(area: np.ndarray) -> np.ndarray:
+    """The share of each visual token, from 0 to 1, that the area (H, W) covers."""
+    height, width = area.shape
+    return area.reshape(height // CELL, CELL, width // CELL, CELL).mean((1, 3))
+
+
+def grid(areas: Sequence[np.ndarray], classes: Sequence[int], least: float = 0.15) -> np.ndarray:
+    """Labels (H, W) from coverages (H, W): the class that covers most of a token, 0 where all cover less than `least`."""
+    shares = np.stack(areas)
+    return np.where(shares.max(0) >= least, np.asarray(classes)[shares.argmax(0)], 0)

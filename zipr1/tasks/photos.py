@@ -1,0 +1,52 @@
+"""Backgrounds: crops of the real photographs that the wheels of scikit-learn and scikit-image carry.
+
+Source and licence: china.jpg (by danielbuechele) and flower.jpg (by vultilion), CC BY 2.0, in scikit-learn; the
+others, in scikit-image, are CC0 or public domain, as the docstrings of `skimage.data` say. Only files inside the
+wheels are named here, so nothing is ever downloaded.
+Splits: no photograph serves two splits (of the stereo pair "motorcycle" only the left half is used).
+Sample: background("train", rng, 128) -> a pale, slightly blurred 128x128 piece of china.jpg.
+"""
+
+from functools import lru_cache
+from importlib.resources import files
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+SKLEARN, SKIMAGE = "sklearn.datasets.images", "skimage.data"
+PHOTOS: dict[str, tuple[tuple[str, str], ...]] = {
+    "train": (
+        (SKLEARN, "china.jpg"),
+        (SKIMAGE, "chelsea.png"),
+        (SKIMAGE, "rocket.jpg"),
+        (SKIMAGE, "motorcycle_left.png"),
+        (SKIMAGE, "camera.png"),
+        (SKIMAGE, "brick.png"),
+        (SKIMAGE, "moon.png"),
+    ),
+    "val": ((SKIMAGE, "coffee.png"), (SKIMAGE, "grass.png")),
+    "test": ((SKLEARN, "flower.jpg"), (SKIMAGE, "coins.png"), (SKIMAGE, "gravel.png")),
+}
+SHORT_SIDE = 256  # photographs are kept at this size: fine enough for a 128 px crop
+
+
+@lru_cache(maxsize=None)
+def photo(package: str, name: str) -> Image.Image:
+    """One photograph, its shorter side SHORT_SIDE pixels, blurred a little so that what lies on it stays legible."""
+    with (files(package) / name).open("rb") as stream:
+        image = Image.open(stream).convert("RGB")
+    scale = SHORT_SIDE / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    return image.filter(ImageFilter.GaussianBlur(1))
+
+
+def background(split: str, rng: np.random.Generator, size: int, faded: float = 0.55) -> Image.Image:
+    """A square piece of a photograph of `split`, its contrast lowered by blending it with a grey."""
+    image = photo(*PHOTOS[split][int(rng.integers(len(PHOTOS[split])))])
+    side = int(rng.integers(size, min(2 * size, SHORT_SIDE) + 1))  # the part of the photograph that is shown
+    left, top = int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1))
+    crop = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    if rng.integers(2):
+        crop = ImageOps.mirror(crop)
+    grey = int(rng.integers(40, 216))
+    return Image.blend(crop, Image.new("RGB", crop.size, (grey, grey, grey)), faded)

@@ -1,0 +1,55 @@
+"""Coloured shapes on a photograph: what, which colour, where.
+
+Source and licence: drawn here, on the photographs of photos.py (CC BY 2.0, CC0, public domain).
+Splits: no photograph serves two splits, and neither does a seed.
+Sample: What colour is the circle? -> red
+"""
+
+import numpy as np
+
+from .base import Scene, Task
+from .draw import COLOUR_NAMES, SHAPES, coverage, grid, paste_shape, pick, shape_area, tint
+from .photos import background
+
+SIDE = 128
+HALF = SIDE // 2
+
+
+class Shapes(Task):
+    """Three or four shapes, each in its own quarter of the picture, no two of one colour or of one shape."""
+
+    name = "shapes"
+    label_sizes = {"colour": len(COLOUR_NAMES) + 1, "shape": len(SHAPES) + 1}
+
+    def scene(self, split: str, index: int) -> Scene:
+        rng = self.rng(split, index)
+        image = background(split, rng, SIDE)
+        count = int(rng.integers(3, 5))
+        colours, shapes = pick(rng, COLOUR_NAMES, count), pick(rng, SHAPES, count)
+        quarters = pick(rng, [(0, 0), (1, 0), (0, 1), (1, 1)], count)  # (right?, bottom?)
+        areas = []
+        for colour, shape, (right, bottom) in zip(colours, shapes, quarters):
+            size = int(rng.integers(26, 39))
+            # 4 px from the edges of the quarter: nothing overlaps, and left and right stay clear of the middle
+            x, y = (int(v) for v in rng.integers(4, HALF - 4 - size + 1, size=2))
+            corner = (x + HALF * right, y + HALF * bottom)
+            paste_shape(image, shape, size, corner, tint(rng, colour))
+            areas.append(coverage(shape_area(SIDE, SIDE, shape, size, corner)))
+
+        questions = [(f"What colour is the {shape}?", colour) for colour, shape in zip(colours, shapes)][:3]
+        questions += [(f"What shape is the {colour} object?", shape) for colour, shape in zip(colours, shapes)][:3]
+        yes, other = (int(i) for i in rng.permutation(count)[:2])
+        questions.append((f"Is there a {colours[yes]} {shapes[yes]}?", "yes"))
+        if rng.integers(4):  # a hard "no": the colour is there and the shape is there, but on different objects
+            questions.append((f"Is there a {colours[yes]} {shapes[other]}?", "no"))
+        else:
+            absent = pick(rng, [colour for colour in COLOUR_NAMES if colour not in colours])
+            questions.append((f"Is there a {absent} {shapes[other]}?", "no"))
+        one, two = (int(i) for i in rng.permutation(count)[:2])
+        questions.append((f"Is the {colours[one]} object on the left or right?", "right" if quarters[one][0] else "left"))
+        questions.append((f"Is the {shapes[two]} at the top or bottom?", "bottom" if quarters[two][1] else "top"))
+        labels = {
+            "colour": grid(areas, [COLOUR_NAMES.index(colour) + 1 for colour in colours])[np.newaxis],
+            "shape": grid(areas, [SHAPES.index(shape) + 1 for shape in shapes])[np.newaxis],
+        }
+        return Scene(f"{self.name}/{split}/{index}", tuple(questions), image, labels=labels)
