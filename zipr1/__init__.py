@@ -1,0 +1,20 @@
+"""Token-sparse Qwen-VL: sparse inference (ZipVL), its post-training (ZipR1) and its measurement.
+
+Names are imported when first used, so that `import zipr1` takes no time and changes nothing.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+_HOME = {
+    "load": "model", "save": "model", "sparse": "model",
+    "Trace": "attention",
+    "TopP": "selection", "TopK": "selection", "Random": "selection", "Recent": "selection", "KeepAll": "selection",
+}  # fmt: skip
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'zipr1' has no attribute {name!r}")
+    return getattr(import_module(f"zipr1.{_HOME[name]}"), name)

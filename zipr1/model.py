@@ -1,9 +1,105 @@
-"""Loading, saving and the front half of a Qwen-VL model: from tensors of the processor to embeddings and positions."""
+"""Loading, the sparse context, and the front half of a Qwen-VL model: from processor tensors to embeddings and positions."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
+
+from zipr1.attention import NAME, Call, Trace
+from zipr1.cache import make_sparse
+from zipr1.selection import Rule
+
+FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+EMBEDDED = {"zipr1/tiny": Path(__file__).parent / "assets" / "tiny"}
+
+
+def load(name: str | Path, **kwargs) -> tuple:
+    """(model, processor) of a hub id, a local folder, or the embedded "zipr1/tiny"; a folder with a PEFT adapter works too.
+
+    `kwargs` go to from_pretrained (dtype, device_map, ...). Raises ValueError for a model that is not of a supported
+    family and OSError where nothing can be loaded.
+    """
+    source = EMBEDDED.get(str(name), name)
+    family = AutoConfig.from_pretrained(source).model_type
+    if family not in FAMILIES:
+        raise ValueError(f"{name}: model family {family!r} is not supported; use one of {', '.join(FAMILIES)}")
+    model = AutoModelForImageTextToText.from_pretrained(source, **kwargs)
+    model.requires_grad_(False).eval()
+    return model, AutoProcessor.from_pretrained(source)
+
+
+def save(model, processor, folder: Path, settings: dict | None = None) -> None:
+    """A plain transformers folder, with the rule it was trained for in zipr1.json."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    if settings is not None:
+        (Path(folder) / "zipr1.json").write_text(json.dumps(settings, indent=1))
+
+
+def decoder(model) -> torch.nn.Module:
+    """The text decoder, the only part whose attention becomes sparse."""
+    if model.config.model_type not in FAMILIES:
+        raise ValueError(f"model family {model.config.model_type!r} is not supported; use one of {', '.join(FAMILIES)}")
+    return model.model.language_model
+
+
+@contextmanager
+def sparse(
+    model,
+    rule: Rule,
+    *,
+    prompt_length: int | None = None,
+    replay: list[torch.Tensor] | None = None,
+    relax_floor: float | None = None,
+    min_tokens: int = 0,
+    implementation: str = NAME,
+) -> Iterator[Trace]:
+    """Makes every forward and generate() of `model` sparse inside the block; leaves it exactly as it was, also on errors.
+
+    Every pass that starts a sequence selects tokens by `rule` and writes the trace anew. Later passes on its cache see
+    only what was kept.
+
+    prompt_length: columns of the batch that are the prompt; the others are completion tokens, never dropped, so that one
+        pass over (prompt, completion) equals prefill and decoding. None: all columns are prompt.
+    replay: the choice of an earlier trace (`trace.kept`), used instead of a fresh one.
+    relax_floor: record the differentiable token ratio (`trace.relaxed_ratio`), its gradient bounded by this floor
+        (`selection.relaxed_count`).
+    min_tokens: prompts shorter than this stay dense; the trace shows a ratio of 1 for them.
+    implementation: name of the attention function; `zipr1.reference` registers a slow one that is the oracle of the tests.
+    """
+    text = decoder(model)
+    trace = Trace()
+    before = text.config._attn_implementation
+
+    def set_call(module, args, kwargs):
+        kwargs = dict(kwargs)
+        if kwargs.get("output_attentions") or (kwargs.get("output_attentions") is None and text.config.output_attentions):
+            raise ValueError("output_attentions: sparse attention makes no full score matrix; use zipr1.KeepAll() and eager")
+        cache = kwargs.get("past_key_values")
+        use_cache = kwargs.get("use_cache")
+        if cache is None and (text.config.use_cache if use_cache is None else use_cache):
+            cache = kwargs["past_key_values"] = DynamicCache(config=text.config)
+        past = 0
+        if cache is not None:
+            make_sparse(cache)
+            past = cache.get_seq_length()
+        if past == 0:
+            for entries in (trace.kept, trace.relaxed, trace.flipped):
+                entries.clear()
+        kwargs[NAME] = Call(rule, trace, cache, past, prompt_length, replay, relax_floor, min_tokens)
+        return args, kwargs
+
+    handle = text.register_forward_pre_hook(set_call, with_kwargs=True)
+    try:
+        model.set_attn_implementation({"text_config": implementation})
+        yield trace
+    finally:
+        handle.remove()
+        model.set_attn_implementation({"text_config": before})
 
 
 @dataclass
@@ -23,22 +119,15 @@ def encode(model, inputs) -> Encoded:
     ids = inputs["input_ids"]
     embeds = model.get_input_embeddings()(ids)
     features: list[torch.Tensor] = []
-    if "pixel_values" in inputs:
-        pictures = model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
-        features += pictures
-        mask = (ids == model.config.image_token_id)[..., None].expand_as(embeds)
-        embeds = embeds.masked_scatter(mask, torch.cat(list(pictures)).to(embeds.dtype))
-    if "pixel_values_videos" in inputs:
-        clips = model.model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"]).pooler_output
-        features += clips
-        mask = (ids == model.config.video_token_id)[..., None].expand_as(embeds)
-        embeds = embeds.masked_scatter(mask, torch.cat(list(clips)).to(embeds.dtype))
+    for pixels, grid, get, token in (
+        ("pixel_values", "image_grid_thw", model.model.get_image_features, model.config.image_token_id),
+        ("pixel_values_videos", "video_grid_thw", model.model.get_video_features, model.config.video_token_id),
+    ):
+        if pixels in inputs:
+            found = list(get(inputs[pixels], inputs[grid]).pooler_output)
+            features += found
+            embeds = embeds.masked_scatter((ids == token)[..., None].expand_as(embeds), torch.cat(found).to(embeds.dtype))
     names = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "attention_mask")
     positions, _ = model.model.get_rope_index(ids, **{name: inputs[name] for name in names if name in inputs})
     embeds = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"], "position_ids": positions}
     return Encoded(embeds, features)
-
-
-def save(model, processor, folder: Path) -> None:
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)

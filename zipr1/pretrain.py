@@ -28,11 +28,12 @@ IGNORE = -100
 class PretrainConfig:
     """`zipr1 pretrain`: the embedded model from scratch."""
 
-    steps: int = 3000
+    steps: int = 2000
+    vision_steps: int = 400  # of them, the first: the vision tower alone, by the helper loss, on twice the scenes
     pictures_per_task: int = 3  # scenes of each picture task in one step
     clips_per_task: int = 2
     questions_per_scene: int = 8
-    learning_rate: float = 0.01  # of Muon, for the matrices of the blocks
+    learning_rate: float = 0.003  # of Muon, for the matrices of the blocks
     adam_learning_rate: float = 0.002  # of AdamW, for embeddings, norms, biases and heads
     weight_decay: float = 0.01
     warmup_steps: int = 100
@@ -74,7 +75,8 @@ class Batches(Dataset):
         batches = []
         for clip, count in ((False, self.config.pictures_per_task), (True, self.config.clips_per_task)):
             tasks = [TASKS[name] for name in self.config.tasks if TASKS[name].clip == clip]
-            offset = self.config.seed * 10_000_000 + step * count
+            offset = self.config.seed * 10_000_000 + step * 2 * count
+            count = 2 * count if step < self.config.vision_steps else count
             scenes = [(task.name, task.scene("train", offset + i)) for task in tasks for i in range(count)]
             if scenes:
                 batches.append(self.batch(scenes, np.random.default_rng([self.config.seed, step, clip])))
@@ -105,22 +107,22 @@ class Helper(nn.Module):
         sizes = {f"{t.name}_{n}": k for t in TASKS.values() for n, k in t.label_sizes.items()} | {"row": 8, "col": 8}
         self.heads = nn.ModuleDict({name: nn.Linear(hidden, size) for name, size in sizes.items()})
 
-    def forward(self, features: list[torch.Tensor], grids: torch.Tensor, helper: dict) -> torch.Tensor:
-        """Mean cross-entropy over heads; `features` one (T*H*W, hidden) per scene, `grids` (B, 3) in patches."""
-        losses = []
+    def forward(self, features: list[torch.Tensor], grids: torch.Tensor, helper: dict) -> dict[str, torch.Tensor]:
+        """Cross-entropy per head; `features` one (T*H*W, hidden) per scene, `grids` (B, 3) in patches."""
+        losses = {}
         for name, rows in helper.items():
             logits = self.heads[name](torch.cat([features[row] for row in rows]))
             target = torch.cat(list(rows.values()))
             loss = F.cross_entropy(logits, target, reduction="none")
             # Most cells hold nothing: let both halves count the same.
-            losses += [loss[part].mean() for part in (target == 0, target > 0) if part.any()]
+            losses[name] = torch.stack([loss[part].mean() for part in (target == 0, target > 0) if part.any()]).mean()
         t, h, w = grids[0].tolist()  # all scenes of a batch have one size
         index = torch.arange(t * (h // 2) * (w // 2))
         all_features = torch.stack(features)
         for name, position in (("row", index // (w // 2) % (h // 2)), ("col", index % (w // 2))):
             logits = self.heads[name](all_features)
-            losses.append(F.cross_entropy(logits.flatten(0, 1), position.repeat(len(features))))
-        return torch.stack(losses).mean()
+            losses[name] = F.cross_entropy(logits.flatten(0, 1), position.repeat(len(features)))
+        return losses
 
 
 def answer_loss(model, embeds: dict, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,20 +187,23 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
             record = {"step": step + 1}
             for batch, kind in zip(batches, ("pictures", "clips"), strict=False):
                 encoded = encode(model, batch["inputs"])
-                loss, hits = answer_loss(model, encoded.embeds, batch["labels"])
                 grids = batch["inputs"].get("image_grid_thw", batch["inputs"].get("video_grid_thw"))
                 named = helper(encoded.features, grids, batch["helper"])
                 weight = config.helper_weight if step < config.helper_until * config.steps else 0.0
-                (loss + weight * named).backward()
-                record |= {f"{kind}_loss": loss.item(), f"{kind}_tokens_right": hits.float().mean().item()}
-                record |= {f"{kind}_helper": named.item()}
+                loss = weight * torch.stack(list(named.values())).mean()
+                record[f"{kind}_helper"] = {name: round(value.item(), 3) for name, value in named.items()}
+                if step >= config.vision_steps:
+                    answers, hits = answer_loss(model, encoded.embeds, batch["labels"])
+                    loss = loss + answers
+                    record |= {f"{kind}_loss": answers.item(), f"{kind}_tokens_right": hits.float().mean().item()}
+                loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer, schedule in zip(optimizers, schedules, strict=True):
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
             if (step + 1) % 25 == 0 or step + 1 == config.steps:
-                if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
+                if (step + 1 > config.vision_steps and (step + 1) % config.eval_every == 0) or step + 1 == config.steps:
                     scores = validate(model, processor, config)
                     record["val"] = scores
                     save(model, processor, folder / "checkpoint")

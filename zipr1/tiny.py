@@ -58,17 +58,17 @@ def build_model(processor: Qwen2_5_VLProcessor, seed: int = 0) -> Qwen2_5_VLForC
     ids = processor.tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": len(processor.tokenizer), "hidden_size": 128, "intermediate_size": 384,
-            "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "vocab_size": len(processor.tokenizer), "hidden_size": 128, "intermediate_size": 256,
+            "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
             "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
-            "bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>"),
+            "initializer_range": 0.08, "bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>"),
             "pad_token_id": ids("<|endoftext|>"),
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
         },
         vision_config={
-            "depth": 4, "hidden_size": 96, "intermediate_size": 256, "num_heads": 4, "out_hidden_size": 128,
+            "depth": 4, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 128,
             "patch_size": PATCH, "spatial_merge_size": MERGE, "temporal_patch_size": 2, "window_size": 64,
-            "tokens_per_second": 2, "fullatt_block_indexes": [0, 1, 2, 3],
+            "initializer_range": 0.08, "tokens_per_second": 2, "fullatt_block_indexes": [0, 1, 2, 3],
         },
         image_token_id=ids("<|image_pad|>"), video_token_id=ids("<|video_pad|>"),
         vision_start_token_id=ids("<|vision_start|>"), vision_end_token_id=ids("<|vision_end|>"),

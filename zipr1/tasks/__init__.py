@@ -1,10 +1,32 @@
 """The tasks, in the order of the tables of the documentation."""
 
+from collections import Counter, defaultdict
+
 from .base import Task
 from .chart import Chart
 from .digits import Digits
+from .ego import Ego
 from .motion import Motion
 from .shapes import Shapes
 from .sign import Sign
 
-TASKS: dict[str, Task] = {task.name: task for task in (Shapes(), Digits(), Chart(), Sign(), Motion())}
+TASKS: dict[str, Task] = {task.name: task for task in (Shapes(), Digits(), Chart(), Sign(), Motion(), Ego())}
+
+
+def text_only_prior(task: Task, n: int = 200) -> float:
+    """The accuracy that needs no picture: each test question gets its most frequent answer among train scenes.
+
+    Counts every question of `n` train scenes, scores one question of each of `n` test scenes; a question that
+    train never asked gets the most frequent answer of all.
+    """
+    by_question: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for index in range(n):
+        for question, answer in task.scene("train", index).questions:
+            by_question[question][answer] += 1
+    overall = sum(by_question.values(), Counter())
+    right = 0
+    for index in range(n):
+        example = task.example("test", index)
+        guess = by_question.get(example.question, overall).most_common(1)[0][0]
+        right += task.right(guess, example.answer)
+    return right / n

@@ -7,8 +7,7 @@ Sample: Which bar is the tallest? -> b
 """
 
 import json
-import zlib
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 
 import numpy as np
@@ -23,25 +22,31 @@ MEASURES = ("Horsepower", "Miles_per_Gallon", "Weight_in_lbs", "Displacement", "
 GAP = 0.1  # of the tallest bar: no two bars are closer in height
 
 
+MAKES: dict[str, tuple[str, ...]] = {  # with the misspellings of the table; every other make is train's
+    "val": ("buick", "pontiac", "volkswagen", "vokswagen", "vw", "fiat"),
+    "test": ("chevrolet", "chevy", "chevroelt", "dodge", "honda", "volvo"),
+}
+
+
 def split_of(make: str) -> str:
-    """The split that owns a make: 20 % of the makes are test, 20 % are val."""
-    return ("test", "val", "train", "train", "train")[zlib.crc32(make.encode()) % 5]
+    """The split that owns a make."""
+    return next((split for split, makes in MAKES.items() if make in makes), "train")
 
 
-@lru_cache(maxsize=None)
+@cache
 def rows(split: str) -> tuple[dict, ...]:
     """The cars of a split."""
     table = json.loads((files("vega_datasets") / "_data" / "cars.json").read_text(encoding="utf-8"))
     return tuple(row for row in table if split_of(row["Name"].split()[0]) == split)
 
 
-@lru_cache(maxsize=None)
+@cache
 def values(split: str, measure: str) -> tuple[float, ...]:
     """One measure of every car of a split for which it is known."""
     return tuple(float(row[measure]) for row in rows(split) if row[measure])
 
 
-@lru_cache(maxsize=None)
+@cache
 def letter_font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(files("matplotlib") / "mpl-data" / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", 16)
 
@@ -75,7 +80,7 @@ class Chart(Task):
         for y in range(floor, 4, -25):
             draw.line((0, y, SIDE, y), fill=tuple(v - 25 for v in paper))
         areas = []
-        for place, (height, colour) in enumerate(zip(heights, colours)):
+        for place, (height, colour) in enumerate(zip(heights, colours, strict=True)):
             x, top = left + place * pitch, floor - round(height * tall)
             draw.rectangle((x, top, x + width - 1, floor), fill=tint(rng, colour))
             draw.text((x + width // 2, floor + 10), LETTERS[place].upper(), (20, 20, 20), letter_font(), anchor="mm")

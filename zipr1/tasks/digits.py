@@ -6,27 +6,28 @@ Splits: consecutive ranges of the samples, so that no handwritten digit serves t
 Sample: What number is written? -> 407
 """
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 from sklearn.datasets import load_digits
 
-from .base import Scene, Task
+from .base import CELL, Scene, Task
 from .draw import coverage, grid, pick
 from .photos import background
 
 SIDE = 128
-SAMPLES = {"train": range(0, 1257), "val": range(1257, 1437), "test": range(1437, 1797)}
+SAMPLES = {"train": range(1257), "val": range(1257, 1437), "test": range(1437, 1797)}
 INK = 26  # of 255: fainter than this is paper
 
 
-@lru_cache(maxsize=None)
+@cache
 def by_value(split: str) -> tuple[tuple[np.ndarray, ...], ...]:
-    """The samples of a split, 8x8 pixels of ink from 0 to 255, grouped by digit."""
+    """The samples of a split, 10x10 pixels of ink from 0 to 255, grouped by digit."""
     data = load_digits()
     rows = SAMPLES[split]
     ink = np.clip(data.images[rows.start : rows.stop] * 17, 0, 255).astype(np.uint8)
+    ink = np.pad(ink, ((0, 0), (1, 1), (1, 1)))  # strokes end at the edge of the 8x8 pixels: this lets them fade out
     target = data.target[rows.start : rows.stop]
     return tuple(tuple(ink[target == value]) for value in range(10))
 
@@ -47,17 +48,18 @@ class Digits(Task):
         tone = int(rng.integers(0, 50)) if dark else int(rng.integers(205, 256))
         rgb = tuple(int(v) for v in np.clip(tone + rng.integers(-20, 21, size=3), 0, 255))
 
-        size = int(rng.integers(32, 39))  # pixels of a digit's box; the ink itself is narrower
-        pitch = int(rng.integers(size - 4, size + 3))
-        left = int(rng.integers(2, SIDE - 2 * pitch - size - 1))
-        top = int(rng.integers(4, SIDE - size - 7))
+        # One digit under each visual token: 8x8 pixels of ink doubled, on the grid but for a pixel of shake.
+        left = CELL * int(rng.integers(0, SIDE // CELL - 2))
+        top = CELL * int(rng.integers(0, SIDE // CELL))
         areas = []
         for place, value in enumerate(digits):
-            ink = Image.fromarray(pick(rng, by_value(split)[value])).resize((size, size), Image.Resampling.BICUBIC)
-            x, y = left + place * pitch, top + int(rng.integers(-3, 4))
-            image.paste(rgb, (x, y, x + size, y + size), ink)
+            ink = Image.fromarray(pick(rng, by_value(split)[value])).resize((CELL, CELL), Image.Resampling.BICUBIC)
+            x, y = left + place * CELL, top
+            image.paste(
+                rgb, (x, y, x + CELL, y + CELL), ImageChops.offset(ink, *(int(v) for v in rng.integers(-1, 2, 2)))
+            )
             area = np.zeros((SIDE, SIDE), bool)
-            area[y : y + size, x : x + size] = np.asarray(ink) > INK
+            area[y : y + CELL, x : x + CELL] = True
             areas.append(coverage(area))
 
         number = "".join(map(str, digits))

@@ -6,7 +6,7 @@ Sample: shape_mask("star", 30) -> a 30x30 picture of a star, white on black.
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -39,7 +39,7 @@ def tint(rng: np.random.Generator, colour: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-@lru_cache(maxsize=None)
+@cache
 def shape_mask(shape: str, size: int) -> Image.Image:
     """A shape that fills a square of `size` pixels, as a mask."""
     big = size * SUPERSAMPLE
@@ -83,6 +83,6 @@ def coverage(area: np.ndarray) -> np.ndarray:
 
 
 def grid(areas: Sequence[np.ndarray], classes: Sequence[int], least: float = 0.15) -> np.ndarray:
-    """Labels (H, W) from coverages (H, W): the class that covers most of a token, 0 where all cover less than `least`."""
+    """Labels (H, W) from coverages (H, W): the class that covers most of a token, 0 below `least`."""
     shares = np.stack(areas)
     return np.where(shares.max(0) >= least, np.asarray(classes)[shares.argmax(0)], 0)

@@ -36,7 +36,7 @@ class Motion(Task):
         side = int(rng.integers(2))
         halves = (side, 1 - side)
         starts = []
-        for size, half in zip(sizes, halves):
+        for size, half in zip(sizes, halves, strict=True):
             start = [int(rng.integers(0, SIDE - size + 1)), int(rng.integers(0, SIDE - size + 1))]
             start[across] = int(rng.integers(half * SIDE // 2, (half + 1) * SIDE // 2 - size + 1))
             starts.append(start)

@@ -7,7 +7,7 @@ Splits: no photograph serves two splits (of the stereo pair "motorcycle" only th
 Sample: background("train", rng, 128) -> a pale, slightly blurred 128x128 piece of china.jpg.
 """
 
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 
 import numpy as np
@@ -30,7 +30,7 @@ PHOTOS: dict[str, tuple[tuple[str, str], ...]] = {
 SHORT_SIDE = 256  # photographs are kept at this size: fine enough for a 128 px crop
 
 
-@lru_cache(maxsize=None)
+@cache
 def photo(package: str, name: str) -> Image.Image:
     """One photograph, its shorter side SHORT_SIDE pixels, blurred a little so that what lies on it stays legible."""
     with (files(package) / name).open("rb") as stream:

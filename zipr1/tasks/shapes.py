@@ -7,12 +7,18 @@ Sample: What colour is the circle? -> red
 
 import numpy as np
 
-from .base import Scene, Task
+from .base import CELL, Scene, Task
 from .draw import COLOUR_NAMES, SHAPES, coverage, grid, paste_shape, pick, shape_area, tint
 from .photos import background
 
 SIDE = 128
 HALF = SIDE // 2
+BLOCK = 2 * CELL
+
+
+def present(colour: str, shape: str) -> str:
+    """The question whether there is such an object."""
+    return f"Is there {'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}?"
 
 
 class Shapes(Task):
@@ -28,26 +34,28 @@ class Shapes(Task):
         colours, shapes = pick(rng, COLOUR_NAMES, count), pick(rng, SHAPES, count)
         quarters = pick(rng, [(0, 0), (1, 0), (0, 1), (1, 1)], count)  # (right?, bottom?)
         areas = []
-        for colour, shape, (right, bottom) in zip(colours, shapes, quarters):
-            size = int(rng.integers(26, 39))
-            # 4 px from the edges of the quarter: nothing overlaps, and left and right stay clear of the middle
-            x, y = (int(v) for v in rng.integers(4, HALF - 4 - size + 1, size=2))
+        for colour, shape, (right, bottom) in zip(colours, shapes, quarters, strict=True):
+            # Each in a square of 2 x 2 visual tokens: a small vision tower learns shapes it sees cut in the same way.
+            size = int(rng.integers(28, BLOCK + 1))
+            x, y = (BLOCK * int(rng.integers(2)) + int(rng.integers(BLOCK - size + 1)) for _ in range(2))
             corner = (x + HALF * right, y + HALF * bottom)
             paste_shape(image, shape, size, corner, tint(rng, colour))
             areas.append(coverage(shape_area(SIDE, SIDE, shape, size, corner)))
 
-        questions = [(f"What colour is the {shape}?", colour) for colour, shape in zip(colours, shapes)][:3]
-        questions += [(f"What shape is the {colour} object?", shape) for colour, shape in zip(colours, shapes)][:3]
+        objects = list(zip(colours, shapes, strict=True))
+        questions = [(f"What colour is the {shape}?", colour) for colour, shape in objects[:3]]
+        questions += [(f"What shape is the {colour} object?", shape) for colour, shape in objects[:3]]
         yes, other = (int(i) for i in rng.permutation(count)[:2])
-        questions.append((f"Is there a {colours[yes]} {shapes[yes]}?", "yes"))
+        questions.append((present(colours[yes], shapes[yes]), "yes"))
         if rng.integers(4):  # a hard "no": the colour is there and the shape is there, but on different objects
-            questions.append((f"Is there a {colours[yes]} {shapes[other]}?", "no"))
+            questions.append((present(colours[yes], shapes[other]), "no"))
         else:
             absent = pick(rng, [colour for colour in COLOUR_NAMES if colour not in colours])
-            questions.append((f"Is there a {absent} {shapes[other]}?", "no"))
+            questions.append((present(absent, shapes[other]), "no"))
         one, two = (int(i) for i in rng.permutation(count)[:2])
-        questions.append((f"Is the {colours[one]} object on the left or right?", "right" if quarters[one][0] else "left"))
-        questions.append((f"Is the {shapes[two]} at the top or bottom?", "bottom" if quarters[two][1] else "top"))
+        across, down = "right" if quarters[one][0] else "left", "bottom" if quarters[two][1] else "top"
+        questions.append((f"Is the {colours[one]} object on the left or right?", across))
+        questions.append((f"Is the {shapes[two]} at the top or bottom?", down))
         labels = {
             "colour": grid(areas, [COLOUR_NAMES.index(colour) + 1 for colour in colours])[np.newaxis],
             "shape": grid(areas, [SHAPES.index(shape) + 1 for shape in shapes])[np.newaxis],

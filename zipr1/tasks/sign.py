@@ -6,13 +6,13 @@ Splits: no font family and no photograph serves two splits; all splits share the
 Sample: What does the sign say? -> stop
 """
 
-from functools import lru_cache
+from functools import cache
 from importlib.resources import files
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageDraw, ImageFont
 
-from .base import Scene, Task
+from .base import CELL, Scene, Task
 from .draw import COLOUR_NAMES, coverage, grid, pick, tint
 from .photos import background
 
@@ -27,25 +27,11 @@ FONTS: dict[str, tuple[str, ...]] = {
     "test": ("DejaVuSerif-Bold", "DejaVuSerif"),
 }
 LIGHT_PLATES = ("yellow", "orange")  # these carry dark letters
-WIDEST = 110  # pixels
 
 
-@lru_cache(maxsize=None)
+@cache
 def font(name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(files("matplotlib") / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf", size)
-
-
-@lru_cache(maxsize=None)
-def letter_boxes(name: str, size: int, word: str) -> tuple[tuple[int, int, int, int], ...]:
-    """The box of each capital of a word written with its top left corner at (0, 0)."""
-    face = font(name, size)
-    x0, y0, _, _ = face.getbbox(word.upper())
-    boxes = []
-    for place, letter in enumerate(word.upper()):
-        start = face.getlength(word.upper()[:place])
-        left, top, right, bottom = face.getbbox(letter)
-        boxes.append((round(start + left - x0), round(top - y0), round(start + right - x0), round(bottom - y0)))
-    return tuple(boxes)
 
 
 class Sign(Task):
@@ -58,25 +44,23 @@ class Sign(Task):
         rng = self.rng(split, index)
         image = background(split, rng, SIDE, faded=0.4)
         word, colour, name = pick(rng, WORDS), pick(rng, COLOUR_NAMES), pick(rng, FONTS[split])
-        size = int(rng.integers(28, 37))  # capitals are about 0.72 of this tall: 20 to 26 px
-        while letter_boxes(name, size, word)[-1][2] > WIDEST:
-            size -= 1
-        boxes = letter_boxes(name, size, word)
-        width, height = boxes[-1][2], max(box[3] for box in boxes)
-        edge = (int(rng.integers(5, 9)), int(rng.integers(6, 15)))
-        plate = (width + 2 * edge[0], height + 2 * edge[1])
-        x, y = (int(rng.integers(0, SIDE - length + 1)) for length in plate)
+        face = font(name, int(rng.integers(17, 20)))
+        # One capital under each visual token, as on a departure board.
+        left = CELL * int(rng.integers(0, SIDE // CELL - len(word) + 1))
+        top = CELL * int(rng.integers(0, SIDE // CELL))
+        edge = (int(rng.integers(0, 12)), int(rng.integers(0, 12)))
         draw = ImageDraw.Draw(image)
         ink = (20, 20, 20) if colour in LIGHT_PLATES else (250, 250, 250)
-        box = (x, y, x + plate[0] - 1, y + plate[1] - 1)
+        box = (left - edge[0], top - edge[1], left + CELL * len(word) + edge[0] - 1, top + CELL + edge[1] - 1)
+        box = tuple(min(max(value, 0), SIDE - 1) for value in box)
         draw.rounded_rectangle(box, int(rng.integers(0, 8)), fill=tint(rng, colour))
-        x0, y0, _, _ = font(name, size).getbbox(word.upper())
-        draw.text((x + edge[0] - x0, y + edge[1] - y0), word.upper(), ink, font(name, size))
-
         areas = []
-        for left, top, right, bottom in boxes:
+        for place, letter in enumerate(word.upper()):
+            x = left + CELL * place
+            middle = (x + CELL / 2 + int(rng.integers(-1, 2)) / 2, top + CELL / 2)
+            draw.text(middle, letter, ink, face, anchor="mm")
             area = np.zeros((SIDE, SIDE), bool)
-            area[y + edge[1] + top : y + edge[1] + bottom, x + edge[0] + left : x + edge[0] + right] = True
+            area[top : top + CELL, x : x + CELL] = True
             areas.append(coverage(area))
         plate_area = np.zeros((SIDE, SIDE), bool)
         plate_area[box[1] : box[3] + 1, box[0] : box[2] + 1] = True

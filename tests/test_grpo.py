@@ -1,0 +1,65 @@
+"""The objective, by numbers worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from zipr1.grpo import Governor, clipped_surrogate, full_kl, gate, group_advantages, sampled_kl
+
+
+def test_advantages_by_hand():
+    # mean 1.5, deviations -0.5, 0.5 -> population std 0.5; the second group is all equal
+    got = group_advantages(torch.tensor([[1.0, 2.0], [0.7, 0.7]]))
+    torch.testing.assert_close(got, torch.tensor([[-1.0, 1.0], [0.0, 0.0]]))
+
+
+def test_std_floor_keeps_small_differences_small():
+    got = group_advantages(torch.tensor([[1.00, 1.02]]), std_floor=0.1)
+    torch.testing.assert_close(got, torch.tensor([[-0.1, 0.1]]))
+
+
+def test_surrogate_by_hand():
+    # ratios 1.5 and 0.5, epsilon 0.2; A = 2: min(3, 2.4), min(1, 1.6) -> mean 1.7; A = -2: min(-3, -2.4), min(-1, -1.6) -> -2.3
+    logprobs = torch.log(torch.tensor([[1.5, 0.5, 9.0]])).repeat(2, 1)
+    mask = torch.tensor([[True, True, False]]).repeat(2, 1)
+    got = clipped_surrogate(logprobs, torch.zeros(2, 3), torch.tensor([2.0, -2.0]), mask, 0.2)
+    torch.testing.assert_close(got, torch.tensor([1.7, -2.3]))
+
+
+def test_on_policy_gradient_is_the_score_function():
+    logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    clipped_surrogate(logprobs, logprobs.detach(), torch.tensor([3.0]), torch.ones(1, 2), 0.2).sum().backward()
+    torch.testing.assert_close(logprobs.grad, torch.tensor([[1.5, 1.5]]))  # A / |o|
+
+
+def test_log_ratio_is_limited():
+    got = clipped_surrogate(torch.tensor([[100.0]]), torch.tensor([[-100.0]]), torch.tensor([-1.0]), torch.ones(1, 1), 0.2)
+    assert got.item() == pytest.approx(-math.exp(10), rel=1e-5)
+
+
+def test_kl_by_hand():
+    p, q = torch.tensor([[[0.75, 0.25]]]), torch.tensor([[[0.5, 0.5]]])
+    exact = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert full_kl(p.log(), q.log(), torch.ones(1, 1)).item() == pytest.approx(exact, rel=1e-5)
+    estimates = [sampled_kl(p.log()[..., i], q.log()[..., i], torch.ones(1, 1)).item() for i in (0, 1)]
+    assert 0.75 * estimates[0] + 0.25 * estimates[1] == pytest.approx(exact, rel=1e-5)  # unbiased
+    assert min(estimates) >= 0
+
+
+def test_gates():
+    right = torch.tensor([[True, False], [False, False]])
+    assert gate(right, "none").tolist() == [[1, 1], [1, 1]]
+    assert gate(right, "group").tolist() == [[1, 1], [0, 0]]
+    assert gate(right, "answer").tolist() == [[1, 0], [0, 0]]
+
+
+def test_governor_lets_go_when_accuracy_falls():
+    governor = Governor(target=0.9, margin=0.1, momentum=0.5)
+    assert governor.factor == 1.0
+    governor.update(0.9)
+    assert governor.factor == 1.0
+    governor.update(0.8)  # running 0.85: half way down
+    assert governor.factor == pytest.approx(0.5)
+    governor.update(0.0)
+    assert governor.factor == 0.0

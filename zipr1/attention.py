@@ -1,0 +1,169 @@
+"""Sparse attention behind transformers' attention interface: choose, gather, attend causally, scatter, evict.
+
+A call's settings come as the keyword argument `zipr1` of the forward pass, never from a global: gradient checkpointing
+recomputes a layer with the arguments it was called with.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import causal_mask_function
+
+from zipr1.selection import Rule, Scores, TopP, probe_ranks, probe_scores, relaxed_count
+
+NAME = "zipr1"
+
+
+@dataclass
+class Trace:
+    """What happened in the last prompt pass; one entry per layer, in order.
+
+    kept: (B, L) bool over the prompt's columns, padding included (False there).
+    relaxed: (B,) the differentiable count of `relaxed_count`, where it was asked for.
+    flipped: (B,) share of the replayed choice that a fresh choice would not have made, where a choice was replayed.
+    lengths: (B,) prompt tokens without padding.
+    """
+
+    kept: list[torch.Tensor] = field(default_factory=list)
+    relaxed: list[torch.Tensor] = field(default_factory=list)
+    flipped: list[torch.Tensor] = field(default_factory=list)
+    lengths: torch.Tensor | None = None
+
+    @property
+    def layer_ratios(self) -> torch.Tensor:
+        """(B, layers) share of the prompt that each layer kept."""
+        self._check()
+        return torch.stack([kept.sum(-1) for kept in self.kept], dim=-1) / self.lengths[:, None]
+
+    @property
+    def token_ratio(self) -> torch.Tensor:
+        """(B,) mean over layers of |T| / l: measured, not requested."""
+        return self.layer_ratios.mean(-1)
+
+    @property
+    def relaxed_ratio(self) -> torch.Tensor:
+        """(B,) the token ratio as a differentiable number (see `selection.relaxed_count`)."""
+        self._check()
+        return torch.stack(self.relaxed, dim=-1).mean(-1) / self.lengths
+
+    def _check(self) -> None:
+        if not self.kept:
+            raise RuntimeError("nothing was recorded: call the model inside `with zipr1.sparse(...)` first")
+
+
+@dataclass
+class Call:
+    """The settings of one forward pass and the trace it writes to."""
+
+    rule: Rule
+    trace: Trace
+    cache: Cache | None
+    past: int  # tokens seen before this call; 0 for a prompt
+    prompt: int | None  # columns that are the prompt; the rest are completion tokens, always kept. None: all
+    replay: list[torch.Tensor] | None
+    relax_floor: float | None  # a number: record the differentiable count
+    min_tokens: int
+
+
+def padding_mask(mask_function, attention_mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor | None:
+    """The mask interface: hands the 2-D padding mask (B, tokens seen) through; attention makes its own causal mask."""
+    if mask_function is not causal_mask_function:
+        raise ValueError("packed or custom masks are not supported by sparse attention: pass a 2-D attention_mask")
+    return attention_mask
+
+
+def sparse_attention(
+    module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs
+) -> tuple[torch.Tensor, None]:
+    """query (B, H, L, D), key and value (B, Hkv, K, D) after rotary -> output (B, L, H, D), zero outside T."""
+    call: Call | None = kwargs.pop(NAME, None)
+    if call is None:
+        raise RuntimeError("this model's attention is set to 'zipr1' outside of `with zipr1.sparse(model, rule)`")
+    if call.past:
+        return continued_attention(module, query, key, value, call, **kwargs)
+    batch, _, length, _ = query.shape
+    if attention_mask is None:
+        attention_mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
+    elif attention_mask.ndim != 2:
+        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}: pass the 2-D padding mask (B, L)")
+    kept = choose(module, query, key, attention_mask, kwargs["scaling"], call)
+    if bool(kept.all()):
+        return sdpa_attention_forward(module, query, key, value, None, **kwargs)
+    index, filled = gather_index(kept)
+    short_key, short_value = rows(key, index), rows(value, index)
+    # The gathered tokens keep their order and their padding comes last, where the causal mask hides it from every
+    # real query: one plain causal kernel serves samples that kept different numbers.
+    out, _ = sdpa_attention_forward(module, rows(query, index), short_key, short_value, None, **kwargs)
+    out = out * filled[:, :, None, None]
+    where = torch.where(filled, index, length)[:, :, None, None].expand_as(out)  # padding goes to a spare last row
+    full = out.new_zeros(batch, length + 1, *out.shape[2:]).scatter(1, where, out)[:, :length]
+    if call.cache is not None:
+        call.cache.layers[module.layer_idx].evict(short_key, short_value, filled)
+    return full, None
+
+
+def choose(module, query, key, attention_mask: torch.Tensor, scaling: float, call: Call) -> torch.Tensor:
+    """(B, L) bool: the tokens that take part in this layer. Writes the trace."""
+    layer, trace = module.layer_idx, call.trace
+    prompt = attention_mask.clone()
+    if call.prompt is not None:
+        prompt[:, call.prompt :] = False
+    scores = Scores(None, None, prompt, layer)
+    # The choice itself is not differentiable: scores need a graph only for the relaxed count.
+    with torch.set_grad_enabled(call.relax_floor is not None and torch.is_grad_enabled()):
+        if call.rule.scored:
+            probes = probe_ranks(scores.lengths)
+            scores = Scores(*probe_scores(query, key, probes, prompt, scaling), prompt, layer)
+        if call.relax_floor is not None:
+            if not isinstance(call.rule, TopP):
+                raise ValueError(f"{type(call.rule).__name__} has no threshold: the relaxed count is defined for TopP")
+            count = relaxed_count(scores.accumulated, call.rule.thresholds(scores), prompt, call.relax_floor)
+            record(trace.relaxed, layer, count)
+    with torch.no_grad():
+        chosen = call.rule.keep(scores)
+        if call.min_tokens:
+            chosen = torch.where((scores.lengths < call.min_tokens)[:, None], prompt, chosen)
+        if call.replay is not None:
+            fresh, chosen = chosen, torch.zeros_like(prompt)
+            chosen[:, : call.replay[layer].shape[1]] = call.replay[layer]
+            if bool((chosen & ~prompt).any()):
+                raise ValueError(f"layer {layer}: the replayed choice keeps padding or completion tokens")
+            record(trace.flipped, layer, (chosen & ~fresh).sum(-1) / chosen.sum(-1))
+        trace.lengths = scores.lengths
+        record(trace.kept, layer, chosen[:, : call.prompt])
+        return chosen | (attention_mask & ~prompt)
+
+
+def record(entries: list, layer: int, entry: torch.Tensor) -> None:
+    """Writes a layer's entry. A layer that gradient checkpointing runs again finds its entry there and leaves it."""
+    if layer == len(entries):
+        entries.append(entry)
+
+
+def gather_index(kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """kept (B, L) -> columns of the kept tokens in order (B, K), K the largest count, and which of them are real."""
+    counts = kept.sum(-1)
+    index = torch.argsort((~kept).to(torch.uint8), dim=-1, stable=True)[:, : int(counts.max())]
+    return index, torch.arange(index.shape[1], device=kept.device) < counts[:, None]
+
+
+def rows(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """(B, H, L, D) -> (B, H, K, D): the tokens at `index` (B, K)."""
+    return states.gather(2, index[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
+
+
+def continued_attention(module, query, key, value, call: Call, **kwargs) -> tuple[torch.Tensor, None]:
+    """New tokens after a prompt: each attends to the kept prompt tokens and to the new tokens up to itself."""
+    valid = call.cache.layers[module.layer_idx].valid  # (B, K), the new tokens included
+    new, total = query.shape[2], key.shape[2]
+    if new == 1 and bool(valid.all()):
+        return sdpa_attention_forward(module, query, key, value, None, **kwargs)
+    causal = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
+    return sdpa_attention_forward(module, query, key, value, (valid[:, None, :] & causal)[:, None], **kwargs)
+
+
+AttentionInterface.register(NAME, sparse_attention)
+AttentionMaskInterface.register(NAME, padding_mask)
+

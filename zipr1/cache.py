@@ -1,0 +1,79 @@
+"""A KV cache layer that holds the kept tokens and counts the tokens seen."""
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+
+class KeptLayer(DynamicLayer):
+    """Keys and values of the kept prompt tokens and of every token after the prompt.
+
+    keys, values: (B, Hkv, K, D); valid: (B, K) bool, False where a sample kept fewer than its neighbours. The sequence
+    length is the number of tokens *seen*, so that positions and masks go on as if nothing had been dropped; the
+    number stored is `keys.shape[-2]`.
+    """
+
+    is_croppable = False
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+        self.valid: torch.Tensor | None = None
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Appends new tokens, all of them; `evict` drops those of the prompt that attention has not chosen."""
+        keys, values = super().update(key_states, value_states)
+        new = torch.ones(key_states.shape[0], key_states.shape[2], dtype=torch.bool, device=key_states.device)
+        self.valid = new if self.seen == 0 else torch.cat([self.valid, new], dim=-1)
+        self.seen += key_states.shape[2]
+        return keys, values
+
+    def evict(self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor) -> None:
+        """Replaces what is stored by the kept tokens (B, Hkv, K, D) and their validity (B, K)."""
+        self.keys, self.values, self.valid = keys, values, valid
+
+    def get_seq_length(self) -> int:
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.seen + query_length, 0
+
+    def reset(self) -> None:
+        super().reset()
+        self.seen, self.valid = 0, None
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove:
+            raise NotImplementedError(
+                "a sparse KV cache cannot be cropped, its dropped tokens are gone: "
+                "use plain generate() instead of assisted decoding"
+            )
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        super().reorder_cache(beam_idx)
+        self.valid = self.valid.index_select(0, beam_idx.to(self.valid.device))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.valid = self.valid.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.valid = self.valid[indices]
+
+
+def make_sparse(cache: DynamicCache) -> None:
+    """Turns the unused layers of a cache into layers that drop tokens. Raises TypeError for caches that cannot."""
+    if type(cache) is not DynamicCache or cache.offloading:
+        raise TypeError(
+            f"{type(cache).__name__}: sparse attention needs the default DynamicCache; leave out cache_implementation"
+        )
+    cache.layer_class_to_replicate = KeptLayer
+    for i, layer in enumerate(cache.layers):
+        if isinstance(layer, KeptLayer):
+            continue
+        if type(layer) is not DynamicLayer:
+            raise TypeError(f"layer {i} of the cache is a {type(layer).__name__}: only full-attention layers can be sparse")
+        if layer.get_seq_length() > 0:
+            raise ValueError("the KV cache was filled by dense attention: enter zipr1.sparse before the prompt is read")
+        cache.layers[i] = KeptLayer()

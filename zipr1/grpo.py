@@ -1,0 +1,84 @@
+"""The objective of ZipR1 (arXiv 2504.18579, Eq. 4 and 5) and the pathwise term it leaves out. Only torch.
+
+Shapes: B questions, G rollouts each (B * G rows, rollouts of one question next to each other), T completion tokens, V
+vocabulary. Masks are True on completion tokens, the end-of-turn token included.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+LOG_RATIO_LIMIT = 10.0  # exp(10) is already far outside any clip range; beyond it the exponential overflows
+
+
+def group_advantages(rewards: torch.Tensor, std_floor: float = 1e-4) -> torch.Tensor:
+    """Eq. 4: (B, G) rewards -> (B, G) advantages, mean 0 within a group.
+
+    The standard deviation is the population's (a group is all there is) and at least `std_floor`; a group whose rewards
+    are all equal gets advantages of 0.
+    """
+    centred = rewards - rewards.mean(-1, keepdim=True)
+    return centred / rewards.std(-1, keepdim=True, correction=0).clamp(min=std_floor)
+
+
+def token_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(N, T) -> (N,) mean over the completion tokens of each row (GRPO's 1/|o|)."""
+    return (values * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def clipped_surrogate(
+    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, epsilon: float
+) -> torch.Tensor:
+    """First term of Eq. 5 per row, to be maximised: logprobs (N, T), advantages (N,) -> (N,)."""
+    ratio = (logprobs - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()  # (N, T)
+    gain = torch.minimum(ratio * advantages[:, None], ratio.clamp(1 - epsilon, 1 + epsilon) * advantages[:, None])
+    return token_mean(gain, mask)
+
+
+def sampled_kl(logprobs: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """KL(policy || reference) per row from the sampled tokens alone: GRPO's estimator exp(d) - d - 1 >= 0.
+
+    logprobs and reference (N, T), of the same tokens.
+    """
+    difference = (reference - logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return token_mean(difference.exp() - difference - 1, mask)
+
+
+def full_kl(logits: torch.Tensor, reference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """KL(policy || reference) per row, exact over the vocabulary at each completion token: (N, T, V) twice -> (N,)."""
+    logp, logq = logits.float().log_softmax(-1), reference.float().log_softmax(-1)
+    return token_mean((logp.exp() * (logp - logq)).sum(-1), mask)
+
+
+def gate(right: torch.Tensor, kind: Literal["none", "group", "answer"]) -> torch.Tensor:
+    """(B, G) 1 where a rollout may earn for sparsity: always, where its group has a right answer (Sparsity Forcing), or
+    where its own answer is right."""
+    right = right.float()
+    if kind == "none":
+        return torch.ones_like(right)
+    return right if kind == "answer" else right.amax(-1, keepdim=True).expand_as(right)
+
+
+@dataclass
+class Governor:
+    """Holds accuracy while the token ratio falls: scales the weight of the sparsity term by the running accuracy.
+
+    Full weight at or above `target`, none at `target - margin` or below, linear between; the running accuracy is an
+    exponential mean with the given `momentum`, of rollouts under the sparse policy.
+    """
+
+    target: float
+    margin: float
+    momentum: float = 0.9
+    accuracy: float | None = None
+
+    def update(self, accuracy: float) -> None:
+        before = accuracy if self.accuracy is None else self.accuracy
+        self.accuracy = self.momentum * before + (1 - self.momentum) * accuracy
+
+    @property
+    def factor(self) -> float:
+        if self.accuracy is None:
+            return 1.0
+        return min(1.0, max(0.0, (self.accuracy - self.target + self.margin) / self.margin))

@@ -1,0 +1,234 @@
+"""Which tokens take part in attention: probe scores, the Top-p budget, and the rules. Only torch; no model in sight.
+
+Sources: ZipVL (arXiv 2410.08584, section 3) for the scores and the choice, ZipR1 (arXiv 2504.18579, Eq. 3) for the budget.
+Shapes: B samples, H query heads, Hkv key heads, P probes, L columns (padding included), D head size.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+RECENT, OTHERS = 64, 64  # ZipVL: the last 64 queries and 64 others
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a rule may look at, for one layer of a batch.
+
+    accumulated: (B, L) float32, sum over the probes of their mean attention over heads; a row sums to its number of
+        probes. None where the rule asked for no scores.
+    probes_seeing: (B, L), how many probes can see this token (the causal bias of `accumulated`); None likewise.
+    valid: (B, L) bool, False on padding and on columns that do not belong to the prompt.
+    layer: index of the decoder layer.
+    """
+
+    accumulated: torch.Tensor | None
+    probes_seeing: torch.Tensor | None
+    valid: torch.Tensor
+    layer: int
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(B,) prompt tokens of each sample."""
+        return self.valid.sum(-1)
+
+    @property
+    def ranks(self) -> torch.Tensor:
+        """(B, L) position of each token within its own prompt, 0 first; meaningless on padding."""
+        return self.valid.long().cumsum(-1) - 1
+
+
+def probe_ranks(lengths: torch.Tensor, recent: int = RECENT, others: int = OTHERS) -> torch.Tensor:
+    """Positions of the probe queries within each prompt: (B, P) long, ascending, -1 where a prompt has fewer.
+
+    The last `recent` and `others` evenly spaced before them. Evenly spaced, where ZipVL draws at random, so that a
+    sample selects the same tokens alone, in a batch, and when its log-probabilities are computed again.
+    """
+    probes = int(torch.clamp(lengths.max(), max=recent + others))
+    slot = torch.arange(probes, device=lengths.device).expand(len(lengths), -1)
+    lengths = lengths[:, None]
+    before = lengths - recent  # tokens that are not recent
+    spread = slot * before.clamp(min=1) // max(others, 1)
+    rank = torch.where(slot < others, spread, before + slot - others)
+    rank = torch.where(lengths <= recent + others, slot, rank)
+    return torch.where(slot < lengths, rank, -1)
+
+
+def probe_scores(
+    query: torch.Tensor, key: torch.Tensor, probes: torch.Tensor, valid: torch.Tensor, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Accumulated scores (B, L) float32 and the number of probes that see each token (B, L).
+
+    query (B, H, L, D) and key (B, Hkv, L, D) after rotary; probes (B, P) from `probe_ranks`; valid (B, L). Nothing larger
+    than (B, H, P, L) is made.
+    """
+    batch, heads, length, size = query.shape
+    ranks = valid.long().cumsum(-1) - 1
+    asked = probes >= 0  # (B, P)
+    columns = torch.argsort((~valid).to(torch.uint8), dim=-1, stable=True)  # column of the token with a given rank
+    column = columns.gather(1, probes.clamp(min=0))  # (B, P)
+    picked = query.gather(2, column[:, None, :, None].expand(-1, heads, -1, size))
+    picked = picked.reshape(batch, key.shape[1], -1, size)  # (B, Hkv, H/Hkv * P, D)
+    logits = torch.matmul(picked, key.transpose(2, 3)).float() * scaling
+    logits = logits.view(batch, heads, -1, length)
+    sees = valid[:, None, :] & (ranks[:, None, :] <= probes[:, :, None])  # (B, P, L)
+    # A probe that does not exist sees everything, lest its softmax be empty; it is left out of the sum.
+    attention = logits.masked_fill(~(sees | ~asked[:, :, None])[:, None], float("-inf")).softmax(-1).mean(1)
+    return (attention * asked[:, :, None]).sum(1) * valid, sees.sum(1)
+
+
+def top_p_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Eq. 3 made practical: (B,) the least n whose n largest scores sum to at least p times the total.
+
+    p (B,). At p = 1 every token is kept, also those with a score of zero.
+    """
+    curve = accumulated.sort(-1, descending=True).values.cumsum(-1)
+    count = (curve < p[:, None] * curve[:, -1:]).sum(-1) + 1
+    lengths = valid.sum(-1)
+    return torch.where(p >= 1, lengths, torch.minimum(count, lengths))
+
+
+def relaxed_count(
+    accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor, floor: float = 0.0
+) -> torch.Tensor:
+    """(B,) the budget as a real number, differentiable in the scores: where the piecewise linear curve C(n) of the sorted
+    cumulative scores meets p times the total.
+
+    With n = `top_p_count` it is n - 1 + (p P - C(n-1)) / a_(n); its gradient is the pathwise gradient of the token ratio
+    that Eq. 4 and 5 leave out. `floor` bounds 1 / a_(n) in the gradient, in units of the mean score, so that a tiny
+    score at the boundary does not explode; the value is not changed by it.
+    """
+    ordered = accumulated.sort(-1, descending=True).values
+    curve = ordered.cumsum(-1)
+    last = (top_p_count(accumulated.detach(), p, valid) - 1)[:, None]  # index of the n-th largest
+    boundary = ordered.gather(1, last)[:, 0]
+    missing = p * curve[:, -1] - (curve.gather(1, last)[:, 0] - boundary)
+    exact = last[:, 0] + missing / boundary.clamp(min=torch.finfo(boundary.dtype).tiny)
+    least = floor * curve[:, -1].detach() / valid.sum(-1)
+    smooth = missing / torch.maximum(boundary, least.clamp(min=torch.finfo(boundary.dtype).tiny))
+    return exact.detach() + (smooth - smooth.detach())
+
+
+def keep_best(score: torch.Tensor, count: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """(B, L) bool: the `count` (B,) valid tokens with the largest score, ties to the earlier token. The last token of the
+    prompt is always among them, in place of the weakest: its output is the first generated token."""
+    last = valid & (valid.flip(-1).long().cumsum(-1).flip(-1) == 1)
+    score = score.float().masked_fill(~valid, float("-inf")).masked_fill(last, float("inf"))
+    order = torch.argsort(score, dim=-1, descending=True, stable=True)
+    place = torch.empty_like(order).scatter_(1, order, torch.arange(score.shape[1], device=order.device).expand_as(order))
+    return (place < count[:, None]) & valid
+
+
+class Rule(Protocol):
+    """Scores -> kept tokens. A new rule is a frozen dataclass with `keep`; `scored` says whether it needs the probes."""
+
+    scored: bool
+
+    def keep(self, scores: Scores) -> torch.Tensor:
+        """(B, L) bool, True on kept tokens, never on padding, always on the last token of a prompt."""
+
+
+@dataclass(frozen=True)
+class TopP:
+    """ZipVL: the fewest tokens that hold a share p of the attention, chosen per layer and sample.
+
+    The count comes from accumulated scores and the choice from normalised ones, which corrects the causal bias to early
+    tokens; so the mass that is kept can be a little below p. choice="accumulated" chooses by the scores that were counted
+    and holds the share exactly. p is a number for all samples, or one for each.
+    """
+
+    p: float | tuple[float, ...] = 0.975
+    choice: Literal["normalised", "accumulated"] = "normalised"
+    scored = True
+
+    def __post_init__(self):
+        for p in self.p if isinstance(self.p, tuple) else (self.p,):
+            if not 0 < p <= 1:
+                raise ValueError(f"p={p}: the share of attention to keep must lie in (0, 1], for example 0.975")
+        if self.choice not in ("normalised", "accumulated"):
+            raise ValueError(f"choice={self.choice!r}: expected 'normalised' or 'accumulated'")
+
+    def thresholds(self, scores: Scores) -> torch.Tensor:
+        """(B,) p of each sample, float32."""
+        batch = len(scores.valid)
+        if not isinstance(self.p, tuple):
+            return torch.full((batch,), self.p, device=scores.valid.device)
+        if len(self.p) != batch:
+            raise ValueError(f"p has {len(self.p)} values for a batch of {batch}: give one number, or one per row")
+        return torch.tensor(self.p, device=scores.valid.device)
+
+    def keep(self, scores: Scores) -> torch.Tensor:
+        count = top_p_count(scores.accumulated, self.thresholds(scores), scores.valid)
+        score = scores.accumulated
+        if self.choice == "normalised":
+            score = score / scores.probes_seeing.clamp(min=1)
+        return keep_best(score, count, scores.valid)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """A fixed share of the tokens, by the same normalised scores: what Top-p is compared with."""
+
+    ratio: float
+    scored = True
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+
+    def keep(self, scores: Scores) -> torch.Tensor:
+        return keep_best(scores.accumulated / scores.probes_seeing.clamp(min=1), share(scores, self.ratio), scores.valid)
+
+
+@dataclass(frozen=True)
+class Random:
+    """A fixed share of the tokens drawn at random; a function of seed, layer and position in the prompt, not of the batch."""
+
+    ratio: float
+    seed: int = 0
+    scored = False
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+
+    def keep(self, scores: Scores) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + scores.layer)
+        draws = torch.rand(scores.valid.shape[1], generator=generator).to(scores.valid.device)
+        return keep_best(draws[scores.ranks.clamp(min=0)], share(scores, self.ratio), scores.valid)
+
+
+@dataclass(frozen=True)
+class Recent:
+    """Attention sinks and a window (StreamingLLM, arXiv 2309.17453): the first `sinks` tokens and the latest ones."""
+
+    ratio: float
+    sinks: int = 4
+    scored = False
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+
+    def keep(self, scores: Scores) -> torch.Tensor:
+        ranks = scores.ranks
+        score = torch.where(ranks < self.sinks, ranks + scores.valid.shape[1], ranks)
+        return keep_best(score, share(scores, self.ratio), scores.valid)
+
+
+@dataclass(frozen=True)
+class KeepAll:
+    """Every token: dense attention through the same path."""
+
+    scored = False
+
+    def keep(self, scores: Scores) -> torch.Tensor:
+        return scores.valid
+
+
+def check_ratio(ratio: float) -> None:
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio={ratio}: the share of tokens to keep must lie in (0, 1]")
+
+
+def share(scores: Scores, ratio: float) -> torch.Tensor:
+    """(B,) at least one token, `ratio` of each prompt, rounded up."""
+    return (scores.lengths * ratio).ceil().long().clamp(min=1)
