@@ -138,9 +138,7 @@ def test_one_pass_equals_prefill_and_decode(model, batch):
     rule = TopP((0.8, 0.9, 0.95, 0.99))
     with torch.no_grad():
         with sparse(model, rule) as prefill:
-            out = model.generate(
-                **batch, max_new_tokens=5, do_sample=False, return_dict_in_generate=True, output_logits=True
-            )
+            out = model.generate(**batch, max_new_tokens=5, do_sample=False, return_dict_in_generate=True, output_logits=True)
         length = batch["input_ids"].shape[1]
         encoded = encode(model, batch).embeds
         new = out.sequences[:, length:]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from zipr1.tasks import TASKS, chart, digits, ego, photos, sign, text_only_prior
+from zipr1.tasks import TASKS, chart, digits, ego, photos, sign, text_only_prior, walks
 from zipr1.tasks.base import CELL, SPLITS, Scene, Task
 from zipr1.tasks.draw import COLOUR_NAMES, COLOURS, SHAPES
 from zipr1.tasks.motion import DIRECTIONS
 
-ALL_MAPS = dict(ego.MAPS)
+ALL_MAPS = dict(walks.MAPS)
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
@@ -20,7 +20,7 @@ every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def few_maps(monkeypatch):
     """Two maps per split: clips of a map take about a second, once."""
     for split, maps in ALL_MAPS.items():
-        monkeypatch.setitem(ego.MAPS, split, maps[:2])
+        monkeypatch.setitem(walks.MAPS, split, maps[:2])
 
 
 def pixels(scene: Scene) -> np.ndarray:
@@ -47,8 +47,8 @@ def test_a_scene_is_a_function_of_split_and_index(task):
 
 def test_the_clips_of_a_map_do_not_depend_on_what_ran_before():
     name = ALL_MAPS["val"][0]
-    ego.clips(*ALL_MAPS["val"][1])
-    for kept, fresh in zip(ego.clips(*name), ego.clips.__wrapped__(*name), strict=True):
+    walks.clips(*ALL_MAPS["val"][1])
+    for kept, fresh in zip(walks.clips(*name), walks.clips.__wrapped__(*name), strict=True):
         assert kept.action == fresh.action
         assert np.array_equal(kept.frames, fresh.frames)
 
@@ -61,9 +61,7 @@ def test_no_source_serves_two_splits():
     samples = {split: {sample.tobytes() for group in digits.by_value(split) for sample in group} for split in SPLITS}
     assert sum(map(len, samples.values())) == 1797
     sources = {
-        "photographs": {
-            split: {name.replace("_right", "_left") for _, name in photos.PHOTOS[split]} for split in SPLITS
-        },
+        "photographs": {split: {name.replace("_right", "_left") for _, name in photos.PHOTOS[split]} for split in SPLITS},
         "makes of cars": {split: {row["Name"].split()[0] for row in chart.rows(split)} for split in SPLITS},
         "digits": samples,
         "font families": family,
@@ -108,7 +106,7 @@ def test_labels_have_one_class_per_visual_token(task):
         for name, label in scene.labels.items():
             assert label.shape == grid
             assert np.issubdtype(label.dtype, np.integer)
-            assert 0 <= label.min() and label.max() < task.label_sizes[name]
+            assert label.min() >= 0 and label.max() < task.label_sizes[name]
             seen[name] |= set(label.ravel().tolist())
     for name, classes in seen.items():
         assert len(classes) > 0.5 * task.label_sizes[name]
@@ -126,7 +124,7 @@ def test_labels_lie_where_the_things_are():
                 expected = answer(scene, f"What colour is the {name}?")
                 assert {COLOUR_NAMES[colour[y, x] - 1] for y, x in cells} == {expected}
                 found = np.concatenate([image[y * CELL :, x * CELL :][:CELL, :CELL].reshape(-1, 3) for y, x in cells])
-                assert (np.abs(found - COLOURS[expected]).max(1) <= 14).mean() > 0.25, "the pixels have the colour"
+                assert (np.abs(found - COLOURS[expected]).max(1) <= 14).mean() > 0.1, "the pixels have the colour"
 
         scene = TASKS["digits"].scene("test", index)
         columns = [set(column[column > 0].tolist()) for column in scene.labels["digit"][0].T]
@@ -219,8 +217,8 @@ def test_the_direction_is_that_of_the_pixels():
         if asked is None:
             assert not scene.labels["direction"].any()
             continue
-        # The still object and the photograph are the median of the frames; what differs from it moves.
-        away = np.abs(clip - np.median(clip, axis=0)).max(-1) > 12
+        # Only the moving object differs between two frames; the middle of what differs moves with it.
+        away = np.abs(np.diff(clip, axis=0)).max(-1) > 12
         (y0, x0), (y1, x1) = (np.argwhere(away[t]).mean(0) for t in (0, -1))
         dx, dy = DIRECTIONS[asked]
         assert dx * (x1 - x0) + dy * (y1 - y0) > 30
@@ -241,14 +239,14 @@ def test_the_order_of_appearance_is_that_of_the_frames():
         clip = pixels(scene)
         last = answer(scene, "What colour is the object that appears last?")
         counts = {name: (np.abs(clip - COLOURS[name]).max(-1) <= 14).sum((1, 2)) for name in (first, last)}
-        begins = {name: int((count > 120).argmax()) for name, count in counts.items()}
-        assert all(count[-1] > 120 for count in counts.values())
+        begins = {name: int((count > 60).argmax()) for name, count in counts.items()}
+        assert all(count[-1] > 60 for count in counts.values())
         assert begins[first] < begins[last]
         seen += 1
     assert seen > 10
 
 
-def turn_of(clip: ego.Clip) -> float:
+def turn_of(clip: walks.Clip) -> float:
     """Degrees to the left, all frames together."""
     steps = np.diff(clip.poses[:, 2])
     return float(((steps + 180) % 360 - 180).sum())
@@ -256,7 +254,7 @@ def turn_of(clip: ego.Clip) -> float:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_camera_did_what_the_answer_says(split):
-    size = 2 * ego.CLIPS_PER_MAP
+    size = 2 * walks.CLIPS_PER_MAP
     actions = Counter()
     for index in range(2 * size):  # the second half are mirror images
         clip, scene = TASKS["ego"].clip_of(split, index), TASKS["ego"].scene(split, index)
@@ -272,7 +270,7 @@ def test_the_camera_did_what_the_answer_says(split):
         }
         assert found[said] and sum(found.values()) == 1
         assert answer(scene, "Does the camera turn?") == ("yes" if said.startswith("turn") else "no")
-        assert set(scene.labels["action"].ravel().tolist()) == {ego.ACTIONS.index(said) + 1}
+        assert set(scene.labels["action"].ravel().tolist()) == {walks.ACTIONS.index(said) + 1}
         actions[said] += 1
     assert set(actions.values()) == {size // 2}
 
@@ -280,18 +278,16 @@ def test_the_camera_did_what_the_answer_says(split):
 def test_a_turn_shifts_the_picture_the_other_way():
     """On the pixels alone: turning left moves what is seen to the right."""
     agree = total = 0
-    for index in range(4 * ego.CLIPS_PER_MAP):
+    for index in range(4 * walks.CLIPS_PER_MAP):
         scene = TASKS["ego"].scene("test", index)
         said = answer(scene, "What does the camera do?")
         if not said.startswith("turn"):
             continue
         grey = pixels(scene).mean(-1)[:, 24:72]
-        errors = {
-            shift: np.abs(grey[1:, :, 12 + shift : 84 + shift] - grey[:-1, :, 12:84]).mean() for shift in range(-12, 13)
-        }
+        errors = {shift: np.abs(grey[1:, :, 12 + shift : 84 + shift] - grey[:-1, :, 12:84]).mean() for shift in range(-12, 13)}
         agree += (min(errors, key=errors.get) > 0) == (said == "turn left")
         total += 1
-    assert total >= ego.CLIPS_PER_MAP and agree / total > 0.9
+    assert total >= walks.CLIPS_PER_MAP and agree / total > 0.9
 
 
 def test_the_fonts_and_photographs_are_in_the_wheels():

@@ -166,4 +166,3 @@ def continued_attention(module, query, key, value, call: Call, **kwargs) -> tupl
 
 AttentionInterface.register(NAME, sparse_attention)
 AttentionMaskInterface.register(NAME, padding_mask)
-

@@ -1,6 +1,5 @@
 """From an Example, or a file, to the tensors of a Qwen-VL processor. Nothing is substituted: what cannot be read, raises."""
 
-import math
 from pathlib import Path
 
 import av
@@ -44,8 +43,7 @@ def prepare(processor, examples: list[Example], chats: list[list[dict]] | None =
     if clips := [example.frames for example in examples if example.frames is not None]:
         media["videos"] = [np.stack([np.asarray(frame.convert("RGB")) for frame in frames]) for frames in clips]
         media["video_metadata"] = [
-            {"fps": CLIP_FPS, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}
-            for frames in clips
+            {"fps": CLIP_FPS, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))} for frames in clips
         ]
         media["do_sample_frames"] = False
     return processor(text=text, **media, padding=True, padding_side="left", return_tensors="pt")
@@ -90,10 +88,10 @@ def read_frames(path: Path, max_frames: int) -> tuple[Image.Image, ...]:
     return tuple(kept[i] for i in wanted)
 
 
-def visual_grid(inputs, row: int, merge: int = 2) -> tuple[int, int, int] | None:
-    """(frames/2, rows, columns) in visual tokens of the only picture or clip of a one-row batch; None without one."""
-    for name in ("image_grid_thw", "video_grid_thw"):
-        if name in inputs:
-            t, h, w = inputs[name][row].tolist()
-            return t, math.ceil(h / merge), math.ceil(w / merge)
-    return None
+def visual_grid(inputs, row: int, processor) -> tuple[int, int, int]:
+    """(frame pairs, rows, columns) in visual tokens of the picture or clip in a batch of one each."""
+    name, merge = ("image_grid_thw", processor.image_processor.merge_size)
+    if name not in inputs:
+        name, merge = ("video_grid_thw", processor.video_processor.merge_size)
+    t, h, w = inputs[name][row].tolist()
+    return t, h // merge, w // merge

@@ -18,12 +18,14 @@ EMBEDDED = {"zipr1/tiny": Path(__file__).parent / "assets" / "tiny"}
 
 
 def load(name: str | Path, **kwargs) -> tuple:
-    """(model, processor) of a hub id, a local folder, or the embedded "zipr1/tiny"; a folder with a PEFT adapter works too.
+    """(model, processor) of a hub id, a local folder, or the embedded "zipr1/tiny".
 
     `kwargs` go to from_pretrained (dtype, device_map, ...). Raises ValueError for a model that is not of a supported
     family and OSError where nothing can be loaded.
     """
     source = EMBEDDED.get(str(name), name)
+    if not Path(source).is_dir() and str(source).count("/") != 1:
+        raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
     family = AutoConfig.from_pretrained(source).model_type
     if family not in FAMILIES:
         raise ValueError(f"{name}: model family {family!r} is not supported; use one of {', '.join(FAMILIES)}")
@@ -38,6 +40,16 @@ def save(model, processor, folder: Path, settings: dict | None = None) -> None:
     processor.save_pretrained(folder)
     if settings is not None:
         (Path(folder) / "zipr1.json").write_text(json.dumps(settings, indent=1))
+
+
+def check_length(model, inputs, new_tokens: int) -> None:
+    """Raises ValueError for a prompt that does not fit the model's positions together with its answer."""
+    length, limit = inputs["input_ids"].shape[1], model.config.get_text_config().max_position_embeddings
+    if length + new_tokens > limit:
+        raise ValueError(
+            f"the prompt has {length} tokens and the answer up to {new_tokens}, the model {limit} positions: "
+            "use a shorter question, a smaller picture or fewer frames"
+        )
 
 
 def decoder(model) -> torch.nn.Module:

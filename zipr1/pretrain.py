@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from zipr1.inputs import conversation, prepare
+from zipr1.inputs import prepare
 from zipr1.model import encode, save
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example, Scene
@@ -28,18 +28,18 @@ IGNORE = -100
 class PretrainConfig:
     """`zipr1 pretrain`: the embedded model from scratch."""
 
-    steps: int = 2000
-    vision_steps: int = 400  # of them, the first: the vision tower alone, by the helper loss, on twice the scenes
+    steps: int = 2200
+    vision_steps: int = 300  # of them, the first: the vision tower alone, by the helper loss, on twice the scenes
     pictures_per_task: int = 3  # scenes of each picture task in one step
     clips_per_task: int = 2
     questions_per_scene: int = 8
-    learning_rate: float = 0.003  # of Muon, for the matrices of the blocks
-    adam_learning_rate: float = 0.002  # of AdamW, for embeddings, norms, biases and heads
+    learning_rate: float = 0.006  # of Muon, for the matrices of the blocks
+    adam_learning_rate: float = 0.003  # of AdamW, for embeddings, norms, biases and heads
     weight_decay: float = 0.01
     warmup_steps: int = 100
     helper_weight: float = 1.0
     helper_until: float = 0.9  # share of the run after which the helper loss is off
-    eval_every: int = 250
+    eval_every: int = 100
     eval_questions: int = 60  # of the validation split, per task
     seed: int = 0
     threads: int = 1
@@ -48,18 +48,55 @@ class PretrainConfig:
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
 
 
-def answer_labels(input_ids: torch.Tensor, tokenizer) -> torch.Tensor:
-    """Next-token labels (B, L): the tokens of every assistant turn with its <|im_end|>, the rest ignored."""
-    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    header = tokenizer.encode("assistant\n", add_special_tokens=False)
-    labels = torch.full_like(input_ids, IGNORE)
-    for row, ids in enumerate(input_ids.tolist()):
-        for i in (i for i, token in enumerate(ids) if token == start):
-            first = i + 1 + len(header)
-            if ids[i + 1 : first] == header:
-                last = ids.index(end, first) + 1
-                labels[row, first - 1 : last - 1] = input_ids[row, first:last]
-    return labels
+def pack(processor, scenes: list[Scene] | list[Example], questions: list[list[tuple[str, str]]]) -> dict:
+    """Several questions of each scene behind one picture or clip, none of which sees another.
+
+    As turns of one conversation a later question could be answered from earlier answers, without looking: a trial
+    learned just that. Returns the processor's tensors with `input_ids` (B, L) = prefix (up to the end of the visual tokens)
+    + one segment a question, and `segment` (B, L): 0 prefix, 1.. questions, -1 padding; `offset` (B, L): place within the
+    segment; `labels` (B, L): next-token labels of the answers with their <|im_end|>, the rest ignored.
+    All scenes have one size, so all prefixes are equally long.
+    """
+    tokenizer = processor.tokenizer
+    vision_end, end = tokenizer.convert_tokens_to_ids(["<|vision_end|>", "<|im_end|>"])
+    examples = [Example(scene.id, "", "", "", scene.image, scene.frames) for scene in scenes]
+    inputs = dict(prepare(processor, examples))
+    prefix = inputs["input_ids"][0].tolist().index(vision_end) + 1
+    rows = []
+    for scene_questions in questions:
+        row = []  # (token, segment, offset, label)
+        for number, (question, answer) in enumerate(scene_questions, 1):
+            asked = tokenizer.encode(f"{question}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
+            told = [*tokenizer.encode(answer, add_special_tokens=False), end]
+            following = [IGNORE] * (len(asked) - 1) + told + [IGNORE]
+            tokens = zip(asked + told, following, strict=True)
+            row += [(token, number, place, label) for place, (token, label) in enumerate(tokens)]
+        rows.append(row)
+    longest = max(len(row) for row in rows)
+    padding = (tokenizer.pad_token_id, -1, 0, IGNORE)
+    packed = torch.tensor([row + [padding] * (longest - len(row)) for row in rows])  # (B, S, 4)
+    head = inputs["input_ids"][:, :prefix]
+    types = inputs["mm_token_type_ids"][:, :prefix]
+    zeros = torch.zeros_like(packed[:, :, 0])
+    inputs |= {
+        "input_ids": torch.cat([head, packed[:, :, 0]], dim=1),
+        "attention_mask": torch.ones(len(rows), prefix + longest, dtype=torch.long),
+        "mm_token_type_ids": torch.cat([types, zeros.to(types.dtype)], dim=1),
+        "segment": torch.cat([torch.zeros_like(head), packed[:, :, 1]], dim=1),
+        "offset": torch.cat([torch.zeros_like(head), packed[:, :, 2]], dim=1),
+        "labels": torch.cat([torch.full_like(head, IGNORE), packed[:, :, 3]], dim=1),
+    }
+    return inputs
+
+
+def isolate(embeds: dict, segment: torch.Tensor, offset: torch.Tensor) -> dict:
+    """Positions and mask under which each question stands alone right behind the prefix."""
+    prefix = int((segment[0] == 0).sum())
+    positions = embeds["position_ids"].clone()
+    positions[:, :, prefix:] = positions[:, :, prefix - 1 : prefix] + 1 + offset[:, prefix:]
+    same = (segment[:, :, None] == segment[:, None, :]) | (segment == 0)[:, None, :]
+    mask = same & torch.ones(same.shape[1:], dtype=torch.bool).tril()
+    return {"inputs_embeds": embeds["inputs_embeds"], "position_ids": positions, "attention_mask": mask[:, None]}
 
 
 class Batches(Dataset):
@@ -83,20 +120,13 @@ class Batches(Dataset):
         return batches
 
     def batch(self, scenes: list[tuple[str, Scene]], rng: np.random.Generator) -> dict:
-        examples, chats, helper = [], [], {}
+        questions, helper = [], {}
         for row, (task, scene) in enumerate(scenes):
             order = rng.permutation(len(scene.questions))[: self.config.questions_per_scene]
-            example = Example(scene.id, task, "", "", scene.image, scene.frames)
-            examples.append(example)
-            chats.append(conversation(example, [scene.questions[i] for i in order]))
+            questions.append([scene.questions[i] for i in order])
             for name, grid in scene.labels.items():
                 helper.setdefault(f"{task}_{name}", {})[row] = torch.as_tensor(grid).reshape(-1).long()
-        inputs = dict(prepare(self.processor, examples, chats))
-        return {
-            "inputs": inputs,
-            "labels": answer_labels(inputs["input_ids"], self.processor.tokenizer),
-            "helper": helper,
-        }
+        return {"inputs": pack(self.processor, [scene for _, scene in scenes], questions), "helper": helper}
 
 
 class Helper(nn.Module):
@@ -125,9 +155,11 @@ class Helper(nn.Module):
         return losses
 
 
-def answer_loss(model, embeds: dict, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy over the answer tokens, and for each (row, position) of `labels` whether argmax is right."""
-    hidden = model.model.language_model(**embeds, use_cache=False).last_hidden_state
+def answer_loss(model, embeds: dict, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy over the answer tokens, and for each of them whether the largest logit is the right one."""
+    alone = isolate(embeds, inputs["segment"], inputs["offset"])
+    hidden = model.model.language_model(**alone, use_cache=False).last_hidden_state
+    labels = inputs["labels"]
     wanted = labels != IGNORE
     logits = model.lm_head(hidden[wanted])
     return F.cross_entropy(logits, labels[wanted]), logits.argmax(-1) == labels[wanted]
@@ -135,20 +167,19 @@ def answer_loss(model, embeds: dict, labels: torch.Tensor) -> tuple[torch.Tensor
 
 @torch.no_grad()
 def validate(model, processor, config: PretrainConfig) -> dict[str, float]:
-    """Exact match per task on validation questions (greedy decoding gives the answer iff each argmax is right)."""
+    """Exact match per task on validation questions (greedy decoding gives the answer iff each largest logit is right)."""
     model.eval()
     scores = {}
     for name in config.tasks:
-        task, right = TASKS[name], []
+        right = []
         for begin in range(0, config.eval_questions, 20):
-            examples = [task.example("val", i) for i in range(begin, min(begin + 20, config.eval_questions))]
-            chats = [conversation(e, [(e.question, e.answer)]) for e in examples]
-            inputs = prepare(processor, examples, chats)
-            labels = answer_labels(inputs["input_ids"], processor.tokenizer)
-            _, hits = answer_loss(model, encode(model, inputs).embeds, labels)
-            misses = torch.zeros_like(labels)
-            misses[labels != IGNORE] = (~hits).long()
-            right += (misses.sum(1) == 0).tolist()
+            examples = [TASKS[name].example("val", i) for i in range(begin, min(begin + 20, config.eval_questions))]
+            inputs = pack(processor, examples, [[(e.question, e.answer)] for e in examples])
+            _, hits = answer_loss(model, encode(model, inputs).embeds, inputs)
+            wanted = inputs["labels"] != IGNORE
+            wrong = torch.zeros_like(wanted)
+            wrong[wanted] = ~hits
+            right += (~wrong.any(1)).tolist()
         scores[name] = sum(right) / len(right)
     model.train()
     return scores
@@ -166,9 +197,7 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n] + list(helper.parameters())
     optimizers = [
-        torch.optim.Muon(
-            matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-        ),
+        torch.optim.Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=config.adam_learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)),
     ]
 
@@ -193,7 +222,7 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
                 loss = weight * torch.stack(list(named.values())).mean()
                 record[f"{kind}_helper"] = {name: round(value.item(), 3) for name, value in named.items()}
                 if step >= config.vision_steps:
-                    answers, hits = answer_loss(model, encoded.embeds, batch["labels"])
+                    answers, hits = answer_loss(model, encoded.embeds, batch["inputs"])
                     loss = loss + answers
                     record |= {f"{kind}_loss": answers.item(), f"{kind}_tokens_right": hits.float().mean().item()}
                 loss.backward()

@@ -89,9 +89,7 @@ def top_p_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor)
     return torch.where(p >= 1, lengths, torch.minimum(count, lengths))
 
 
-def relaxed_count(
-    accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor, floor: float = 0.0
-) -> torch.Tensor:
+def relaxed_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor, floor: float = 0.0) -> torch.Tensor:
     """(B,) the budget as a real number, differentiable in the scores: where the piecewise linear curve C(n) of the sorted
     cumulative scores meets p times the total.
 

@@ -8,13 +8,13 @@ Sample: Which bar is the tallest? -> b
 
 import json
 from functools import cache
-from importlib.resources import files
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .base import Scene, Task
 from .draw import COLOUR_NAMES, coverage, grid, pick, tint
+from .photos import wheel
 
 SIDE = 128
 LETTERS = ("a", "b", "c", "d")
@@ -36,7 +36,7 @@ def split_of(make: str) -> str:
 @cache
 def rows(split: str) -> tuple[dict, ...]:
     """The cars of a split."""
-    table = json.loads((files("vega_datasets") / "_data" / "cars.json").read_text(encoding="utf-8"))
+    table = json.loads((wheel("vega_datasets") / "_data" / "cars.json").read_text(encoding="utf-8"))
     return tuple(row for row in table if split_of(row["Name"].split()[0]) == split)
 
 
@@ -48,7 +48,7 @@ def values(split: str, measure: str) -> tuple[float, ...]:
 
 @cache
 def letter_font() -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(files("matplotlib") / "mpl-data" / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", 16)
+    return ImageFont.truetype(wheel("matplotlib") / "mpl-data" / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", 16)
 
 
 def four(split: str, rng: np.random.Generator) -> list[float]:

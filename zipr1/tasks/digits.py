@@ -10,11 +10,10 @@ from functools import cache
 
 import numpy as np
 from PIL import Image, ImageChops
-from sklearn.datasets import load_digits
 
 from .base import CELL, Scene, Task
 from .draw import coverage, grid, pick
-from .photos import background
+from .photos import background, wheel
 
 SIDE = 128
 SAMPLES = {"train": range(1257), "val": range(1257, 1437), "test": range(1437, 1797)}
@@ -24,12 +23,11 @@ INK = 26  # of 255: fainter than this is paper
 @cache
 def by_value(split: str) -> tuple[tuple[np.ndarray, ...], ...]:
     """The samples of a split, 10x10 pixels of ink from 0 to 255, grouped by digit."""
-    data = load_digits()
-    rows = SAMPLES[split]
-    ink = np.clip(data.images[rows.start : rows.stop] * 17, 0, 255).astype(np.uint8)
+    # The file that sklearn.datasets.load_digits reads: 64 values of ink, from 0 to 16, and the digit.
+    table = np.loadtxt(wheel("sklearn") / "datasets" / "data" / "digits.csv.gz", delimiter=",")[SAMPLES[split]]
+    ink = np.clip(table[:, :64].reshape(-1, 8, 8) * 17, 0, 255).astype(np.uint8)
     ink = np.pad(ink, ((0, 0), (1, 1), (1, 1)))  # strokes end at the edge of the 8x8 pixels: this lets them fade out
-    target = data.target[rows.start : rows.stop]
-    return tuple(tuple(ink[target == value]) for value in range(10))
+    return tuple(tuple(ink[table[:, 64] == value]) for value in range(10))
 
 
 class Digits(Task):
@@ -55,9 +53,7 @@ class Digits(Task):
         for place, value in enumerate(digits):
             ink = Image.fromarray(pick(rng, by_value(split)[value])).resize((CELL, CELL), Image.Resampling.BICUBIC)
             x, y = left + place * CELL, top
-            image.paste(
-                rgb, (x, y, x + CELL, y + CELL), ImageChops.offset(ink, *(int(v) for v in rng.integers(-1, 2, 2)))
-            )
+            image.paste(rgb, (x, y, x + CELL, y + CELL), ImageChops.offset(ink, *(int(v) for v in rng.integers(-1, 2, 2))))
             area = np.zeros((SIDE, SIDE), bool)
             area[y : y + CELL, x : x + CELL] = True
             areas.append(coverage(area))

@@ -7,14 +7,13 @@ Sample: What does the sign say? -> stop
 """
 
 from functools import cache
-from importlib.resources import files
 
 import numpy as np
 from PIL import ImageDraw, ImageFont
 
 from .base import CELL, Scene, Task
 from .draw import COLOUR_NAMES, coverage, grid, pick, tint
-from .photos import background
+from .photos import background, wheel
 
 SIDE = 128
 WORDS = (
@@ -31,7 +30,7 @@ LIGHT_PLATES = ("yellow", "orange")  # these carry dark letters
 
 @cache
 def font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(files("matplotlib") / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf", size)
+    return ImageFont.truetype(wheel("matplotlib") / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf", size)
 
 
 class Sign(Task):

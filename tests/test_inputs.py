@@ -1,0 +1,58 @@
+"""Reading pictures and clips: what can be read, and a clear word on what cannot."""
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from zipr1.inputs import MediaError, read_media
+
+
+def write_clip(path, frames: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        container.start_encoding()  # the header, also where no frame follows
+        for i in range(frames):
+            picture = np.full((64, 64, 3), 20 * i, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+        container.mux(stream.encode())
+
+
+def test_a_picture_and_a_clip_are_read(tmp_path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
+    assert read_media(tmp_path / "a.png", 8)["image"].size == (40, 30)
+    write_clip(tmp_path / "a.mp4", 11)
+    frames = read_media(tmp_path / "a.mp4", 4)["frames"]
+    brightness = [np.asarray(frame).mean() for frame in frames]
+    assert len(frames) == 4
+    np.testing.assert_allclose(brightness, [0, 60, 140, 200], atol=8)  # frames 0, 3, 7 and 10
+
+
+def test_the_content_decides_not_the_name(tmp_path):
+    write_clip(tmp_path / "a.mp4", 4)
+    (tmp_path / "a.mp4").rename(tmp_path / "a.png")
+    assert len(read_media(tmp_path / "a.png", 8)["frames"]) == 4
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.png"):
+        read_media(tmp_path / "none.png", 8)
+    (tmp_path / "text.png").write_text("this is no picture")
+    with pytest.raises(MediaError, match=r"text\.png"):
+        read_media(tmp_path / "text.png", 8)
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.jpg", quality=95)
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:400])
+    with pytest.raises(MediaError, match=r"half\.jpg.*broken"):
+        read_media(tmp_path / "half.jpg", 8)
+    with av.open(str(tmp_path / "sound.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), dtype=np.int16), layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+    with pytest.raises(MediaError, match=r"sound\.wav.*no video stream"):
+        read_media(tmp_path / "sound.wav", 8)
+    write_clip(tmp_path / "empty.avi", 0)
+    with pytest.raises(MediaError, match=r"empty\.avi"):
+        read_media(tmp_path / "empty.avi", 8)

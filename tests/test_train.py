@@ -1,0 +1,181 @@
+"""The trainer through its own door, on the embedded model: rollouts, resumption, full disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import tiny_processor
+from safetensors.torch import load_file
+
+from zipr1 import checkpoint
+from zipr1.config import PRESETS, TrainConfig
+from zipr1.evaluate import examples_of
+from zipr1.inputs import prepare
+from zipr1.model import encode, load, sparse
+from zipr1.rewards import reward
+from zipr1.rollout import completion_logits, draw_thresholds, reference_logits, sample, token_draws
+from zipr1.selection import TopP
+from zipr1.train import train
+
+SMALL = {"tasks": ["shapes"], "prompts_per_step": 2, "num_generations": 4, "probe_per_task": 2, "probe_every": 50}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load("zipr1/tiny", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def rolled(tiny):
+    model, processor = tiny
+    examples = examples_of(["shapes", "digits"], "val", 2)
+    with torch.no_grad():
+        encoded = encode(model, prepare(processor, examples))
+    place = (0, 0, 0, 4, 4)
+    p = draw_thresholds("grid", *place)
+    return examples, encoded, sample(model, encoded, p, max_new_tokens=4, temperature=1.0, draws=token_draws(*place, 4))
+
+
+def test_thresholds_are_a_function_of_the_question():
+    whole = draw_thresholds("grid", 3, 5, 10, 4, 8)
+    assert whole[16:] == draw_thresholds("grid", 3, 5, 12, 2, 8)
+    assert sorted(whole[:8]) == [0.94, 0.945, 0.95, 0.955, 0.96, 0.965, 0.97, 0.975]
+    uniform = draw_thresholds("uniform", 3, 5, 10, 100, 8)
+    assert 0 < min(uniform) < 0.05 and 0.95 < max(uniform) <= 1
+
+
+def test_rollout_logprobs_are_those_of_one_pass(tiny, rolled):
+    model, _ = tiny
+    _, _, rollout = rolled
+    prompt = rollout.embeds["attention_mask"].shape[1]
+    with torch.no_grad(), sparse(model, TopP(rollout.p), prompt_length=prompt, replay=rollout.kept) as trace:
+        logp = completion_logits(model, rollout).log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
+    torch.testing.assert_close(logp[rollout.mask], rollout.logprobs[rollout.mask], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(trace.token_ratio, rollout.token_ratio)
+    assert torch.stack(trace.flipped).max() < 0.02
+
+
+def test_a_row_of_a_rollout_does_not_depend_on_its_neighbours(tiny, rolled):
+    model, processor = tiny
+    examples, _, rollout = rolled
+    with torch.no_grad():
+        encoded = encode(model, prepare(processor, examples[2:3]))
+    p = draw_thresholds("grid", 0, 0, 2, 1, 4)
+    alone = sample(model, encoded, p, max_new_tokens=4, temperature=1.0, draws=token_draws(0, 0, 2, 1, 4, 4))
+    assert alone.p == rollout.p[8:12]
+    length = min(alone.tokens.shape[1], rollout.tokens.shape[1])
+    mask = alone.mask[:, :length]
+    assert alone.tokens[:, :length][mask].tolist() == rollout.tokens[8:12, :length][mask].tolist()
+
+
+def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
+    model, _ = tiny
+    _, _, rollout = rolled
+    with torch.no_grad():
+        every = completion_logits(model, rollout)
+    once = reference_logits(model, rollout, group=4)
+    mask = rollout.mask[..., None].expand_as(every) & torch.isfinite(every)
+    torch.testing.assert_close(once[mask], every[mask], rtol=1e-4, atol=1e-4)
+
+
+def test_placeholders_are_never_sampled(tiny, rolled):
+    model, _ = tiny
+    _, _, rollout = rolled
+    assert set(rollout.suppress) == {
+        tiny_processor().tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("image_pad", "video_pad", "vision_start", "vision_end")
+    }
+    assert torch.isinf(reference_logits(model, rollout, 4)[..., rollout.suppress]).all()
+
+
+def test_reward_parts():
+    examples = examples_of(["shapes"], "val", 2)
+    got = reward(examples, [examples[0].answer, "nonsense", "", examples[1].answer + "."], torch.tensor([0.8, 0.6, 0.5, 0.4]))
+    assert got.accuracy.tolist() == [[1, 0], [0, 1]]
+    torch.testing.assert_close(got.efficiency, torch.tensor([[0.2, 0.4], [0.5, 0.6]]))
+    gates = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(got.total(1.0, gates), torch.tensor([[1.2, 0.0], [0.0, 1.6]]))
+
+
+def test_presets_are_what_they_are_called():
+    assert TrainConfig(preset="paper").objective == PRESETS["paper"]
+    assert TrainConfig(preset="exact", gate="group").objective.gate == "group"
+    with pytest.raises(ValueError, match="prompts_per_step=0"):
+        TrainConfig(prompts_per_step=0)
+
+
+@pytest.mark.parametrize("preset", ["paper", "exact"])
+def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, preset):
+    """Killed with SIGKILL after its first checkpoint, then resumed: bit for bit the same."""
+    settings = SMALL | {"preset": preset, "max_steps": 6, "save_steps": 2}
+    whole = train(TrainConfig(**settings, output_dir=str(tmp_path / "whole")), quiet=True)
+    folder = tmp_path / "broken"
+    flags = [f"--{name}={json.dumps(value) if isinstance(value, list) else value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "zipr1.cli", "train", *flags, f"--output_dir={folder}"]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (folder / "checkpoint-2").is_dir() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (folder / "checkpoint-2").is_dir() and not (folder / "final").exists()
+    done = subprocess.run([*command, "--resume"], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = (load_file(path / "model.safetensors") for path in (whole, folder / "final"))
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    steps = [[json.loads(line)["step"] for line in (p / "metrics.jsonl").open()] for p in (tmp_path / "whole", folder)]
+    assert steps[0] == steps[1] == list(range(7))
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path):
+    settings = SMALL | {"max_steps": 2, "save_steps": 1, "output_dir": str(tmp_path)}
+    train(TrainConfig(**settings), quiet=True)
+    with pytest.raises(checkpoint.CheckpointError, match=r"learning_rate=0.0003.*0.01"):
+        train(TrainConfig(**settings, learning_rate=0.01, resume=True), quiet=True)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(tmp_path, tiny):
+    """A disk that is really full: a file-size limit stops the write as a full device would."""
+    code = f"""
+import resource, signal, sys
+from zipr1 import checkpoint
+from zipr1.config import TrainConfig
+from zipr1.model import load
+from pathlib import Path
+folder = Path({str(tmp_path)!r})
+model, processor = load("zipr1/tiny")
+checkpoint.write(folder, 1, model, processor, {{"a": 1}}, TrainConfig())
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    checkpoint.write(folder, 2, model, processor, {{"a": 1}}, TrainConfig())
+except checkpoint.CheckpointError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "checkpoint-1, is intact" in done.stdout and "--resume" in done.stdout, done.stderr
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["checkpoint-1"]
+    assert (tmp_path / "checkpoint-1" / "model.safetensors").is_file()
+    _, state = checkpoint.last(tmp_path, TrainConfig())
+    assert state == {"a": 1, "step": 1}
+    load(tmp_path / "checkpoint-1")
+
+
+def test_a_trained_model_is_a_plain_folder(tmp_path):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    final = train(TrainConfig(**SMALL, max_steps=1, output_dir=str(tmp_path)), quiet=True)
+    model, before = AutoModelForImageTextToText.from_pretrained(final), load("zipr1/tiny")[0]
+    AutoProcessor.from_pretrained(final)
+    settings = json.loads((Path(final) / "zipr1.json").read_text())
+    assert settings["rule"] == "TopP" and settings["p"] == 0.975
+    moved = [n for n, p in model.named_parameters() if not torch.equal(p, before.get_parameter(n).to(p.dtype))]
+    assert moved and not any("visual" in name for name in moved)  # the vision tower stays as it was
+    assert not list(Path(final).glob("*.bin")) and not list(Path(final).glob("*.pt"))

@@ -1,0 +1,96 @@
+"""`zipr1 answer | train | eval | demo | pretrain`: one dataclass a command, flags and YAML derive from it.
+
+Exit status 0, 2 for misuse (a bad value, file or setting) and 1 for a failure. Results go to stdout, the rest to stderr.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+
+from jsonargparse import ArgumentParser
+
+
+def add_command(commands, name: str, settings: type, flags: tuple[str, ...] = (), positional: tuple[str, ...] = ()) -> None:
+    """A subcommand whose options are the fields of a dataclass; a YAML file may hold any of them."""
+    parser = ArgumentParser(description=settings.__doc__)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options; also as first argument")
+    for field in positional:
+        parser.add_argument(field, type=str)
+    for field in flags:
+        parser.add_argument(f"--{field}", action="store_true")
+    parser.add_class_arguments(settings, skip={*flags, *positional})
+    commands.add_subcommand(name, parser, help=settings.__doc__.split(": ", 1)[1])
+
+
+def parse(arguments: list[str]):
+    """(command, its settings); exits with 2 on unknown options, keys or values."""
+    from zipr1.answer import AnswerConfig
+    from zipr1.config import TrainConfig
+    from zipr1.demo import DemoConfig
+    from zipr1.evaluate import EvalConfig
+    from zipr1.pretrain import PretrainConfig
+
+    if len(arguments) > 1 and arguments[0] in ("train", "pretrain") and arguments[1].endswith((".yaml", ".yml")):
+        arguments = [arguments[0], "--config", *arguments[1:]]
+    settings = {
+        "answer": AnswerConfig, "train": TrainConfig, "eval": EvalConfig, "demo": DemoConfig, "pretrain": PretrainConfig,
+    }  # fmt: skip
+    parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.")
+    commands = parser.add_subcommands(dest="command")
+    add_command(commands, "answer", AnswerConfig, ("compare", "json"), ("file", "question"))
+    add_command(commands, "train", TrainConfig, ("resume",))
+    add_command(commands, "eval", EvalConfig, ("json",), ("model",))
+    add_command(commands, "demo", DemoConfig, ("json",))
+    add_command(commands, "pretrain", PretrainConfig)
+    chosen = parser.parse_args(arguments)
+    values = chosen[chosen.command].as_dict()
+    values.pop("config")
+    return chosen.command, settings[chosen.command](**values)
+
+
+def run(command: str, config) -> str:
+    """Runs a command and returns what it prints."""
+    if command == "answer":
+        from zipr1.answer import answer, describe
+
+        result = answer(config)
+        return json.dumps(result) if config.json else describe(result)
+    if command == "train":
+        from zipr1.train import train
+
+        return f"{train(config)}"
+    if command == "eval":
+        from zipr1.evaluate import run_eval
+
+        rows, table = run_eval(config)
+        return json.dumps(rows) if config.json else table
+    if command == "demo":
+        from zipr1.demo import demo
+
+        rows, found = demo(config)
+        return json.dumps(rows) if config.json else found
+    from zipr1.pretrain import pretrain
+
+    return json.dumps({"config": asdict(config), "validation": pretrain(config)})
+
+
+def main() -> None:
+    """The console script."""
+    from zipr1.checkpoint import CheckpointError
+
+    try:
+        command, config = parse(sys.argv[1:])
+        print(run(command, config))
+    except (ValueError, TypeError, FileNotFoundError) as error:  # MediaError is a ValueError
+        sys.exit(complain(error, 2))
+    except (CheckpointError, OSError, FloatingPointError) as error:
+        sys.exit(complain(error, 1))
+
+
+def complain(error: Exception, status: int) -> int:
+    print(f"zipr1: error: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The settings of post-training: one dataclass, from which flags and YAML derive. Names are TRL's where TRL has one."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from zipr1.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What the two presets differ in.
+
+    efficiency_reward: weight of 1 - token ratio in the reward, whose gradient is that of the score function (Eq. 4).
+    sparsity_weight: weight of the pathwise gradient of the token ratio.
+    gate: which rollouts may earn for sparsity, in either way.
+    kl: over the full vocabulary, or estimated from the sampled tokens as GRPO does.
+    governed: the sparsity weight follows the running accuracy, so that accuracy is held.
+    """
+
+    efficiency_reward: float
+    sparsity_weight: float
+    gate: Literal["none", "group", "answer"]
+    kl: Literal["sampled", "full"]
+    governed: bool
+
+
+PRESETS = {
+    # ZipR1, Eq. 4 and 5 as printed; "we equally combine" the two rewards (section 2.2); KL as GRPO estimates it.
+    "paper": Objective(efficiency_reward=1.0, sparsity_weight=0.0, gate="none", kl="sampled", governed=False),
+    # The same objective with the pathwise term of its gradient (docs/decisions.md).
+    "exact": Objective(efficiency_reward=0.0, sparsity_weight=0.3, gate="answer", kl="full", governed=True),
+}
+
+
+@dataclass
+class TrainConfig:
+    """`zipr1 train`: ZipR1 post-training of a Qwen-VL model."""
+
+    model: str = "zipr1/tiny"  # hub id, folder, or the embedded model; also the frozen dense reference
+    preset: Literal["paper", "exact"] = "exact"
+    output_dir: str = "runs/train"
+    tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    max_steps: int = 300
+    prompts_per_step: int = 4  # B: questions a step
+    num_generations: int = 8  # G: rollouts a question, each under its own p
+    max_completion_length: int = 6
+    temperature: float = 1.0
+    thresholds: Literal["grid", "uniform"] = "grid"  # p of the rollouts: 0.94 .. 0.975 by 0.005, or U(0, 1)
+    learning_rate: float = 3e-4
+    warmup_steps: int = 10
+    decay_share: float = 0.3  # of the run, at its end, over which the learning rate falls to zero
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+    beta: float = 0.04  # weight of the KL to the dense reference
+    epsilon: float = 0.2  # clip range of the importance ratio
+    num_iterations: int = 1  # optimiser steps on each batch of rollouts
+    std_floor: float = 1e-4  # least standard deviation that advantages are divided by
+    freeze_vision: bool = True
+    gradient_checkpointing: bool = False
+    # None: the preset's value
+    efficiency_reward: float | None = None
+    sparsity_weight: float | None = None
+    gate: Literal["none", "group", "answer"] | None = None
+    kl: Literal["sampled", "full"] | None = None
+    governed: bool | None = None
+    accuracy_tolerance: float = 0.01  # below the dense accuracy on the probe set, where the governor aims
+    accuracy_margin: float = 0.03  # below that aim, where sparsity stops counting
+    relax_floor: float = 0.1  # bounds the pathwise gradient, in units of the mean score
+    p: float = 0.975  # the fixed threshold that is measured and recommended for inference
+    probe_every: int = 50  # steps between measurements on the frozen probe set
+    probe_per_task: int = 20  # questions of the validation split
+    save_steps: int = 100
+    save_total_limit: int = 2
+    resume: bool = False  # go on from the last checkpoint in output_dir
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self):
+        for name in ("max_steps", "prompts_per_step", "num_generations", "max_completion_length", "num_iterations",
+                     "probe_every", "probe_per_task", "save_steps", "save_total_limit"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if not 0 < self.p <= 1:
+            raise ValueError(f"p={self.p}: the share of attention to keep must lie in (0, 1], for example 0.975")
+        for name in self.tasks:
+            if name not in TASKS:
+                raise ValueError(f"tasks: {name!r} is none of {', '.join(TASKS)}")
+
+    @property
+    def objective(self) -> Objective:
+        """The preset, with what was set by hand."""
+        preset = PRESETS[self.preset]
+        own = {name: getattr(self, name) for name in preset.__dataclass_fields__}
+        return Objective(**{name: getattr(preset, name) if value is None else value for name, value in own.items()})

@@ -1,0 +1,131 @@
+"""The whole story in ten minutes: measure, post-train with both presets, measure again, draw."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from zipr1.answer import AnswerConfig, answer
+from zipr1.config import TrainConfig
+from zipr1.evaluate import Record, evaluate, examples_of, rule_of, write_records
+from zipr1.inputs import CLIP_FPS
+from zipr1.model import load
+from zipr1.provenance import provenance
+from zipr1.recipe import read_recipe
+from zipr1.report import markdown, plot_curves, plot_training, table_row
+from zipr1.selection import TopP
+from zipr1.train import train
+
+
+@dataclass
+class DemoConfig:
+    """`zipr1 demo`: measures the embedded model, post-trains it with ZipR1, and measures it again."""
+
+    recipe: str = "recipes/tiny_zipr1.yaml"  # settings of both trainings; the presets are added
+    output_dir: str = "runs/demo"
+    questions: int = 150  # per task, of the test split, for the table
+    curve_questions: int = 40  # per task, for each point of the curve
+    curve: str = "0.8,0.9,0.95,0.975,0.99"
+    json: bool = False  # print the rows of the table as JSON
+    max_steps: int | None = None  # None: the recipe's
+
+
+def table_records(model: str, method: str, p: float, config: DemoConfig, tasks: list[str]) -> list[Record]:
+    torch.set_num_threads(1)
+    loaded = load(model)
+    return evaluate(*loaded, examples_of(tasks, "test", config.questions), rule_of(method, p, 1.0), method, quiet=True)
+
+
+def curve_rows(model: str, config: DemoConfig, tasks: list[str]) -> list[dict]:
+    torch.set_num_threads(1)
+    loaded = load(model)
+    examples = examples_of(tasks, "test", config.curve_questions)
+    rules = [TopP(float(p)) for p in config.curve.split(",")]
+    return [table_row("ZipVL", evaluate(*loaded, examples, rule, f"p = {rule.p:g}", quiet=True)) for rule in rules]
+
+
+def demo(config: DemoConfig) -> tuple[list[dict], str]:
+    """Writes everything to `output_dir`; returns the rows of the table and what was found, in a table and a line."""
+    began = time.time()
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = read_recipe(TrainConfig, config.recipe)
+    if config.max_steps is not None:
+        recipe = replace(recipe, max_steps=config.max_steps)
+    presets = {preset: replace(recipe, preset=preset, output_dir=str(folder / preset)) for preset in ("paper", "exact")}
+    (folder / "config.json").write_text(json.dumps({"demo": asdict(config), "train": asdict(recipe)} | provenance(), indent=1))
+    tasks, p, base = recipe.tasks, recipe.p, recipe.model
+    final = {preset: str(folder / preset / "final") for preset in presets}
+    # Two processes of one thread each are quicker on small tensors than one process of two threads.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        full, zipvl, before = together(
+            pool,
+            "1/3 measuring the model as it is",
+            [
+                partial(table_records, base, "full", p, config, tasks),
+                partial(table_records, base, "zipvl", p, config, tasks),
+                partial(curve_rows, base, config, tasks),
+            ],
+        )
+        together(pool, "2/3 post-training, presets paper and exact", [partial(train, c) for c in presets.values()])
+        paper, exact, curve_paper, curve_exact = together(
+            pool,
+            "3/3 measuring the trained models",
+            [partial(table_records, path, "zipvl", p, config, tasks) for path in final.values()]
+            + [partial(curve_rows, path, config, tasks) for path in final.values()],
+        )
+    rows = [table_row("Full", full), table_row("ZipVL", zipvl, full)]
+    rows += [table_row("ZipR1", records, full, preset) for preset, records in (("paper", paper), ("exact", exact))]
+    for name, records in (("full", full), ("zipvl", zipvl), ("paper", paper), ("exact", exact)):
+        write_records(records, folder / f"records-{name}.jsonl")
+    table = markdown(rows)
+    (folder / "table.md").write_text(table)
+    (folder / "table.json").write_text(json.dumps(rows, indent=1))
+    curves = {"ZipVL (before)": before, "ZipR1 (paper)": curve_paper, "ZipR1 (exact)": curve_exact}
+    (folder / "curve.json").write_text(json.dumps(curves, indent=1))
+    plot_curves(curves, rows[0]["accuracy"], folder / "curve.png")
+    plot_training({preset: folder / preset / "metrics.jsonl" for preset in presets}, folder / "training.png")
+    pictures(final["exact"], base, p, folder)
+    ours, start = rows[3], rows[1]
+    line = (
+        f"ZipR1 (exact) answers from {ours['token_ratio']:.1%} of the tokens at p = {p:g} (ZipVL before training: "
+        f"{start['token_ratio']:.1%}) at a mean accuracy of {ours['accuracy']:.1%} ({100 * ours['difference']:+.1f} points to "
+        f"Full); {time.time() - began:.0f} s; everything is in {folder}/"
+    )
+    return rows, f"{table}\n{line}"
+
+
+def together(pool: ProcessPoolExecutor, title: str, jobs: list[Callable]) -> list:
+    """Runs the jobs two at a time, in order of result; a failed job raises here."""
+    with tqdm(total=len(jobs), desc=title, unit="job") as bar:
+        futures = [pool.submit(job) for job in jobs]
+        for future in futures:
+            future.add_done_callback(lambda _: bar.update())
+        return [future.result() for future in futures]
+
+
+def pictures(trained: str, base: str, p: float, folder: Path) -> None:
+    """The kept tokens on a test picture and a test clip, before and after training."""
+    import av
+
+    shapes, motion = (examples_of([task], "test", 1)[0] for task in ("shapes", "motion"))
+    shapes.image.save(folder / "shapes.png")
+    with av.open(str(folder / "motion.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=int(CLIP_FPS))  # lossless: the model sees what was tested
+        stream.width, stream.height, stream.pix_fmt = *motion.frames[0].size, "bgr0"
+        for frame in motion.frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
+    for example, file in ((shapes, "shapes.png"), (motion, "motion.mkv")):
+        for name, model in (("before", base), ("after", trained)):
+            out = str(folder / f"kept-{Path(file).stem}-{name}.png")
+            answer(AnswerConfig(str(folder / file), example.question, model=model, p=p, picture=out, max_new_tokens=8))

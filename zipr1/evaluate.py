@@ -1,0 +1,144 @@
+"""Tasks x methods -> records, one an answer; through generate(), as any user would."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from zipr1.inputs import prepare
+from zipr1.model import check_length, load, sparse
+from zipr1.selection import Random, Recent, Rule, TopK, TopP
+from zipr1.tasks import TASKS
+from zipr1.tasks.base import Example
+
+MAX_NEW_TOKENS = 8
+
+
+@dataclass
+class EvalConfig:
+    """`zipr1 eval`: measures a model under several methods, tasks by tasks."""
+
+    model: str = "zipr1/tiny"  # hub id, folder, or the embedded model
+    methods: str = "full,zipvl"  # of full, zipvl, topk, random, recent
+    tasks: str = ",".join(TASKS)
+    split: Literal["val", "test"] = "test"
+    questions: int = 100  # per task
+    p: float = 0.975  # of zipvl
+    ratio: float = 0.25  # of topk, random and recent
+    curve: str = ""  # more thresholds for zipvl, as 0.9,0.99: accuracy against token ratio
+    batch_size: int = 25
+    output_dir: str = "runs/eval"
+    threads: int = 2
+    json: bool = False  # print the rows of the table as JSON
+
+
+@dataclass(frozen=True)
+class Record:
+    """One answer: what was asked, under which method, what came, and from which share of the tokens."""
+
+    task: str
+    id: str
+    method: str
+    p: float | None
+    answer: str
+    expected: str
+    right: bool
+    token_ratio: float
+    layer_ratios: tuple[float, ...]
+    tokens: int  # of the prompt
+
+
+def rule_of(method: str, p: float, ratio: float) -> Rule | None:
+    """The rule a method stands for; None is plain dense attention."""
+    rules = {
+        "full": lambda: None,
+        "zipvl": lambda: TopP(p),
+        "topk": lambda: TopK(ratio),
+        "random": lambda: Random(ratio),
+        "recent": lambda: Recent(ratio),
+    }
+    if method not in rules:
+        raise ValueError(f"method {method!r}: expected one of {', '.join(rules)}")
+    return rules[method]()
+
+
+def examples_of(tasks: Iterable[str], split: str, count: int) -> list[Example]:
+    """The first `count` questions of each task's split."""
+    for name in tasks:
+        if name not in TASKS:
+            raise ValueError(f"task {name!r}: expected some of {', '.join(TASKS)}")
+    return [TASKS[name].example(split, i) for name in tasks for i in range(count)]
+
+
+def batches(examples: list[Example], size: int) -> Iterator[list[Example]]:
+    """Batches of one kind of medium: a clip's prompt is twice as long as a picture's."""
+    for clip in (False, True):
+        kind = [example for example in examples if (example.frames is not None) == clip]
+        yield from (kind[i : i + size] for i in range(0, len(kind), size))
+
+
+@torch.no_grad()
+def evaluate(
+    model, processor, examples: list[Example], rule: Rule | None, method: str, batch_size: int = 25, quiet: bool = False
+) -> list[Record]:
+    """Greedy answers to all examples under one rule."""
+    model.eval()
+    records = []
+    bar = tqdm(total=len(examples), desc=method, unit="answer", disable=quiet, leave=False)
+    for part in batches(examples, batch_size):
+        inputs = prepare(processor, part).to(model.device)
+        length, layers = inputs["input_ids"].shape[1], model.config.get_text_config().num_hidden_layers
+        check_length(model, inputs, MAX_NEW_TOKENS)
+        settings = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
+        if rule is None:
+            out, ratios = model.generate(**inputs, **settings), torch.ones(len(part), layers)
+        else:
+            with sparse(model, rule) as trace:
+                out, ratios = model.generate(**inputs, **settings), trace.layer_ratios
+        answers = processor.batch_decode(out[:, length:], skip_special_tokens=True)
+        lengths = inputs["attention_mask"].sum(-1).tolist()
+        for example, answer, layer_ratios, tokens in zip(part, answers, ratios.tolist(), lengths, strict=True):
+            right = TASKS[example.task].right(answer, example.answer)
+            mean = sum(layer_ratios) / layers
+            p = rule.p if isinstance(rule, TopP) else None
+            row = (example.task, example.id, method, p, answer, example.answer, right, mean)
+            records.append(Record(*row, tuple(round(ratio, 4) for ratio in layer_ratios), tokens))
+        bar.update(len(part))
+    bar.close()
+    return records
+
+
+def write_records(records: list[Record], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
+
+
+def run_eval(config: EvalConfig) -> tuple[list[dict], str]:
+    """Writes records.jsonl, table.md, table.json and, with thresholds in `curve`, curve.png; returns rows and table."""
+    from zipr1.provenance import provenance
+    from zipr1.report import markdown, plot_curves, table_row
+
+    torch.set_num_threads(config.threads)
+    methods = config.methods.split(",")
+    rules = {method: rule_of(method, config.p, config.ratio) for method in methods}
+    curve = [TopP(float(p)) for p in config.curve.split(",") if p]
+    examples = examples_of(config.tasks.split(","), config.split, config.questions)
+    model, processor = load(config.model)
+    found = {method: evaluate(model, processor, examples, rule, method, config.batch_size) for method, rule in rules.items()}
+    folder = Path(config.output_dir)
+    rows = [table_row(method, records, found.get("full")) for method, records in found.items()]
+    write_records([record for records in found.values() for record in records], folder / "records.jsonl")
+    table = markdown(rows)
+    (folder / "table.md").write_text(table)
+    (folder / "table.json").write_text(json.dumps({"rows": rows, "config": asdict(config)} | provenance(), indent=1))
+    if curve:
+        points = [evaluate(model, processor, examples, rule, f"p = {rule.p:g}", config.batch_size) for rule in curve]
+        points = [table_row("zipvl", records) for records in points]
+        full = next((row["accuracy"] for row in rows if row["method"] == "full"), None)
+        plot_curves({config.model: points}, full, folder / "curve.png")
+        (folder / "curve.json").write_text(json.dumps(points, indent=1))
+    return rows, table

@@ -1,0 +1,156 @@
+"""Clips that a game engine records while it walks and turns: the source of ego.py.
+
+Source and licence: the engine ViZDoom (MIT) with the Freedoom maps of its wheel (BSD 3-clause), run without a
+window and without monsters.
+Splits: by map. train walks through Freedoom 2; val and test through episodes of Freedoom 1 that differ.
+Sample: clips("freedoom1.wad", "e2m1")[2].action -> turn left
+"""
+
+import contextlib
+import math
+import tempfile
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import vizdoom
+from PIL import Image
+
+from .draw import pick
+from .photos import wheel
+
+SIDE, FRAMES, WIDE = 96, 8, 128  # clips are kept WIDE pixels wide; a scene shows SIDE of them
+MAPS: dict[str, tuple[tuple[str, str], ...]] = {
+    # maps with little room to walk are left out: finding clips there takes seconds
+    "train": tuple(
+        ("freedoom2.wad", f"map{number:02d}") for number in (1, 3, 4, 5, 6, 7, 8, 9, 12, 14, 17, 18, 20, 21, 22, 25, 26, 29)
+    ),
+    "val": tuple(("freedoom1.wad", f"e1m{number}") for number in range(2, 8)),
+    "test": tuple(("freedoom1.wad", f"e2m{number}") for number in range(1, 8))
+    + (("freedoom1.wad", "e3m4"), ("freedoom1.wad", "e3m5")),
+}
+CLIPS_PER_MAP = 28  # a multiple of the number of actions
+ACTIONS = ("forward", "backward", "turn left", "turn right")
+WALK, TICS = 30, 3  # speed asked of the engine, engine steps between two frames of a walk
+LEAST_STEP = 14  # map units between two frames of a walk; less means that a wall is in the way
+LEAST_SPEED = 4  # map units per engine step when a walk begins
+ATTEMPTS = 4000
+POSE = (vizdoom.GameVariable.POSITION_X, vizdoom.GameVariable.POSITION_Y, vizdoom.GameVariable.ANGLE)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames as the engine drew them, and where it says that the camera was."""
+
+    action: str
+    frames: np.ndarray  # (FRAMES, SIDE, WIDE, 3)
+    poses: np.ndarray  # (FRAMES, 3): x, y, angle in degrees, anticlockwise
+
+    def mirrored(self) -> "Clip":
+        """The same walk in a mirror: the world of y turned into -y."""
+        swapped = {"turn left": "turn right", "turn right": "turn left"}.get(self.action, self.action)
+        return Clip(swapped, self.frames[:, :, ::-1], self.poses * (1, -1, -1))
+
+
+def start_engine(wad: str, level: str, folder: str) -> vizdoom.DoomGame:
+    """A map without monsters, seen by a camera without a weapon or a display; its settings go to `folder`."""
+    game = vizdoom.DoomGame()
+    game.set_doom_game_path(str(wheel("vizdoom") / wad))
+    game.set_doom_map(level)
+    game.set_doom_config_path(str(Path(folder) / "engine.ini"))  # else it is written where the user is
+    game.set_window_visible(False)
+    game.set_sound_enabled(False)
+    game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
+    game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+    game.set_render_hud(False)
+    game.set_render_weapon(False)
+    game.set_render_crosshair(False)
+    game.set_render_messages(False)
+    game.set_available_buttons([vizdoom.Button.MOVE_FORWARD_BACKWARD_DELTA, vizdoom.Button.TURN_LEFT_RIGHT_DELTA])
+    game.set_available_game_variables(list(POSE))
+    game.set_objects_info_enabled(True)
+    game.set_episode_timeout(0)
+    game.set_seed(zlib.crc32(f"{wad}/{level}".encode()))
+    # The last two: no "secret found" message and no other text over the picture.
+    game.add_game_args("-nomonsters +sv_cheats 1 +movebob 0 +cl_showsecretmessage 0 +con_midtime 0")
+    with contextlib.chdir(folder):  # the engine makes a folder of its own wherever it starts
+        game.init()
+    enter(game)
+    return game
+
+
+def enter(game: vizdoom.DoomGame) -> None:
+    """Begins the map anew."""
+    game.new_episode()
+    game.make_action([0, 0], 14)  # the engine ignores what it is told at first
+    game.send_game_command("god")
+
+
+def speed(game: vizdoom.DoomGame) -> tuple[float, float]:
+    """Map units per engine step, along x and along y."""
+    variables = vizdoom.GameVariable
+    return game.get_game_variable(variables.VELOCITY_X), game.get_game_variable(variables.VELOCITY_Y)
+
+
+def record(game: vizdoom.DoomGame, rng: np.random.Generator, action: str) -> Clip | None:
+    """One clip from where the camera stands, or None where a wall, a step or darkness spoils it."""
+    frames, poses = [], []
+    walk = {"forward": WALK, "backward": -WALK}.get(action, 0)
+    turn = {"turn left": -1, "turn right": 1}.get(action, 0) * float(rng.uniform(4, 6.5))
+    if walk:
+        game.make_action([walk, 0], 8)  # up to speed
+        if game.is_episode_finished() or np.hypot(*speed(game)) < LEAST_SPEED:
+            return None
+    for _ in range(FRAMES):
+        game.make_action([walk, turn], TICS if walk else 1)
+        if game.is_episode_finished():  # the walk went through the exit of the map
+            return None
+        state = game.get_state()
+        poses.append(state.game_variables.copy())
+        if walk and len(poses) > 1:
+            (x0, y0, angle), (x1, y1, _) = poses[-2], poses[-1]
+            heading = math.radians(angle)
+            if ((x1 - x0) * math.cos(heading) + (y1 - y0) * math.sin(heading)) * np.sign(walk) < LEAST_STEP:
+                return None
+        frames.append(state.screen_buffer.copy())
+    clip = np.stack(frames)
+    changes = np.abs(np.diff(clip.astype(np.int16), axis=0)).mean()
+    if clip.mean() < 40 or clip.std() < 20 or changes < 6:  # dark, bare, or a blank wall
+        return None
+    small = [np.asarray(Image.fromarray(frame).resize((WIDE, SIDE), Image.Resampling.BOX)) for frame in frames]
+    return Clip(action, np.stack(small), np.stack(poses))
+
+
+def explore(game: vizdoom.DoomGame, rng: np.random.Generator) -> tuple[Clip, ...]:
+    """CLIPS_PER_MAP clips of the map that `game` shows, the actions in turn."""
+    places = sorted((round(thing.position_x), round(thing.position_y)) for thing in game.get_state().objects)
+    made: list[Clip] = []
+    for _ in range(ATTEMPTS):
+        if game.is_episode_finished():
+            enter(game)
+        game.make_action([0, 0], 40)  # the engine carries speed through a warp: first come to a stand
+        if game.is_episode_finished():
+            continue
+        x, y = pick(rng, places)  # where the map has a thing, there is a floor to stand on
+        game.send_game_command(f"warp {x} {y}")
+        game.make_action([0, float(rng.integers(0, 360))])
+        game.make_action([0, 0], 3)
+        clip = None if game.is_episode_finished() else record(game, rng, ACTIONS[len(made) % len(ACTIONS)])
+        if clip is not None:
+            made.append(clip)
+            if len(made) == CLIPS_PER_MAP:
+                return tuple(made)
+    raise RuntimeError(f"only {len(made)} clips in {ATTEMPTS} attempts")
+
+
+@cache
+def clips(wad: str, level: str) -> tuple[Clip, ...]:
+    """The clips of one map, a function of its name: a fresh engine, and always the same way through the map."""
+    with tempfile.TemporaryDirectory() as folder:
+        game = start_engine(wad, level, folder)
+        try:
+            return explore(game, np.random.default_rng(zlib.crc32(f"{wad}/{level}".encode())))
+        finally:
+            game.close()

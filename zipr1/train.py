@@ -1,0 +1,213 @@
+"""ZipR1: rollout -> reward -> advantage -> update, on one screen.
+
+Policy: the model under Top-p sparse attention; reference: the same model, frozen, dense. Every random number is a function
+of (seed, step, question), so that a run that was killed ends with the same weights as one that was not.
+"""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from zipr1 import checkpoint
+from zipr1.config import Objective, TrainConfig
+from zipr1.evaluate import evaluate, examples_of
+from zipr1.grpo import Governor, clipped_surrogate, full_kl, gate, group_advantages, sampled_kl
+from zipr1.inputs import prepare
+from zipr1.model import encode, load, save, sparse
+from zipr1.provenance import provenance
+from zipr1.rewards import Reward, reward
+from zipr1.rollout import (
+    Rollout,
+    completion_logits,
+    draw_thresholds,
+    reference_logits,
+    sample,
+    token_draws,
+)
+from zipr1.selection import TopP
+from zipr1.tasks import TASKS
+from zipr1.tasks.base import Example
+
+
+def train(config: TrainConfig, quiet: bool = False) -> Path:
+    """Post-trains and returns the folder of the final model: a plain transformers folder with zipr1.json."""
+    torch.set_num_threads(config.threads)
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(log_with="tensorboard", project_dir=folder)
+    found = checkpoint.last(folder, config) if config.resume else None
+    model, processor = load(found[0] if found else config.model, dtype=torch.float32)
+    reference, _ = load(config.model, dtype=torch.float32)
+    reference.to(accelerator.device)
+    model.requires_grad_(True)
+    if config.freeze_vision:
+        model.model.visual.requires_grad_(False)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    accelerator.init_trackers("tensorboard")
+    (folder / "run.json").write_text(json.dumps({"config": asdict(config)} | provenance(), indent=1))
+
+    probe = examples_of(config.tasks, "val", config.probe_per_task)
+    start, governor = 0, None
+    if found:
+        state = found[1]
+        start, governor = state["step"], Governor(**state["governor"])
+        optimizer.load_state_dict(state["optimizer"])
+    metrics = folder / "metrics.jsonl"
+    rewind(metrics, start)
+    if governor is None:
+        measured = measure(model, processor, probe, config)
+        governor = Governor(measured["probe/full_accuracy"] - config.accuracy_tolerance, config.accuracy_margin)
+        note(metrics, accelerator, 0, measured)
+
+    bar = tqdm(range(start, config.max_steps), desc=config.preset, unit="step", disable=quiet, initial=start)
+    for step in bar:
+        began = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(step, config)
+        examples = questions(step, config)
+        with torch.no_grad():
+            encoded = encode(model, prepare(processor, examples).to(accelerator.device))  # once per question
+        first = step * config.prompts_per_step
+        place = (config.seed, step, first, config.prompts_per_step, config.num_generations)
+        model.eval()
+        rollout = sample(
+            model, encoded, draw_thresholds(config.thresholds, *place), max_new_tokens=config.max_completion_length,
+            temperature=config.temperature,
+            draws=token_draws(*place, config.max_completion_length).to(accelerator.device),
+        )  # fmt: skip
+        completions = processor.batch_decode(
+            rollout.tokens.masked_fill(~rollout.mask, processor.tokenizer.pad_token_id), skip_special_tokens=True
+        )
+        rewards = reward(examples, completions, rollout.token_ratio)
+        reference_out = reference_logits(reference, rollout, config.num_generations)
+        model.train()
+        for _ in range(config.num_iterations):
+            record = update(model, optimizer, accelerator, rollout, rewards, reference_out, governor.factor, config)
+        governor.update(rewards.accuracy.mean().item())
+        record |= {"governor/accuracy": governor.accuracy, "governor/factor": governor.factor}
+        record |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
+        if (step + 1) % config.probe_every == 0 or step + 1 == config.max_steps:
+            record |= measure(model, processor, probe, config)
+        note(metrics, accelerator, step + 1, record)
+        bar.set_postfix(reward=f"{record['reward']:.2f}", ratio=f"{record['token_ratio']:.2f}")
+        if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
+            state = {"optimizer": optimizer.state_dict(), "governor": asdict(governor)}
+            checkpoint.write(folder, step + 1, accelerator.unwrap_model(model), processor, state, config)
+    accelerator.end_training()
+    final = folder / "final"
+    settings = {"rule": "TopP", "p": config.p, "preset": config.preset, "base": config.model, "step": config.max_steps}
+    save(accelerator.unwrap_model(model), processor, final, settings)
+    return final
+
+
+def update(
+    model, optimizer, accelerator, rollout: Rollout, rewards: Reward, reference_out, factor: float, config: TrainConfig
+) -> dict[str, float]:
+    """One optimiser step on a batch of rollouts; returns its metrics."""
+    objective: Objective = config.objective
+    relax = config.relax_floor if objective.sparsity_weight else None
+    prompt = rollout.embeds["attention_mask"].shape[1]
+    with sparse(model, TopP(rollout.p), prompt_length=prompt, replay=rollout.kept, relax_floor=relax) as trace:
+        logits = completion_logits(model, rollout)
+        logp = logits.log_softmax(-1)
+        logprobs = logp.gather(2, rollout.tokens[..., None])[..., 0]
+        gates = gate(rewards.accuracy > 0, objective.gate)
+        total = rewards.total(objective.efficiency_reward, gates)
+        advantages = group_advantages(total, config.std_floor)
+        gain = clipped_surrogate(
+            logprobs, rollout.logprobs, advantages.flatten().to(logits.device), rollout.mask, config.epsilon
+        )
+        # Suppressed tokens have no probability in either; zero keeps 0 * (-inf + inf) out of the sum.
+        if objective.kl == "full":
+            finite = [part.masked_fill(part == float("-inf"), -1e4) for part in (logits, reference_out)]
+            kl = full_kl(*finite, rollout.mask)
+        else:
+            chosen = reference_out.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
+            kl = sampled_kl(logprobs, chosen, rollout.mask)
+        loss = -gain.mean() + config.beta * kl.mean()
+        if relax is not None:
+            weight = objective.sparsity_weight * (factor if objective.governed else 1.0)
+            loss = loss + weight * (gates.flatten().to(logits.device) * trace.relaxed_ratio).mean()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()}: lower learning_rate or raise relax_floor")
+        accelerator.backward(loss)
+        flips = torch.stack(trace.flipped).float().mean().item()
+    norm = accelerator.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], config.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    length = rollout.mask.sum(-1).float()
+    ratio = (logprobs.detach() - rollout.logprobs).exp()
+    outside = ((ratio - 1).abs() > config.epsilon) & rollout.mask
+    entropy = -(logp.detach().exp() * logp.detach().masked_fill(logp == float("-inf"), 0)).sum(-1)
+    return {
+        "loss": loss.item(),
+        "reward": (rewards.accuracy + rewards.efficiency).mean().item(),
+        "reward_std": total.std(-1, correction=0).mean().item(),
+        "rewards/accuracy": rewards.accuracy.mean().item(),
+        "rewards/efficiency": rewards.efficiency.mean().item(),
+        "frac_reward_zero_std": (total.std(-1, correction=0) == 0).float().mean().item(),
+        "token_ratio": rollout.token_ratio.mean().item(),
+        "kl": kl.mean().item(),
+        "entropy": (entropy * rollout.mask).sum().item() / rollout.mask.sum().item(),
+        "clip_ratio": outside.float().sum().item() / rollout.mask.sum().item(),
+        "completions/mean_length": length.mean().item(),
+        "flip_rate": flips,
+        "grad_norm": float(norm),
+    }
+
+
+def questions(step: int, config: TrainConfig) -> list[Example]:
+    """The training questions of a step, a function of (seed, step).
+
+    A step is all pictures or all clips, each as often as its share of the tasks: a clip's prompt is twice as long, and
+    padding the pictures to it would cost half the time. Tasks take turns within their kind.
+    """
+    kinds = [TASKS[name].clip for name in config.tasks]
+    clip = sorted(kinds)[step % len(kinds)]
+    names = [name for name, kind in zip(config.tasks, kinds, strict=True) if kind == clip]
+    numbers = range(step * config.prompts_per_step, (step + 1) * config.prompts_per_step)
+    # Pretraining has seen the first scenes of the train split; these are others.
+    first = 5_000_000 + config.seed * 1_000_000
+    return [TASKS[names[i % len(names)]].example("train", first + i) for i in numbers]
+
+
+def schedule(step: int, config: TrainConfig) -> float:
+    """Linear warm-up, constant, linear decay to zero."""
+    up = (step + 1) / max(config.warmup_steps, 1)
+    down = (config.max_steps - step) / max(config.decay_share * config.max_steps, 1)
+    return min(1.0, up, down)
+
+
+def measure(model, processor, probe: list[Example], config: TrainConfig) -> dict[str, float]:
+    """The curves that matter: accuracy and token ratio at the fixed p, and dense accuracy, on the frozen probe set."""
+    sparse_rows = evaluate(model, processor, probe, TopP(config.p), "probe", quiet=True)
+    dense_rows = evaluate(model, processor, probe, None, "probe", quiet=True)
+    count = len(probe)
+    return {
+        "probe/accuracy": sum(row.right for row in sparse_rows) / count,
+        "probe/token_ratio": sum(row.token_ratio for row in sparse_rows) / count,
+        "probe/full_accuracy": sum(row.right for row in dense_rows) / count,
+    }
+
+
+def note(path: Path, accelerator, step: int, record: dict[str, float]) -> None:
+    """Appends a row to metrics.jsonl and to the trackers."""
+    with path.open("a") as file:
+        file.write(json.dumps({"step": step} | record) + "\n")
+    accelerator.log(record, step=step)
+
+
+def rewind(path: Path, step: int) -> None:
+    """Drops the rows after `step`: those of a run that was killed between two checkpoints."""
+    rows = path.read_text().splitlines() if path.exists() else []
+    kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= step] if step else []
+    path.write_text("".join(row + "\n" for row in kept))
