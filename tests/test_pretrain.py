@@ -21,7 +21,7 @@ def test_packed_questions_equal_single_ones():
         for row, (scene, questions) in enumerate(zip(scenes, asked, strict=True)):
             for number, (question, answer) in enumerate(questions, 1):
                 example = Example("x", "shapes", question, answer, scene.image)
-                chat = conversation(example) + [{"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+                chat = [*conversation(example), {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
                 alone = prepare(processor, [example], [chat])
                 single = model.model(**alone, use_cache=False).last_hidden_state[0]
                 packed = hidden[row][inputs["segment"][row] == number]

@@ -10,9 +10,9 @@ from PIL import ImageFont
 from zipr1.tasks import TASKS, chart, digits, ego, photos, sign, text_only_prior, walks
 from zipr1.tasks.base import CELL, SPLITS, Scene, Task
 from zipr1.tasks.draw import COLOUR_NAMES, COLOURS, SHAPES
-from zipr1.tasks.motion import DIRECTIONS
 
 ALL_MAPS = dict(walks.MAPS)
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x to the right, y down
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
@@ -97,19 +97,19 @@ def test_scenes_use_the_sources_of_their_split_only(split, monkeypatch):
 
 @every_task
 def test_labels_have_one_class_per_visual_token(task):
-    seen = {name: set() for name in task.label_sizes}
+    seen = {name: set() for name in task.label_words}
     for index in range(40):
         scene = task.scene("train", index)
         grid = (4, 6, 6) if task.clip else (1, 8, 8)
         assert pixels(scene).shape == ((8, 96, 96, 3) if task.clip else (1, 128, 128, 3))
-        assert scene.labels.keys() == task.label_sizes.keys()
+        assert scene.labels.keys() == task.label_words.keys()
         for name, label in scene.labels.items():
             assert label.shape == grid
             assert np.issubdtype(label.dtype, np.integer)
-            assert label.min() >= 0 and label.max() < task.label_sizes[name]
+            assert label.min() >= 0 and label.max() <= len(task.label_words[name])
             seen[name] |= set(label.ravel().tolist())
     for name, classes in seen.items():
-        assert len(classes) > 0.5 * task.label_sizes[name]
+        assert len(classes) > 0.5 * len(task.label_words[name])
 
 
 def test_labels_lie_where_the_things_are():
@@ -181,14 +181,17 @@ def test_the_text_only_prior_counts_train_and_scores_test():
     class Toy(Task):
         name = "toy"
 
-        def scene(self, split, index):
-            self.rng(split, index)
-            common = "a" if index % 4 else "b"
-            return Scene(f"toy/{split}/{index}", (("Which?" if split == "train" else self.asked, common),))
+        def __init__(self, asked: str):
+            self.asked = asked
 
-    known, unknown = Toy(), Toy()
-    known.asked, unknown.asked = "Which?", "What?"
-    assert text_only_prior(known, 100) == text_only_prior(unknown, 100) == 0.75
+        def scene(self, split, index):
+            rare = index % 4 == 0
+            if split == "test":
+                return Scene("", ((self.asked, "a" if rare else "b"),))
+            return Scene("", (("Which?", "b" if rare else "a"), ("Other?", "c"), ("Another?", "c")))
+
+    assert text_only_prior(Toy("Which?"), 100) == 0.25, "train says a, which a quarter of test is"
+    assert text_only_prior(Toy("Unseen?"), 100) == 0, "c is the most frequent answer of all"
 
 
 def test_the_tallest_bar_is_the_tallest_on_the_picture():
@@ -259,7 +262,7 @@ def test_the_camera_did_what_the_answer_says(split):
     for index in range(2 * size):  # the second half are mirror images
         clip, scene = TASKS["ego"].clip_of(split, index), TASKS["ego"].scene(split, index)
         said = answer(scene, "What does the camera do?")
-        x, y, angle = clip.poses[-1] - clip.poses[0]
+        x, y, _angle = clip.poses[-1] - clip.poses[0]
         heading = math.radians(clip.poses[0, 2])
         ahead, turned = x * math.cos(heading) + y * math.sin(heading), turn_of(clip)
         found = {

@@ -74,12 +74,12 @@ def run(command: str, config) -> str:
     return json.dumps({"config": asdict(config), "validation": pretrain(config)})
 
 
-def main() -> None:
-    """The console script."""
+def main(arguments: list[str] | None = None) -> None:
+    """The console script; `arguments` default to those of the process."""
     from zipr1.checkpoint import CheckpointError
 
     try:
-        command, config = parse(sys.argv[1:])
+        command, config = parse(sys.argv[1:] if arguments is None else arguments)
         print(run(command, config))
     except (ValueError, TypeError, FileNotFoundError) as error:  # MediaError is a ValueError
         sys.exit(complain(error, 2))

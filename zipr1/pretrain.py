@@ -29,16 +29,16 @@ class PretrainConfig:
     """`zipr1 pretrain`: the embedded model from scratch."""
 
     steps: int = 2200
-    vision_steps: int = 300  # of them, the first: the vision tower alone, by the helper loss, on twice the scenes
+    vision_steps: int = 250  # of them, the first: the vision tower alone, by the helper loss, on twice the scenes
     pictures_per_task: int = 3  # scenes of each picture task in one step
     clips_per_task: int = 2
     questions_per_scene: int = 8
-    learning_rate: float = 0.006  # of Muon, for the matrices of the blocks
-    adam_learning_rate: float = 0.003  # of AdamW, for embeddings, norms, biases and heads
+    learning_rate: float = 0.004  # of Muon, for the matrices of the blocks
+    adam_learning_rate: float = 0.002  # of AdamW, for embeddings, norms, biases and heads
     weight_decay: float = 0.01
     warmup_steps: int = 100
     helper_weight: float = 1.0
-    helper_until: float = 0.9  # share of the run after which the helper loss is off
+    freeze_from: int = 100_000  # step from which the vision tower is left as it is, and with it the helper loss
     eval_every: int = 100
     eval_questions: int = 60  # of the validation split, per task
     seed: int = 0
@@ -130,28 +130,56 @@ class Batches(Dataset):
 
 
 class Helper(nn.Module):
-    """Linear heads on the visual tokens: what is here (one head per task and label), and in which row and column."""
+    """Names what lies under each visual token, in the model's own word embeddings.
 
-    def __init__(self, hidden: int):
+    A class is the mean embedding of its word's tokens, as a question and as an answer spell it; so a visual token comes
+    to lie near the words for what it shows, and the decoder can find it by a word and copy its name. With free linear
+    heads instead, the decoder had learned no such look-up after 700 steps (docs/log.md). Where the token is, it is told
+    too: its row and column (linear heads), left or right, top or bottom.
+    """
+
+    def __init__(self, hidden: int, tokenizer):
         super().__init__()
-        sizes = {f"{t.name}_{n}": k for t in TASKS.values() for n, k in t.label_sizes.items()} | {"row": 8, "col": 8}
-        self.heads = nn.ModuleDict({name: nn.Linear(hidden, size) for name, size in sizes.items()})
+        words = {f"{task.name}_{name}": w for task in TASKS.values() for name, w in task.label_words.items()}
+        words |= {"across": ("left", "right"), "down": ("top", "bottom")}
+        self.tokens = {
+            name: [
+                [
+                    t
+                    for form in (word, f" {word}", f" {word.upper()}"[: 2 if len(word) == 1 else 0])
+                    for t in tokenizer.encode(form)
+                ]
+                for word in row
+            ]
+            for name, row in words.items()
+        }
+        self.nothing = nn.ParameterDict({name: torch.zeros(1, hidden) for name in words})
+        self.place = nn.ModuleDict({name: nn.Linear(hidden, 8) for name in ("row", "col")})
 
-    def forward(self, features: list[torch.Tensor], grids: torch.Tensor, helper: dict) -> dict[str, torch.Tensor]:
+    def named(self, name: str, features: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes), class 0 nothing; features (N, hidden), embedding (V, hidden)."""
+        words = torch.stack([embedding[tokens].mean(0) for tokens in self.tokens[name]])
+        return features @ torch.cat([self.nothing[name], words]).T
+
+    def forward(self, features: list[torch.Tensor], grids: torch.Tensor, helper: dict, embedding) -> dict[str, torch.Tensor]:
         """Cross-entropy per head; `features` one (T*H*W, hidden) per scene, `grids` (B, 3) in patches."""
         losses = {}
         for name, rows in helper.items():
-            logits = self.heads[name](torch.cat([features[row] for row in rows]))
             target = torch.cat(list(rows.values()))
-            loss = F.cross_entropy(logits, target, reduction="none")
+            loss = F.cross_entropy(
+                self.named(name, torch.cat([features[row] for row in rows]), embedding), target, reduction="none"
+            )
             # Most cells hold nothing: let both halves count the same.
             losses[name] = torch.stack([loss[part].mean() for part in (target == 0, target > 0) if part.any()]).mean()
         t, h, w = grids[0].tolist()  # all scenes of a batch have one size
-        index = torch.arange(t * (h // 2) * (w // 2))
-        all_features = torch.stack(features)
-        for name, position in (("row", index // (w // 2) % (h // 2)), ("col", index % (w // 2))):
-            logits = self.heads[name](all_features)
-            losses[name] = F.cross_entropy(logits.flatten(0, 1), position.repeat(len(features)))
+        h, w = h // 2, w // 2
+        index = torch.arange(t * h * w).repeat(len(features))
+        row, col = index // w % h, index % w
+        everything = torch.cat(features)
+        for name, position in (("row", row), ("col", col)):
+            losses[name] = F.cross_entropy(self.place[name](everything), position)
+        for name, half in (("down", row // (h // 2)), ("across", col // (w // 2))):
+            losses[name] = F.cross_entropy(self.named(name, everything, embedding)[:, 1:], half)
         return losses
 
 
@@ -193,7 +221,7 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     model = build_model(processor, config.seed)
     if config.init:
         model.load_state_dict(type(model).from_pretrained(config.init, dtype=torch.float32).state_dict())
-    helper = Helper(model.config.text_config.hidden_size)
+    helper = Helper(model.config.text_config.hidden_size, processor.tokenizer)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n] + list(helper.parameters())
     optimizers = [
@@ -215,11 +243,12 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
         for step, batches in enumerate(DataLoader(Batches(config, processor), batch_size=None, num_workers=1)):
             record = {"step": step + 1}
             for batch, kind in zip(batches, ("pictures", "clips"), strict=False):
+                frozen = step >= config.freeze_from
+                model.model.visual.requires_grad_(not frozen)
                 encoded = encode(model, batch["inputs"])
                 grids = batch["inputs"].get("image_grid_thw", batch["inputs"].get("video_grid_thw"))
-                named = helper(encoded.features, grids, batch["helper"])
-                weight = config.helper_weight if step < config.helper_until * config.steps else 0.0
-                loss = weight * torch.stack(list(named.values())).mean()
+                named = helper(encoded.features, grids, batch["helper"], model.get_input_embeddings().weight)
+                loss = 0.0 if frozen else config.helper_weight * torch.stack(list(named.values())).mean()
                 record[f"{kind}_helper"] = {name: round(value.item(), 3) for name, value in named.items()}
                 if step >= config.vision_steps:
                     answers, hits = answer_loss(model, encoded.embeds, batch["inputs"])

@@ -36,7 +36,7 @@ def reference_selection(query, key, scaling: float, p: float, choice: str, recen
         count = length
     score = [a / s for a, s in zip(accumulated, seeing, strict=True)] if choice == "normalised" else accumulated
     ranked = sorted(range(length - 1), key=lambda j: -score[j])
-    return sorted(ranked[: count - 1] + [length - 1])
+    return sorted([*ranked[: count - 1], length - 1])
 
 
 def reference_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):

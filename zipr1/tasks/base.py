@@ -43,7 +43,7 @@ class Task:
 
     name: str
     clip = False  # frames instead of a picture
-    label_sizes: dict[str, int] = {}  # number of classes of each entry of Scene.labels, "nothing" included
+    label_words: dict[str, tuple[str, ...]] = {}  # what class 1, 2, ... of each entry of Scene.labels is called
 
     def scene(self, split: str, index: int) -> Scene:
         """The scene number `index` of a split: a function of its arguments alone, from sources no other split uses."""

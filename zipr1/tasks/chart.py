@@ -65,7 +65,7 @@ class Chart(Task):
     """Four bars of different colours over the letters A to D."""
 
     name = "chart"
-    label_sizes = {"letter": len(LETTERS) + 1, "colour": len(COLOUR_NAMES) + 1, "rank": len(LETTERS) + 1}
+    label_words = {"letter": tuple("abcd"), "colour": COLOUR_NAMES, "rank": ("tallest", "second", "third", "shortest")}
 
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)

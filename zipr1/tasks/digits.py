@@ -34,7 +34,7 @@ class Digits(Task):
     """Three digits side by side at a random place, dark on pale or pale on dark."""
 
     name = "digits"
-    label_sizes = {"digit": 11}
+    label_words = {"digit": tuple("0123456789"), "place": ("first", "second", "last")}
 
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
@@ -72,5 +72,8 @@ class Digits(Task):
             (f"Is there a {present}?", "yes"),
             (f"Is there a {absent}?", "no"),
         )
-        labels = {"digit": grid(areas, [d + 1 for d in digits])[np.newaxis]}
+        labels = {
+            "digit": grid(areas, [d + 1 for d in digits])[np.newaxis],
+            "place": grid(areas, [1, 2, 3])[np.newaxis],
+        }
         return Scene(f"{self.name}/{split}/{index}", questions, image, labels=labels)

@@ -18,7 +18,7 @@ class Ego(Task):
 
     name = "ego"
     clip = True
-    label_sizes = {"action": len(ACTIONS) + 1}
+    label_words = {"action": ACTIONS}
 
     def clip_of(self, split: str, index: int) -> Clip:
         """Neighbouring scenes come from different maps; after all clips of a split come their mirror images."""

@@ -20,7 +20,7 @@ class Motion(Task):
 
     name = "motion"
     clip = True
-    label_sizes = {"colour": len(COLOUR_NAMES) + 1, "shape": len(SHAPES) + 1, "direction": len(DIRECTIONS) + 1}
+    label_words = {"colour": COLOUR_NAMES, "shape": SHAPES, "direction": tuple(DIRECTIONS)}
 
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)

@@ -25,7 +25,7 @@ class Shapes(Task):
     """Three or four shapes, each in its own quarter of the picture, no two of one colour or of one shape."""
 
     name = "shapes"
-    label_sizes = {"colour": len(COLOUR_NAMES) + 1, "shape": len(SHAPES) + 1}
+    label_words = {"colour": COLOUR_NAMES, "shape": SHAPES}
 
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)

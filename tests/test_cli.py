@@ -1,0 +1,141 @@
+"""The commands as a user types them: what they print, and how they refuse."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from zipr1.cli import main
+from zipr1.model import EMBEDDED
+from zipr1.tasks import TASKS
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr) of a command."""
+    status = 0
+    try:
+        main(list(arguments))
+    except SystemExit as stop:
+        status = stop.code or 0
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    path = tmp_path_factory.mktemp("media") / "shapes.png"
+    TASKS["shapes"].example("test", 0).image.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    path = tmp_path_factory.mktemp("media") / "motion.mkv"
+    frames = TASKS["motion"].example("test", 0).frames
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=4)
+        stream.width, stream.height, stream.pix_fmt = *frames[0].size, "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
+    return path
+
+
+def test_answer_about_a_picture(capsys, picture, tmp_path):
+    out = tmp_path / "kept.png"
+    flags = ("--picture", str(out), "--json", "--compare")
+    status, text, _ = run(capsys, "answer", str(picture), "What colour is the circle?", *flags)
+    result = json.loads(text)
+    assert status == 0
+    layers = len(result["kept_tokens_per_layer"])
+    assert result["token_ratio"] == pytest.approx(sum(result["kept_tokens_per_layer"]) / layers / result["tokens"])
+    per_token = 2 * 2 * 32 * 2  # keys and values, 2 heads of 32, 2 bytes: the checkpoint is half precision
+    assert result["kv_bytes_kept"] == per_token * sum(result["kept_tokens_per_layer"])
+    assert result["kv_bytes_kept"] + result["kv_bytes_saved"] == per_token * layers * result["tokens"]
+    assert result["full"]["kept_tokens_per_layer"] == [result["tokens"]] * layers
+    drawn = np.asarray(Image.open(out))
+    assert drawn[:480].std() > 10 and Image.open(out).width >= 480
+
+
+def test_the_picture_is_dark_where_every_layer_dropped(capsys, picture, tmp_path):
+    brightness = []
+    for p in ("1.0", "0.3"):
+        out = tmp_path / f"{p}.png"
+        run(capsys, "answer", str(picture), "What colour is the circle?", "--picture", str(out), "--p", p)
+        brightness.append(np.asarray(Image.open(out).convert("L"))[:480].mean())
+    assert brightness[1] < 0.7 * brightness[0]
+
+
+def test_answer_about_a_clip_for_a_person(capsys, clip, tmp_path):
+    out = tmp_path / "kept.png"
+    status, text, _ = run(capsys, "answer", str(clip), "Which way does the circle move?", "--picture", str(out))
+    assert status == 0 and "token ratio" in text and "kept per layer" in text and "bytes kept" in text
+    assert Image.open(out).width == 2 * 480  # a contact sheet, four pairs of frames in two columns
+
+
+def test_eval_prints_the_table(capsys, tmp_path):
+    flags = ("--questions", "4", "--tasks", "shapes,motion", "--output_dir", str(tmp_path), "--threads", "1")
+    status, text, _ = run(capsys, "eval", "zipr1/tiny", "--methods", "full,zipvl,topk", "--curve", "0.9,0.99", "--json", *flags)
+    rows = json.loads(text)
+    assert status == 0 and [row["method"] for row in rows] == ["full", "zipvl", "topk"]
+    assert rows[0]["token_ratio"] == 1 and 0.1 < rows[1]["token_ratio"] < 1 and 0.25 <= rows[2]["token_ratio"] < 0.27
+    for row in rows:
+        assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
+        assert row["accuracy"] == pytest.approx(sum(row["per_task"].values()) / 2)
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").open()]
+    assert len(records) == 24 and records[0]["id"].startswith("shapes/test/0/")
+    assert {"task", "id", "method", "p", "answer", "right", "token_ratio", "layer_ratios"} <= records[0].keys()
+    saved = json.loads((tmp_path / "table.json").read_text())
+    assert saved["rows"] == rows and saved["versions"]["transformers"] and saved["commit"]
+    assert (tmp_path / "table.md").read_text().count("\n") == 5
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert curve[0]["token_ratio"] < curve[1]["token_ratio"] and (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def other_family(folder):
+    shutil.copytree(EMBEDDED["zipr1/tiny"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": config["text_config"]["vocab_size"]}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        (["answer", "none.png", "What?"], 2, "none.png: no such file"),
+        (["answer", "{broken}", "What?"], 2, "broken.png"),
+        (["answer", "{picture}", "  "], 2, "question is empty"),
+        (["answer", "{picture}", "What?", "--p", "1.5"], 2, "p=1.5"),
+        (["answer", "{picture}", "What?", "--p", "0"], 2, "p=0"),
+        (["answer", "{picture}", "What?", "--model", "{other}"], 2, "'gpt2' is not supported; use one of qwen2_vl"),
+        (["answer", "{picture}", "What?", "--model", "no/such/folder"], 2, "neither a model folder nor a hub id"),
+        (["answer", "{picture}", "{long}"], 2, "4096 positions"),
+        (["answer", "{picture}", "What?", "--bogus", "1"], 2, "bogus"),
+        (["train", "{recipe}"], 2, "learning_speed"),
+        (["train", "none.yaml"], 2, "none.yaml"),
+        (["train", "--tasks", "[shapes,golf]"], 2, "golf"),
+        (["eval", "zipr1/tiny", "--methods", "full,magic"], 2, "magic"),
+        (["eval", "zipr1/tiny", "--tasks", "golf"], 2, "golf"),
+        (["demo", "--recipe", "none.yaml"], 2, "none.yaml"),
+        (["answer", "{picture}", "What?", "--model", "owner/none"], 1, "owner/none"),
+    ],
+)
+def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, status, word):
+    (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:300])
+    (tmp_path / "recipe.yaml").write_text("max_steps: 3\nlearning_speed: 1\n")
+    places = {
+        "broken": tmp_path / "broken.png", "picture": picture, "recipe": tmp_path / "recipe.yaml",
+        "other": other_family(tmp_path / "other"), "long": "why " * 5000,
+    }  # fmt: skip
+    got, out, err = run(capsys, *(argument.format(**places) for argument in arguments))
+    assert got == status and word in err and "Traceback" not in err and out == ""
+
+
+def test_the_installed_command_works():
+    done = subprocess.run([sys.executable, "-m", "zipr1.cli", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and all(name in done.stdout for name in ("answer", "train", "eval", "demo", "pretrain"))
