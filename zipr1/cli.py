@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 def add_command(commands, name: str, settings: type, flags: tuple[str, ...] = (), positional: tuple[str, ...] = ()) -> None:
     """A subcommand whose options are the fields of a dataclass; a YAML file may hold any of them."""
-    parser = ArgumentParser(description=settings.__doc__)
+    parser = ArgumentParser(description=settings.__doc__, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options; also as first argument")
     for field in positional:
         parser.add_argument(field, type=str)
@@ -35,7 +35,7 @@ def parse(arguments: list[str]):
     settings = {
         "answer": AnswerConfig, "train": TrainConfig, "eval": EvalConfig, "demo": DemoConfig, "pretrain": PretrainConfig,
     }  # fmt: skip
-    parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.")
+    parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
     commands = parser.add_subcommands(dest="command")
     add_command(commands, "answer", AnswerConfig, ("compare", "json"), ("file", "question"))
     add_command(commands, "train", TrainConfig, ("resume",))

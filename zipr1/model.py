@@ -26,7 +26,10 @@ def load(name: str | Path, **kwargs) -> tuple:
     source = EMBEDDED.get(str(name), name)
     if not Path(source).is_dir() and str(source).count("/") != 1:
         raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
-    family = AutoConfig.from_pretrained(source).model_type
+    try:
+        family = AutoConfig.from_pretrained(source).model_type
+    except OSError as error:  # its own message does not name the model
+        raise OSError(f"{name}: no model could be loaded ({error})") from error
     if family not in FAMILIES:
         raise ValueError(f"{name}: model family {family!r} is not supported; use one of {', '.join(FAMILIES)}")
     model = AutoModelForImageTextToText.from_pretrained(source, **kwargs)
