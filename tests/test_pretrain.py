@@ -5,7 +5,7 @@ from conftest import random_model, tiny_processor
 
 from zipr1.inputs import conversation, prepare
 from zipr1.model import encode
-from zipr1.pretrain import IGNORE, isolate, pack
+from zipr1.packing import IGNORE, isolate, pack
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
 
