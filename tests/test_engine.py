@@ -213,6 +213,15 @@ def test_gradient_checkpointing_recomputes_the_same_selection(model, batch):
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_backward_outside_the_block_is_refused_under_checkpointing(model, batch):
+    model = random_model(model.config.model_type).requires_grad_(True).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    with sparse(model, TopP(0.7)):
+        loss = model(**batch, use_cache=False).logits.sum()
+    with pytest.raises(RuntimeError, match="inside the"):
+        loss.backward()
+
+
 def test_relaxed_ratio_is_within_one_token_of_the_measured_one(model, batch):
     _, trace = logits(model, batch, rule=TopP(0.9), relax_floor=0.0)
     difference = trace.token_ratio - trace.relaxed_ratio

@@ -23,7 +23,7 @@ from zipr1.rollout import completion_logits, draw_thresholds, reference_logits, 
 from zipr1.selection import TopP
 from zipr1.train import train
 
-SMALL = {"tasks": ["shapes"], "prompts_per_step": 2, "num_generations": 4, "probe_per_task": 2, "probe_every": 50}
+SMALL = {"tasks": ["shapes"], "prompts_per_step": 2, "num_generations": 4, "probe_per_task": 2, "baseline_steps": 2}
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(run(command, config))
     except (ValueError, TypeError, FileNotFoundError) as error:  # MediaError is a ValueError
         sys.exit(complain(error, 2))
-    except (CheckpointError, OSError, FloatingPointError) as error:
+    except (CheckpointError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         sys.exit(complain(error, 1))
 
 

@@ -63,11 +63,12 @@ class TrainConfig:
     gate: Literal["none", "group", "answer"] | None = None
     kl: Literal["sampled", "full"] | None = None
     governed: bool | None = None
-    accuracy_tolerance: float = 0.01  # below the dense accuracy on the probe set, where the governor aims
-    accuracy_margin: float = 0.03  # below that aim, where sparsity stops counting
+    baseline_steps: int = 30  # steps' worth of questions on which the dense accuracy is measured that the governor holds
+    accuracy_tolerance: float = 0.0  # below that accuracy, where the governor aims
+    accuracy_margin: float = 0.05  # below that aim, where sparsity stops counting
     relax_floor: float = 0.1  # bounds the pathwise gradient, in units of the mean score
     p: float = 0.975  # the fixed threshold that is measured and recommended for inference
-    probe_every: int = 50  # steps between measurements on the frozen probe set
+    probe_every: int = 100  # steps between measurements on the frozen probe set
     probe_per_task: int = 20  # questions of the validation split
     save_steps: int = 100
     save_total_limit: int = 2

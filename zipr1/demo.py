@@ -31,9 +31,9 @@ class DemoConfig:
 
     recipe: str = "recipes/tiny_zipr1.yaml"  # settings of both trainings; the presets are added
     output_dir: str = "runs/demo"
-    questions: int = 150  # per task, of the test split, for the table
-    curve_questions: int = 40  # per task, for each point of the curve
-    curve: str = "0.8,0.9,0.95,0.975,0.99"
+    questions: int = 120  # per task, of the test split, for the table
+    curve_questions: int = 30  # per task, for each point of the curve
+    curve: str = "0.8,0.9,0.95,0.975"
     json: bool = False  # print the rows of the table as JSON
     max_steps: int | None = None  # None: the recipe's
 

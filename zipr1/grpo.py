@@ -70,7 +70,7 @@ class Governor:
 
     target: float
     margin: float
-    momentum: float = 0.9
+    momentum: float = 0.95
     accuracy: float | None = None
 
     def update(self, accuracy: float) -> None:

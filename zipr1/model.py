@@ -108,12 +108,26 @@ def sparse(
         kwargs[NAME] = Call(rule, trace, cache, past, prompt_length, replay, relax_floor, min_tokens)
         return args, kwargs
 
-    handle = text.register_forward_pre_hook(set_call, with_kwargs=True)
+    inside = True
+
+    def guard(module, args, output):
+        """A checkpointed layer that is recomputed outside the block would run dense: a wrong gradient without a word."""
+
+        def check(gradient):
+            if not inside:
+                raise RuntimeError("gradient checkpointing: call backward() inside the `with zipr1.sparse(...)` block")
+
+        if model.is_gradient_checkpointing and output[0].requires_grad:
+            output[0].register_hook(check)
+
+    handles = [text.register_forward_pre_hook(set_call, with_kwargs=True), text.register_forward_hook(guard)]
     try:
         model.set_attn_implementation({"text_config": implementation})
         yield trace
     finally:
-        handle.remove()
+        inside = False
+        for handle in handles:
+            handle.remove()
         model.set_attn_implementation({"text_config": before})
 
 

@@ -64,8 +64,8 @@ def train(config: TrainConfig, quiet: bool = False) -> Path:
     metrics = folder / "metrics.jsonl"
     rewind(metrics, start)
     if governor is None:
-        measured = measure(model, processor, probe, config)
-        governor = Governor(measured["probe/full_accuracy"] - config.accuracy_tolerance, config.accuracy_margin)
+        measured = measure(model, processor, probe, config) | {"baseline": baseline(reference, processor, config)}
+        governor = Governor(measured["baseline"] - config.accuracy_tolerance, config.accuracy_margin)
         note(metrics, accelerator, 0, measured)
 
     bar = tqdm(range(start, config.max_steps), desc=config.preset, unit="step", disable=quiet, initial=start)
@@ -73,21 +73,9 @@ def train(config: TrainConfig, quiet: bool = False) -> Path:
         began = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config)
-        examples = questions(step, config)
-        with torch.no_grad():
-            encoded = encode(model, prepare(processor, examples).to(accelerator.device))  # once per question
-        first = step * config.prompts_per_step
-        place = (config.seed, step, first, config.prompts_per_step, config.num_generations)
+        thresholds = draw_thresholds(config.thresholds, *place(step, config, config.num_generations))
         model.eval()
-        rollout = sample(
-            model, encoded, draw_thresholds(config.thresholds, *place), max_new_tokens=config.max_completion_length,
-            temperature=config.temperature,
-            draws=token_draws(*place, config.max_completion_length).to(accelerator.device),
-        )  # fmt: skip
-        completions = processor.batch_decode(
-            rollout.tokens.masked_fill(~rollout.mask, processor.tokenizer.pad_token_id), skip_special_tokens=True
-        )
-        rewards = reward(examples, completions, rollout.token_ratio)
+        rollout, rewards = roll(model, processor, step, thresholds, config)
         reference_out = reference_logits(reference, rollout, config.num_generations)
         model.train()
         for _ in range(config.num_iterations):
@@ -107,6 +95,32 @@ def train(config: TrainConfig, quiet: bool = False) -> Path:
     settings = {"rule": "TopP", "p": config.p, "preset": config.preset, "base": config.model, "step": config.max_steps}
     save(accelerator.unwrap_model(model), processor, final, settings)
     return final
+
+
+def place(step: int, config: TrainConfig, group: int) -> tuple[int, int, int, int, int]:
+    """What the random numbers of a step are a function of: (seed, step, first question, questions, group)."""
+    return config.seed, step, step * config.prompts_per_step, config.prompts_per_step, group
+
+
+def roll(model, processor, step: int, p: tuple[float, ...], config: TrainConfig) -> tuple[Rollout, Reward]:
+    """The rollouts of a step's questions under the thresholds p, and their rewards."""
+    examples = questions(step, config)
+    with torch.no_grad():
+        encoded = encode(model, prepare(processor, examples).to(model.device))  # once per question
+    draws = token_draws(*place(step, config, len(p) // len(examples)), config.max_completion_length).to(model.device)
+    rollout = sample(
+        model, encoded, p, max_new_tokens=config.max_completion_length, temperature=config.temperature, draws=draws
+    )
+    tokens = rollout.tokens.masked_fill(~rollout.mask, processor.tokenizer.pad_token_id)
+    completions = processor.batch_decode(tokens, skip_special_tokens=True)
+    return rollout, reward(examples, completions, rollout.token_ratio)
+
+
+def baseline(reference, processor, config: TrainConfig) -> float:
+    """What the governor holds: the accuracy of the dense model, sampled as the rollouts are, on the run's first questions."""
+    dense = (1.0,) * (2 * config.prompts_per_step)
+    rewards = [roll(reference, processor, step, dense, config)[1] for step in range(config.baseline_steps)]
+    return torch.stack([reward.accuracy.mean() for reward in rewards]).mean().item()
 
 
 def update(

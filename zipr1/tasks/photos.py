@@ -35,7 +35,7 @@ def wheel(package: str) -> Path:
     """The folder of an installed package, found without importing it: importing scikit-learn takes seconds."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{package} is not installed: the tasks read its data files")
+        raise ModuleNotFoundError(f"{package} is not installed: the tasks read its data; pip install 'zipr1[tasks]'")
     return Path(spec.origin).parent
 
 

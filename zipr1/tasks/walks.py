@@ -13,13 +13,16 @@ import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import vizdoom
 from PIL import Image
 
 from .draw import pick
 from .photos import wheel
+
+if TYPE_CHECKING:
+    from vizdoom import DoomGame  # imported where the engine is started: only this task needs it
 
 SIDE, FRAMES, WIDE = 96, 8, 128  # clips are kept WIDE pixels wide; a scene shows SIDE of them
 MAPS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -38,7 +41,6 @@ WALK, TICS = 30, 3  # speed asked of the engine, engine steps between two frames
 LEAST_STEP = 14  # map units between two frames of a walk; less means that a wall is in the way
 LEAST_SPEED = 4  # map units per engine step when a walk begins
 ATTEMPTS = 4000
-POSE = (vizdoom.GameVariable.POSITION_X, vizdoom.GameVariable.POSITION_Y, vizdoom.GameVariable.ANGLE)
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,13 @@ class Clip:
         return Clip(swapped, self.frames[:, :, ::-1], self.poses * (1, -1, -1))
 
 
-def start_engine(wad: str, level: str, folder: str) -> vizdoom.DoomGame:
+def start_engine(wad: str, level: str, folder: str) -> "DoomGame":
     """A map without monsters, seen by a camera without a weapon or a display; its settings go to `folder`."""
+    data = wheel("vizdoom")
+    import vizdoom
+
     game = vizdoom.DoomGame()
-    game.set_doom_game_path(str(wheel("vizdoom") / wad))
+    game.set_doom_game_path(str(data / wad))
     game.set_doom_map(level)
     game.set_doom_config_path(str(Path(folder) / "engine.ini"))  # else it is written where the user is
     game.set_window_visible(False)
@@ -70,7 +75,9 @@ def start_engine(wad: str, level: str, folder: str) -> vizdoom.DoomGame:
     game.set_render_crosshair(False)
     game.set_render_messages(False)
     game.set_available_buttons([vizdoom.Button.MOVE_FORWARD_BACKWARD_DELTA, vizdoom.Button.TURN_LEFT_RIGHT_DELTA])
-    game.set_available_game_variables(list(POSE))
+    names = vizdoom.GameVariable
+    pose = [names.POSITION_X, names.POSITION_Y, names.ANGLE]
+    game.set_available_game_variables([*pose, names.VELOCITY_X, names.VELOCITY_Y])
     game.set_objects_info_enabled(True)
     game.set_episode_timeout(0)
     game.set_seed(zlib.crc32(f"{wad}/{level}".encode()))
@@ -82,20 +89,19 @@ def start_engine(wad: str, level: str, folder: str) -> vizdoom.DoomGame:
     return game
 
 
-def enter(game: vizdoom.DoomGame) -> None:
+def enter(game: "DoomGame") -> None:
     """Begins the map anew."""
     game.new_episode()
     game.make_action([0, 0], 14)  # the engine ignores what it is told at first
     game.send_game_command("god")
 
 
-def speed(game: vizdoom.DoomGame) -> tuple[float, float]:
+def speed(game: "DoomGame") -> tuple[float, float]:
     """Map units per engine step, along x and along y."""
-    variables = vizdoom.GameVariable
-    return game.get_game_variable(variables.VELOCITY_X), game.get_game_variable(variables.VELOCITY_Y)
+    return tuple(game.get_state().game_variables[3:])
 
 
-def record(game: vizdoom.DoomGame, rng: np.random.Generator, action: str) -> Clip | None:
+def record(game: "DoomGame", rng: np.random.Generator, action: str) -> Clip | None:
     """One clip from where the camera stands, or None where a wall, a step or darkness spoils it."""
     frames, poses = [], []
     walk = {"forward": WALK, "backward": -WALK}.get(action, 0)
@@ -109,7 +115,7 @@ def record(game: vizdoom.DoomGame, rng: np.random.Generator, action: str) -> Cli
         if game.is_episode_finished():  # the walk went through the exit of the map
             return None
         state = game.get_state()
-        poses.append(state.game_variables.copy())
+        poses.append(state.game_variables[:3].copy())
         if walk and len(poses) > 1:
             (x0, y0, angle), (x1, y1, _) = poses[-2], poses[-1]
             heading = math.radians(angle)
@@ -124,7 +130,7 @@ def record(game: vizdoom.DoomGame, rng: np.random.Generator, action: str) -> Cli
     return Clip(action, np.stack(small), np.stack(poses))
 
 
-def explore(game: vizdoom.DoomGame, rng: np.random.Generator) -> tuple[Clip, ...]:
+def explore(game: "DoomGame", rng: np.random.Generator) -> tuple[Clip, ...]:
     """CLIPS_PER_MAP clips of the map that `game` shows, the actions in turn."""
     places = sorted((round(thing.position_x), round(thing.position_y)) for thing in game.get_state().objects)
     made: list[Clip] = []
