@@ -55,11 +55,13 @@ def test_gates():
 
 
 def test_governor_lets_go_when_accuracy_falls():
-    governor = Governor(target=0.9, margin=0.1, momentum=0.5)
+    governor = Governor(tolerance=0.02, margin=0.1, momentum=0.5)
     assert governor.factor == 1.0
-    governor.update(0.9)
-    assert governor.factor == 1.0
-    governor.update(0.8)  # running 0.85: half way down
+    governor.update(-0.04)  # running gap -0.02: as far as is tolerated
+    assert governor.factor == pytest.approx(1.0)
+    governor.update(-0.12)  # running gap -0.07: half way down
     assert governor.factor == pytest.approx(0.5)
-    governor.update(0.0)
+    governor.update(-1.0)
     assert governor.factor == 0.0
+    governor.update(1.0)
+    assert governor.factor == 1.0

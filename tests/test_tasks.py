@@ -157,15 +157,14 @@ def test_questions_and_answers_keep_to_the_form(task):
             assert (example.question, example.answer) in scene.questions
 
 
-@every_task
-def test_yes_and_no_are_balanced(task):
+def test_yes_and_no_are_balanced():
     """Over all such questions, and so over each way to begin one."""
+    task = TASKS["ego"]  # the only one that asks them
     by_start: dict[str, Counter] = {}
     for index in range(112):
         for question, reply in task.scene("train", index).questions:
             if reply in ("yes", "no"):
                 by_start.setdefault(" ".join(question.split()[:2]), Counter())[reply] += 1
-    assert by_start
     total = sum(by_start.values(), Counter())
     assert 0.45 < total["yes"] / total.total() < 0.55
     for start, counts in by_start.items():
@@ -205,10 +204,6 @@ def test_the_tallest_bar_is_the_tallest_on_the_picture():
         assert "abcd"[int(np.argmax(bars))] == answer(scene, "Which bar is the tallest?")
         assert "abcd"[int(np.argmin(bars))] == answer(scene, "Which bar is the shortest?")
         assert np.diff(sorted(bars)).min() >= 0.08 * max(bars)
-        for question, reply in scene.questions:
-            if question.startswith("Is bar"):
-                one, two = ("ABCD".index(question[place]) for place in (7, -2))
-                assert (reply == "yes") == (bars[one] > bars[two])
 
 
 def test_the_direction_is_that_of_the_pixels():

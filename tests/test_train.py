@@ -21,9 +21,9 @@ from zipr1.model import encode, load, sparse
 from zipr1.rewards import reward
 from zipr1.rollout import completion_logits, draw_thresholds, reference_logits, sample, token_draws
 from zipr1.selection import TopP
-from zipr1.train import train
+from zipr1.train import expected_accuracy, train
 
-SMALL = {"tasks": ["shapes"], "prompts_per_step": 2, "num_generations": 4, "probe_per_task": 2, "baseline_steps": 2}
+SMALL = {"tasks": ["shapes"], "prompts_per_step": 2, "num_generations": 4, "probe_per_task": 2}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,18 @@ def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
     once = reference_logits(model, rollout, group=4)
     mask = rollout.mask[..., None].expand_as(every) & torch.isfinite(every)
     torch.testing.assert_close(once[mask], every[mask], rtol=1e-4, atol=1e-4)
+
+
+def test_expected_accuracy_is_the_share_of_right_samples(tiny, rolled):
+    """Against 200 dense samples of each question."""
+    model, processor = tiny
+    examples, encoded, rollout = rolled
+    expected = expected_accuracy(model, processor, examples, rollout)
+    place = (1, 0, 0, 4, 200)
+    many = sample(model, encoded, (1.0,) * 800, max_new_tokens=5, temperature=1.0, draws=token_draws(*place, 5))
+    tokens = many.tokens.masked_fill(~many.mask, processor.tokenizer.pad_token_id)
+    right = reward(examples, processor.batch_decode(tokens, skip_special_tokens=True), many.token_ratio).accuracy
+    torch.testing.assert_close(right.mean(-1), expected, rtol=0, atol=0.1)
 
 
 def test_placeholders_are_never_sampled(tiny, rolled):

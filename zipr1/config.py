@@ -14,6 +14,8 @@ class Objective:
     sparsity_weight: weight of the pathwise gradient of the token ratio.
     gate: which rollouts may earn for sparsity, in either way.
     kl: over the full vocabulary, or estimated from the sampled tokens as GRPO does.
+    beta: weight of the KL to the dense reference.
+    std_floor: least standard deviation that advantages are divided by; 1 leaves rewards of at most 1 undivided.
     governed: the sparsity weight follows the running accuracy, so that accuracy is held.
     """
 
@@ -21,14 +23,20 @@ class Objective:
     sparsity_weight: float
     gate: Literal["none", "group", "answer"]
     kl: Literal["sampled", "full"]
+    beta: float
+    std_floor: float
     governed: bool
 
 
 PRESETS = {
-    # ZipR1, Eq. 4 and 5 as printed; "we equally combine" the two rewards (section 2.2); KL as GRPO estimates it.
-    "paper": Objective(efficiency_reward=1.0, sparsity_weight=0.0, gate="none", kl="sampled", governed=False),
-    # The same objective with the pathwise term of its gradient (docs/decisions.md).
-    "exact": Objective(efficiency_reward=0.0, sparsity_weight=0.3, gate="answer", kl="full", governed=True),
+    # ZipR1, Eq. 4 and 5 as printed; "we equally combine" the two rewards (section 2.2); KL and its weight as in GRPO.
+    "paper": Objective(
+        efficiency_reward=1.0, sparsity_weight=0.0, gate="none", kl="sampled", beta=0.04, std_floor=1e-4, governed=False
+    ),
+    # The same objective with the pathwise term of its gradient; undivided advantages as in Dr. GRPO (arXiv 2503.20783).
+    "exact": Objective(
+        efficiency_reward=0.0, sparsity_weight=1.0, gate="answer", kl="full", beta=1.0, std_floor=1.0, governed=True
+    ),
 }
 
 
@@ -51,10 +59,8 @@ class TrainConfig:
     decay_share: float = 0.3  # of the run, at its end, over which the learning rate falls to zero
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
-    beta: float = 0.04  # weight of the KL to the dense reference
     epsilon: float = 0.2  # clip range of the importance ratio
     num_iterations: int = 1  # optimiser steps on each batch of rollouts
-    std_floor: float = 1e-4  # least standard deviation that advantages are divided by
     freeze_vision: bool = True
     gradient_checkpointing: bool = False
     # None: the preset's value
@@ -62,10 +68,11 @@ class TrainConfig:
     sparsity_weight: float | None = None
     gate: Literal["none", "group", "answer"] | None = None
     kl: Literal["sampled", "full"] | None = None
+    beta: float | None = None
+    std_floor: float | None = None
     governed: bool | None = None
-    baseline_steps: int = 30  # steps' worth of questions on which the dense accuracy is measured that the governor holds
-    accuracy_tolerance: float = 0.0  # below that accuracy, where the governor aims
-    accuracy_margin: float = 0.05  # below that aim, where sparsity stops counting
+    accuracy_tolerance: float = 0.02  # by which rollouts may be less often right than the dense reference
+    accuracy_margin: float = 0.05  # beyond that, where sparsity stops counting
     relax_floor: float = 0.1  # bounds the pathwise gradient, in units of the mean score
     p: float = 0.975  # the fixed threshold that is measured and recommended for inference
     probe_every: int = 100  # steps between measurements on the frozen probe set

@@ -62,23 +62,21 @@ def gate(right: torch.Tensor, kind: Literal["none", "group", "answer"]) -> torch
 
 @dataclass
 class Governor:
-    """Holds accuracy while the token ratio falls: scales the weight of the sparsity term by the running accuracy.
+    """Holds accuracy while the token ratio falls: scales the weight of the sparsity term by the running accuracy gap.
 
-    Full weight at or above `target`, none at `target - margin` or below, linear between; the running accuracy is an
-    exponential mean with the given `momentum`, of rollouts under the sparse policy.
+    The gap is the accuracy of the sparse rollouts minus that of the dense reference on the same questions, which cancels how
+    hard the questions happen to be. Full weight at a gap of -tolerance or better, none at -tolerance - margin, linear
+    between; the running gap is an exponential mean.
     """
 
-    target: float
+    tolerance: float
     margin: float
     momentum: float = 0.95
-    accuracy: float | None = None
+    gap: float = 0.0
 
-    def update(self, accuracy: float) -> None:
-        before = accuracy if self.accuracy is None else self.accuracy
-        self.accuracy = self.momentum * before + (1 - self.momentum) * accuracy
+    def update(self, gap: float) -> None:
+        self.gap = self.momentum * self.gap + (1 - self.momentum) * gap
 
     @property
     def factor(self) -> float:
-        if self.accuracy is None:
-            return 1.0
-        return min(1.0, max(0.0, (self.accuracy - self.target + self.margin) / self.margin))
+        return min(1.0, max(0.0, (self.gap + self.tolerance + self.margin) / self.margin))

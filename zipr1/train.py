@@ -6,7 +6,7 @@ of (seed, step, question), so that a run that was killed ends with the same weig
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -64,9 +64,8 @@ def train(config: TrainConfig, quiet: bool = False) -> Path:
     metrics = folder / "metrics.jsonl"
     rewind(metrics, start)
     if governor is None:
-        measured = measure(model, processor, probe, config) | {"baseline": baseline(reference, processor, config)}
-        governor = Governor(measured["baseline"] - config.accuracy_tolerance, config.accuracy_margin)
-        note(metrics, accelerator, 0, measured)
+        governor = Governor(config.accuracy_tolerance, config.accuracy_margin)
+        note(metrics, accelerator, 0, measure(model, processor, probe, config))
 
     bar = tqdm(range(start, config.max_steps), desc=config.preset, unit="step", disable=quiet, initial=start)
     for step in bar:
@@ -75,13 +74,15 @@ def train(config: TrainConfig, quiet: bool = False) -> Path:
             group["lr"] = config.learning_rate * schedule(step, config)
         thresholds = draw_thresholds(config.thresholds, *place(step, config, config.num_generations))
         model.eval()
-        rollout, rewards = roll(model, processor, step, thresholds, config)
+        examples = questions(step, config)
+        rollout, rewards = roll(model, processor, examples, step, thresholds, config)
         reference_out = reference_logits(reference, rollout, config.num_generations)
         model.train()
         for _ in range(config.num_iterations):
             record = update(model, optimizer, accelerator, rollout, rewards, reference_out, governor.factor, config)
-        governor.update(rewards.accuracy.mean().item())
-        record |= {"governor/accuracy": governor.accuracy, "governor/factor": governor.factor}
+        expected = expected_accuracy(reference, processor, examples, rollout).mean().item()
+        governor.update(rewards.accuracy.mean().item() - expected)
+        record |= {"reference_accuracy": expected, "governor/gap": governor.gap, "governor/factor": governor.factor}
         record |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
         if (step + 1) % config.probe_every == 0 or step + 1 == config.max_steps:
             record |= measure(model, processor, probe, config)
@@ -102,9 +103,10 @@ def place(step: int, config: TrainConfig, group: int) -> tuple[int, int, int, in
     return config.seed, step, step * config.prompts_per_step, config.prompts_per_step, group
 
 
-def roll(model, processor, step: int, p: tuple[float, ...], config: TrainConfig) -> tuple[Rollout, Reward]:
+def roll(
+    model, processor, examples: list[Example], step: int, p: tuple[float, ...], config: TrainConfig
+) -> tuple[Rollout, Reward]:
     """The rollouts of a step's questions under the thresholds p, and their rewards."""
-    examples = questions(step, config)
     with torch.no_grad():
         encoded = encode(model, prepare(processor, examples).to(model.device))  # once per question
     draws = token_draws(*place(step, config, len(p) // len(examples)), config.max_completion_length).to(model.device)
@@ -116,11 +118,20 @@ def roll(model, processor, step: int, p: tuple[float, ...], config: TrainConfig)
     return rollout, reward(examples, completions, rollout.token_ratio)
 
 
-def baseline(reference, processor, config: TrainConfig) -> float:
-    """What the governor holds: the accuracy of the dense model, sampled as the rollouts are, on the run's first questions."""
-    dense = (1.0,) * (2 * config.prompts_per_step)
-    rewards = [roll(reference, processor, step, dense, config)[1] for step in range(config.baseline_steps)]
-    return torch.stack([reward.accuracy.mean() for reward in rewards]).mean().item()
+@torch.no_grad()
+def expected_accuracy(reference, processor, examples: list[Example], rollout: Rollout) -> torch.Tensor:
+    """(B,) how often the dense reference would be right, exactly: the probability that it samples the expected answer."""
+    group = rollout.tokens.shape[0] // len(examples)
+    end = processor.tokenizer.eos_token_id
+    answers = [[*processor.tokenizer.encode(example.answer, add_special_tokens=False), end] for example in examples]
+    longest = max(map(len, answers))
+    device = rollout.tokens.device
+    tokens = torch.tensor([answer + [end] * (longest - len(answer)) for answer in answers], device=device)
+    mask = torch.tensor([[i < len(answer) for i in range(longest)] for answer in answers], device=device)
+    embeds = {n: t[:, ::group] if n == "position_ids" else t[::group] for n, t in rollout.embeds.items()}
+    logits = completion_logits(reference, replace(rollout, embeds=embeds, tokens=tokens, mask=mask))
+    logp = logits.log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+    return (logp * mask).sum(-1).exp()
 
 
 def update(
@@ -136,7 +147,7 @@ def update(
         logprobs = logp.gather(2, rollout.tokens[..., None])[..., 0]
         gates = gate(rewards.accuracy > 0, objective.gate)
         total = rewards.total(objective.efficiency_reward, gates)
-        advantages = group_advantages(total, config.std_floor)
+        advantages = group_advantages(total, objective.std_floor)
         gain = clipped_surrogate(
             logprobs, rollout.logprobs, advantages.flatten().to(logits.device), rollout.mask, config.epsilon
         )
@@ -147,7 +158,7 @@ def update(
         else:
             chosen = reference_out.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
             kl = sampled_kl(logprobs, chosen, rollout.mask)
-        loss = -gain.mean() + config.beta * kl.mean()
+        loss = -gain.mean() + objective.beta * kl.mean()
         if relax is not None:
             weight = objective.sparsity_weight * (factor if objective.governed else 1.0)
             loss = loss + weight * (gates.flatten().to(logits.device) * trace.relaxed_ratio).mean()

@@ -90,8 +90,6 @@ class Chart(Task):
         draw.line((0, floor, SIDE, floor), fill=(40, 40, 40))
 
         order = np.argsort(heights)  # from the shortest to the tallest
-        low, high = sorted((int(p) for p in rng.permutation(4)[:2]), key=lambda place: heights[place])
-        less, more = sorted((int(p) for p in rng.permutation(4)[:2]), key=lambda place: heights[place])
         one, two = (int(p) for p in rng.permutation(4)[:2])
         names = [letter.upper() for letter in LETTERS]
         questions = (
@@ -101,8 +99,6 @@ class Chart(Task):
             ("What colour is the shortest bar?", colours[order[0]]),
             (f"What colour is bar {names[one]}?", colours[one]),
             (f"Which bar is {colours[two]}?", LETTERS[two]),
-            (f"Is bar {names[high]} taller than bar {names[low]}?", "yes"),
-            (f"Is bar {names[less]} taller than bar {names[more]}?", "no"),
         )
         labels = {
             "letter": grid(areas, (1, 2, 3, 4))[np.newaxis],

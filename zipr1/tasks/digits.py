@@ -59,8 +59,6 @@ class Digits(Task):
             areas.append(coverage(area))
 
         number = "".join(map(str, digits))
-        present = pick(rng, digits)
-        absent = pick(rng, [d for d in range(10) if d not in digits])
         questions = (
             # three wordings: reading the whole number is a good third of the task
             ("What number is written?", number),
@@ -69,8 +67,6 @@ class Digits(Task):
             ("What is the first digit?", number[0]),
             ("What is the second digit?", number[1]),
             ("What is the last digit?", number[2]),
-            (f"Is there a {present}?", "yes"),
-            (f"Is there a {absent}?", "no"),
         )
         labels = {
             "digit": grid(areas, [d + 1 for d in digits])[np.newaxis],

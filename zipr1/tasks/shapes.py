@@ -16,11 +16,6 @@ HALF = SIDE // 2
 BLOCK = 2 * CELL
 
 
-def present(colour: str, shape: str) -> str:
-    """The question whether there is such an object."""
-    return f"Is there {'an' if colour[0] in 'aeiou' else 'a'} {colour} {shape}?"
-
-
 class Shapes(Task):
     """Three or four shapes, each in its own quarter of the picture, no two of one colour or of one shape."""
 
@@ -45,13 +40,6 @@ class Shapes(Task):
         objects = list(zip(colours, shapes, strict=True))
         questions = [(f"What colour is the {shape}?", colour) for colour, shape in objects[:3]]
         questions += [(f"What shape is the {colour} object?", shape) for colour, shape in objects[:3]]
-        yes, other = (int(i) for i in rng.permutation(count)[:2])
-        questions.append((present(colours[yes], shapes[yes]), "yes"))
-        if rng.integers(4):  # a hard "no": the colour is there and the shape is there, but on different objects
-            questions.append((present(colours[yes], shapes[other]), "no"))
-        else:
-            absent = pick(rng, [colour for colour in COLOUR_NAMES if colour not in colours])
-            questions.append((present(absent, shapes[other]), "no"))
         one, two = (int(i) for i in rng.permutation(count)[:2])
         across, down = "right" if quarters[one][0] else "left", "bottom" if quarters[two][1] else "top"
         questions.append((f"Is the {colours[one]} object on the left or right?", across))

@@ -75,7 +75,5 @@ class Sign(Task):
             ("What colour is the sign?", colour),
             ("What is the first letter?", word[0]),
             ("What is the last letter?", word[-1]),
-            (f"Does the sign say {word}?", "yes"),
-            (f"Does the sign say {pick(rng, [other for other in WORDS if other != word])}?", "no"),
         )
         return Scene(f"{self.name}/{split}/{index}", questions, image, labels=labels)
