@@ -54,7 +54,7 @@ def test_answer_about_a_picture(capsys, picture, tmp_path):
     assert status == 0
     layers = len(result["kept_tokens_per_layer"])
     assert result["token_ratio"] == pytest.approx(sum(result["kept_tokens_per_layer"]) / layers / result["tokens"])
-    per_token = 2 * 2 * 32 * 2  # keys and values, 2 heads of 32, 2 bytes: the checkpoint is half precision
+    per_token = 2 * 2 * 32 * 4  # keys and values, 2 heads of 32, 4 bytes
     assert result["kv_bytes_kept"] == per_token * sum(result["kept_tokens_per_layer"])
     assert result["kv_bytes_kept"] + result["kv_bytes_saved"] == per_token * layers * result["tokens"]
     assert result["full"]["kept_tokens_per_layer"] == [result["tokens"]] * layers

@@ -24,6 +24,8 @@ def load(name: str | Path, **kwargs) -> tuple:
     family and OSError where nothing can be loaded.
     """
     source = EMBEDDED.get(str(name), name)
+    if source is not name:
+        kwargs.setdefault("dtype", torch.float32)  # stored in half precision, which a CPU computes ten times slower
     if not Path(source).is_dir() and str(source).count("/") != 1:
         raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
     try:
@@ -117,7 +119,8 @@ def sparse(
             if not inside:
                 raise RuntimeError("gradient checkpointing: call backward() inside the `with zipr1.sparse(...)` block")
 
-        if model.is_gradient_checkpointing and output[0].requires_grad:
+        recomputed = any(getattr(part, "gradient_checkpointing", False) for part in module.modules())
+        if recomputed and output[0].requires_grad:
             output[0].register_hook(check)
 
     handles = [text.register_forward_pre_hook(set_call, with_kwargs=True), text.register_forward_hook(guard)]
