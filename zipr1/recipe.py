@@ -1,5 +1,6 @@
 """Reads a YAML recipe into the dataclass of a command; unknown keys are errors."""
 
+from argparse import ArgumentError
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -13,5 +14,5 @@ def read_recipe(settings: type, path: str | Path):
     parser.add_class_arguments(settings)
     try:
         return settings(**parser.parse_path(str(path)).as_dict())
-    except Exception as error:
+    except ArgumentError as error:
         raise ValueError(f"{path}: {error}") from error
