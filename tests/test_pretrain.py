@@ -1,10 +1,13 @@
 """Several questions packed behind one picture must be what they are alone."""
 
+import json
+
 import torch
 from conftest import random_model, tiny_processor
 
+from zipr1.cli import main
 from zipr1.inputs import conversation, prepare
-from zipr1.model import encode
+from zipr1.model import encode, load
 from zipr1.packing import IGNORE, isolate, pack
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
@@ -35,3 +38,17 @@ def test_labels_are_the_answers():
     inputs = pack(processor, [scene], [list(scene.questions[:2])])
     labels = inputs["labels"][0]
     assert processor.tokenizer.decode(labels[labels != IGNORE]) == "".join(f"{a}<|im_end|>" for _, a in scene.questions[:2])
+
+
+def test_the_command_trains_stage_by_stage_from_a_recipe(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    stage = "{steps: 2, learning_rate: 0.002, adam_learning_rate: 0.001, warmup_steps: 1, decay_share: 0.5, vision_steps: %d}"
+    recipe.write_text(
+        f"stages: [{stage % 1}, {stage % 0}]\ntasks: [shapes]\npictures_per_task: 1\neval_questions: 4\n"
+        f"output_dir: {tmp_path / 'out'}\n"
+    )
+    main(["pretrain", str(recipe)])
+    rows = [json.loads(row) for row in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["step"]) for row in rows] == [(1, 2), (2, 2)]
+    assert rows[1]["pictures_loss"] < rows[0]["pictures_loss"]
+    assert sum(p.numel() for p in load(str(tmp_path / "out" / "checkpoint"))[0].parameters()) > 1e6

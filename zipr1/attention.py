@@ -11,6 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
+from zipr1.scope import KeptRows
 from zipr1.selection import Rule, Scores, TopP, probe_ranks, probe_scores, relaxed_count
 
 NAME = "zipr1"
@@ -65,6 +66,8 @@ class Call:
     replay: list[torch.Tensor] | None
     relax_floor: float | None  # a number: record the differentiable count
     min_tokens: int
+    keep_kv: bool  # the KV cache keeps every token
+    rows: KeptRows | None  # where the rest of the layer reads which tokens were kept; None: it takes them all
 
 
 def padding_mask(mask_function, attention_mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor | None:
@@ -81,6 +84,8 @@ def sparse_attention(
     call: Call | None = kwargs.pop(NAME, None)
     if call is None:
         raise RuntimeError("this model's attention is set to 'zipr1' outside of `with zipr1.sparse(model, rule)`")
+    if call.rows is not None:
+        call.rows.set(None)
     if call.past:
         return continued_attention(module, query, key, value, call, **kwargs)
     batch, _, length, _ = query.shape
@@ -89,9 +94,12 @@ def sparse_attention(
     elif attention_mask.ndim != 2:
         raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}: pass the 2-D padding mask (B, L)")
     kept = choose(module, query, key, attention_mask, kwargs["scaling"], call)
-    if bool(kept.all()):
+    counts = kept.sum(-1)
+    # The one wait for the device in a layer: shapes are numbers.
+    most, least, total = torch.stack([counts.max(), counts.min(), counts.sum()]).tolist()
+    if least == length:
         return sdpa_attention_forward(module, query, key, value, None, **kwargs)
-    index, filled = gather_index(kept)
+    index, filled = gather_index(kept, counts, most)
     short_key, short_value = rows(key, index), rows(value, index)
     # The gathered tokens keep their order and their padding comes last, where the causal mask hides it from every
     # real query: one plain causal kernel serves samples that kept different numbers.
@@ -100,7 +108,13 @@ def sparse_attention(
     where = torch.where(filled, index, length)[:, :, None, None].expand_as(out)  # padding goes to a spare last row
     full = out.new_zeros(batch, length + 1, *out.shape[2:]).scatter(1, where, out)[:, :length]
     if call.cache is not None:
-        call.cache.layers[module.layer_idx].evict(short_key, short_value, filled)
+        stored = call.cache.layers[module.layer_idx]
+        if call.keep_kv:
+            stored.valid = attention_mask.bool()
+        else:
+            stored.evict(short_key, short_value, filled)
+    if call.rows is not None:
+        call.rows.set(kept, total)
     return full, None
 
 
@@ -142,10 +156,9 @@ def record(entries: list, layer: int, entry: torch.Tensor) -> None:
         entries.append(entry)
 
 
-def gather_index(kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """kept (B, L) -> columns of the kept tokens in order (B, K), K the largest count, and which of them are real."""
-    counts = kept.sum(-1)
-    index = torch.argsort((~kept).to(torch.uint8), dim=-1, stable=True)[:, : int(counts.max())]
+def gather_index(kept: torch.Tensor, counts: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """kept (B, L), its row sums and the largest -> columns of the kept tokens in order (B, most), and which are real."""
+    index = torch.argsort((~kept).to(torch.uint8), dim=-1, stable=True)[:, :most]
     return index, torch.arange(index.shape[1], device=kept.device) < counts[:, None]
 
 

@@ -43,9 +43,10 @@ def parse(arguments: list[str]):
     add_command(commands, "demo", DemoConfig, ("json",))
     add_command(commands, "pretrain", PretrainConfig)
     chosen = parser.parse_args(arguments)
-    values = chosen[chosen.command].as_dict()
+    command = chosen.command
+    values = vars(parser.instantiate_classes(chosen)[command])  # nested dataclasses too: the stages of pretrain
     values.pop("config")
-    return chosen.command, settings[chosen.command](**values)
+    return command, settings[command](**values)
 
 
 def run(command: str, config) -> str:

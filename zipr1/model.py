@@ -5,20 +5,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    DynamicCache,
+)
 
 from zipr1.attention import NAME, Call, Trace
 from zipr1.cache import make_sparse
+from zipr1.scope import KeptRows
 from zipr1.selection import Rule
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+VISION_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+TEXT_FAMILIES = ("llama", "qwen2", "qwen3")
 EMBEDDED = {"zipr1/tiny": Path(__file__).parent / "assets" / "tiny"}
 
 
 def load(name: str | Path, **kwargs) -> tuple:
-    """(model, processor) of a hub id, a local folder, or the embedded "zipr1/tiny".
+    """(model, processor) of a hub id, a local folder, or the embedded "zipr1/tiny"; a text model comes with its tokenizer.
 
     `kwargs` go to from_pretrained (dtype, device_map, ...). Raises ValueError for a model that is not of a supported
     family and OSError where nothing can be loaded.
@@ -32,11 +42,18 @@ def load(name: str | Path, **kwargs) -> tuple:
         family = AutoConfig.from_pretrained(source).model_type
     except OSError as error:  # its own message does not name the model
         raise OSError(f"{name}: no model could be loaded ({error})") from error
-    if family not in FAMILIES:
-        raise ValueError(f"{name}: model family {family!r} is not supported; use one of {', '.join(FAMILIES)}")
-    model = AutoModelForImageTextToText.from_pretrained(source, **kwargs)
+    check_family(family, name)
+    vision = family in VISION_FAMILIES
+    model = (AutoModelForImageTextToText if vision else AutoModelForCausalLM).from_pretrained(source, **kwargs)
     model.requires_grad_(False).eval()
-    return model, AutoProcessor.from_pretrained(source)
+    return model, (AutoProcessor if vision else AutoTokenizer).from_pretrained(source)
+
+
+def check_family(family: str, name: str | Path) -> None:
+    """Raises ValueError for a model family whose doors were not checked."""
+    if family not in VISION_FAMILIES + TEXT_FAMILIES:
+        known = ", ".join(VISION_FAMILIES + TEXT_FAMILIES)
+        raise ValueError(f"{name}: model family {family!r} is not supported; use one of {known}")
 
 
 def save(model, processor, folder: Path, settings: dict | None = None) -> None:
@@ -59,9 +76,15 @@ def check_length(model, inputs, new_tokens: int) -> None:
 
 def decoder(model) -> torch.nn.Module:
     """The text decoder, the only part whose attention becomes sparse."""
-    if model.config.model_type not in FAMILIES:
-        raise ValueError(f"model family {model.config.model_type!r} is not supported; use one of {', '.join(FAMILIES)}")
-    return model.model.language_model
+    family = model.config.model_type
+    check_family(family, type(model).__name__)
+    return model.model.language_model if family in VISION_FAMILIES else model.model
+
+
+def set_attention(model, implementation: str) -> None:
+    """Of the text decoder only: the vision tower keeps its own."""
+    vision = model.config.model_type in VISION_FAMILIES
+    model.set_attn_implementation({"text_config": implementation} if vision else implementation)
 
 
 @contextmanager
@@ -69,6 +92,8 @@ def sparse(
     model,
     rule: Rule,
     *,
+    scope: Literal["attention", "layer"] = "attention",
+    keep_kv: bool = False,
     prompt_length: int | None = None,
     replay: list[torch.Tensor] | None = None,
     relax_floor: float | None = None,
@@ -80,6 +105,9 @@ def sparse(
     Every pass that starts a sequence selects tokens by `rule` and writes the trace anew. Later passes on its cache see
     only what was kept.
 
+    scope: "attention" is ZipVL. "layer": tokens outside T skip the output projection and the MLP of that layer as well,
+        so that the whole layer's time follows the token ratio (`zipr1.scope`); a model not trained for it loses accuracy.
+    keep_kv: the KV cache keeps every prompt token: sparse in prefill only, for chats whose later turns may need them.
     prompt_length: columns of the batch that are the prompt; the others are completion tokens, never dropped, so that one
         pass over (prompt, completion) equals prefill and decoding. None: all columns are prompt.
     replay: the choice of an earlier trace (`trace.kept`), used instead of a fresh one.
@@ -88,8 +116,11 @@ def sparse(
     min_tokens: prompts shorter than this stay dense; the trace shows a ratio of 1 for them.
     implementation: name of the attention function; `zipr1.reference` registers a slow one that is the oracle of the tests.
     """
+    if scope not in ("attention", "layer"):
+        raise ValueError(f"scope={scope!r}: expected 'attention' or 'layer'")
     text = decoder(model)
     trace = Trace()
+    rows = KeptRows() if scope == "layer" else None
     before = text.config._attn_implementation
 
     def set_call(module, args, kwargs):
@@ -107,7 +138,7 @@ def sparse(
         if past == 0:
             for entries in (trace.kept, trace.relaxed, trace.flipped):
                 entries.clear()
-        kwargs[NAME] = Call(rule, trace, cache, past, prompt_length, replay, relax_floor, min_tokens)
+        kwargs[NAME] = Call(rule, trace, cache, past, prompt_length, replay, relax_floor, min_tokens, keep_kv, rows)
         return args, kwargs
 
     inside = True
@@ -124,14 +155,15 @@ def sparse(
             output[0].register_hook(check)
 
     handles = [text.register_forward_pre_hook(set_call, with_kwargs=True), text.register_forward_hook(guard)]
+    handles += rows.follow(text.layers) if rows is not None else []
     try:
-        model.set_attn_implementation({"text_config": implementation})
+        set_attention(model, implementation)
         yield trace
     finally:
         inside = False
         for handle in handles:
             handle.remove()
-        model.set_attn_implementation({"text_config": before})
+        set_attention(model, before)
 
 
 @dataclass
