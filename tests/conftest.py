@@ -1,4 +1,4 @@
-"""Small random models of both families on the processor of zipr1/tiny, and a few prompts. Real components, no mock."""
+"""Small random models of every family on the processor of zipr1/tiny, and a few prompts. Real components, no mock."""
 
 import os
 from functools import cache
@@ -9,10 +9,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoProcessor,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLProcessor,
+    Qwen3Config,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+)
 
 from zipr1.inputs import prepare
-from zipr1.model import EMBEDDED
+from zipr1.model import EMBEDDED, TEXT_FAMILIES, VISION_FAMILIES, encode
 from zipr1.tasks.base import Example
 from zipr1.tiny import build_model
 
@@ -30,33 +43,43 @@ def tiny_processor():
 def random_model(family: str):
     """A model with weights large enough that attention is not flat."""
     processor = tiny_processor()
-    model = build_model(processor, seed=3)
-    if family == "qwen2_vl":
-        text, ids = model.config.text_config.to_dict(), processor.tokenizer.convert_tokens_to_ids
-        keep = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                "num_key_value_heads", "max_position_embeddings", "rope_parameters", "bos_token_id", "eos_token_id",
-                "pad_token_id")  # fmt: skip
-        config = Qwen2VLConfig(
-            text_config={name: text[name] for name in keep},
-            vision_config={"depth": 2, "embed_dim": 64, "num_heads": 4, "hidden_size": 128, "mlp_ratio": 2,
-                           "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2},
-            image_token_id=ids("<|image_pad|>"), video_token_id=ids("<|video_pad|>"),
-            vision_start_token_id=ids("<|vision_start|>"), vision_end_token_id=ids("<|vision_end|>"),
-            tie_word_embeddings=True,
-        )  # fmt: skip
-        generation = model.generation_config
-        torch.manual_seed(3)
-        model = Qwen2VLForConditionalGeneration(config)
-        model.generation_config = generation
+    tiny = build_model(processor, seed=3)
+    text, ids = tiny.config.text_config.to_dict(), processor.tokenizer.convert_tokens_to_ids
+    keep = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "num_key_value_heads", "max_position_embeddings", "rope_parameters", "bos_token_id", "eos_token_id",
+            "pad_token_id")  # fmt: skip
+    text = {name: text[name] for name in keep}
+    tokens = {
+        "image_token_id": ids("<|image_pad|>"), "video_token_id": ids("<|video_pad|>"),
+        "vision_start_token_id": ids("<|vision_start|>"), "vision_end_token_id": ids("<|vision_end|>"),
+        "tie_word_embeddings": True,
+    }  # fmt: skip
+    vision = {"depth": 2, "num_heads": 4, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    torch.manual_seed(3)
+    if family == "qwen2_5_vl":
+        model = tiny
+    elif family == "qwen2_vl":
+        vision |= {"embed_dim": 64, "hidden_size": 128, "mlp_ratio": 2}
+        model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **tokens))
+    elif family == "qwen3_vl":
+        text |= {"head_dim": 32, "initializer_range": 0.08}
+        vision |= {"hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 128, "num_position_embeddings": 256,
+                   "deepstack_visual_indexes": [0, 1]}  # fmt: skip
+        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **tokens))
+    else:
+        text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "initializer_range": 0.08}
+        config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family]
+        model = AutoModelForCausalLM.from_config(config(**text, head_dim=32) if family == "qwen3" else config(**text))
+    model.generation_config = tiny.generation_config
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.ndim == 2 and "language_model.layers" in name:
+            if weight.ndim == 2 and "layers." in name and "visual" not in name:
                 weight.mul_(2.0)
     model.generation_config.eos_token_id = None  # random models would stop at random
     return model.requires_grad_(False).eval()
 
 
-@pytest.fixture(scope="session", params=["qwen2_5_vl", "qwen2_vl"])
+@pytest.fixture(scope="session", params=VISION_FAMILIES + TEXT_FAMILIES)
 def model(request):
     return random_model(request.param)
 
@@ -64,10 +87,54 @@ def model(request):
 @pytest.fixture(scope="session")
 def processor(model):
     """The processor of the model's family: they differ in what they tell about the time between frames."""
-    tiny = tiny_processor()
-    if model.config.model_type == "qwen2_5_vl":
-        return tiny
-    return Qwen2VLProcessor(tiny.image_processor, tiny.tokenizer, tiny.video_processor, tiny.chat_template)
+    tiny, family = tiny_processor(), model.config.model_type
+    if family == "qwen2_vl":
+        return Qwen2VLProcessor(tiny.image_processor, tiny.tokenizer, tiny.video_processor, tiny.chat_template)
+    if family == "qwen3_vl":
+        clips = Qwen3VLVideoProcessor(patch_size=8, merge_size=2, size={"shortest_edge": 4096, "longest_edge": 8 * 96 * 96})
+        return Qwen3VLProcessor(tiny.image_processor, tiny.tokenizer, clips, tiny.chat_template)
+    return tiny if family == "qwen2_5_vl" else tiny.tokenizer
+
+
+def prompts(processor, examples: list[Example]):
+    """A left-padded batch; a tokenizer stands for a text model, which sees the questions alone."""
+    if hasattr(processor, "image_processor"):
+        return prepare(processor, examples)
+    texts = [example.question * (3 + 2 * "abcd".index(example.id)) for example in examples]
+    return processor(texts, padding=True, padding_side="left", return_tensors="pt")
+
+
+def front(model, inputs) -> dict[str, torch.Tensor]:
+    """What the decoder of any family takes: embeddings, padding mask and positions ((3, B, L), or (B, L) of a text model)."""
+    if model.config.model_type in VISION_FAMILIES:
+        return encode(model, inputs).embeds
+    mask = inputs["attention_mask"]
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    return {
+        "inputs_embeds": model.get_input_embeddings()(inputs["input_ids"]), "attention_mask": mask, "position_ids": positions,
+    }  # fmt: skip
+
+
+def following(embeds: dict[str, torch.Tensor], steps: torch.Tensor) -> torch.Tensor:
+    """Positions of the tokens after a prompt, in the shape of the prompt's: steps (n,)."""
+    positions = embeds["position_ids"]
+    if positions.ndim == 2:
+        return positions.amax(-1, keepdim=True) + 1 + steps
+    return (positions.amax(dim=(0, 2))[:, None] + 1 + steps).expand(3, -1, -1)
+
+
+def extended(model, embeds: dict, new: torch.Tensor) -> dict:
+    """The prompt and the tokens `new` (B, n) after it, as one input of the decoder."""
+    ones = torch.ones_like(new)
+    together = {
+        "inputs_embeds": torch.cat([embeds["inputs_embeds"], model.get_input_embeddings()(new)], dim=1),
+        "attention_mask": torch.cat([embeds["attention_mask"], ones], dim=1),
+        "position_ids": torch.cat([embeds["position_ids"], following(embeds, torch.arange(new.shape[1]))], dim=-1),
+    }
+    if "visual_pos_masks" in embeds:
+        together["visual_pos_masks"] = torch.cat([embeds["visual_pos_masks"], ~ones.bool()], dim=1)
+        together["deepstack_visual_embeds"] = embeds["deepstack_visual_embeds"]
+    return together
 
 
 @pytest.fixture(scope="session")
@@ -88,4 +155,4 @@ def examples() -> list[Example]:
 
 @pytest.fixture(scope="session")
 def batch(processor, examples):
-    return prepare(processor, examples)
+    return prompts(processor, examples)

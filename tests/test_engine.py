@@ -1,15 +1,17 @@
-"""The sparse engine against dense attention, against its plain reference, and against itself, on both families."""
+"""The sparse engine against dense attention, against its plain reference, and against itself, on every family."""
+
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
-from conftest import random_model
+from conftest import extended, following, front, prompts, random_model
 
 import zipr1
-from zipr1.inputs import prepare
-from zipr1.model import encode, sparse
-from zipr1.reference import REFERENCE
+from zipr1.model import decoder, sparse
+from zipr1.reference import REFERENCE, masked_scope
 from zipr1.selection import KeepAll, Random, Recent, TopK, TopP
 
+both_scopes = pytest.mark.parametrize("scope", ["attention", "layer"])
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # float32, logits of magnitude 1 to 10
 
 
@@ -23,21 +25,23 @@ def logits(model, inputs, **settings):
             return model(**inputs, use_cache=False).logits, trace
 
 
+@both_scopes
 @pytest.mark.parametrize("rule", [KeepAll(), TopP(1.0), TopK(1.0), Recent(1.0)])
-def test_keeping_everything_equals_dense(model, batch, rule):
+def test_keeping_everything_equals_dense(model, batch, rule, scope):
     dense, _ = logits(model, batch)
-    kept, trace = logits(model, batch, rule=rule)
+    kept, trace = logits(model, batch, rule=rule, scope=scope)
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(kept[real], dense[real], **TOLERANCE)
     assert trace.token_ratio.tolist() == [1.0] * 4
 
 
+@both_scopes
 @pytest.mark.parametrize("rule", [TopP(0.9), TopP((0.8, 0.9, 0.95, 0.99)), TopK(0.4), Random(0.3), Recent(0.3)])
-def test_a_padded_batch_equals_single_runs(model, processor, examples, batch, rule):
-    together, trace = logits(model, batch, rule=rule)
+def test_a_padded_batch_equals_single_runs(model, processor, examples, batch, rule, scope):
+    together, trace = logits(model, batch, rule=rule, scope=scope)
     for row, example in enumerate(examples):
         one = TopP(rule.p[row]) if isinstance(rule, TopP) and isinstance(rule.p, tuple) else rule
-        alone, single = logits(model, prepare(processor, [example]), rule=one)
+        alone, single = logits(model, prompts(processor, [example]), rule=one, scope=scope)
         length = alone.shape[1]
         torch.testing.assert_close(together[row, -length:], alone[0], **TOLERANCE)
         assert [k[row, -length:].tolist() for k in trace.kept] == [k[0].tolist() for k in single.kept]
@@ -45,11 +49,25 @@ def test_a_padded_batch_equals_single_runs(model, processor, examples, batch, ru
     assert 0.05 < trace.token_ratio.mean() < 0.95  # the test is about something
 
 
+@contextmanager
+def one_pass(model, rule, scope: str, implementation: str, kept, replay: bool = True):
+    """The fast path, or the reference of either scope, whose attention replays the tokens `kept` or chooses its own."""
+    if implementation != REFERENCE:
+        with sparse(model, rule, scope=scope) as trace:
+            yield trace
+        return
+    with sparse(model, rule, implementation=implementation, replay=kept if replay else None) as trace, ExitStack() as stack:
+        if scope == "layer":
+            stack.enter_context(masked_scope(model, kept))
+        yield trace
+
+
+@both_scopes
 @pytest.mark.parametrize("rule", [TopP(0.9), TopP(0.7, choice="accumulated"), TopP((0.5, 0.9, 0.95, 1.0))])
-def test_sparse_equals_the_reference_in_value_and_gradient(model, batch, rule):
+def test_sparse_equals_the_reference_in_value_and_gradient(model, batch, rule, scope):
     """float32: at most twice the error that plain PyTorch makes against the same reference in float64."""
     results = {}
-    encoded = encode(model, batch).embeds
+    encoded = front(model, batch)
     real = batch["attention_mask"].bool()
     # Not a norm: the final RMSNorm makes that constant, and its gradient nothing but rounding.
     direction = torch.randn(int(real.sum()), 128, generator=torch.Generator().manual_seed(0))
@@ -61,12 +79,12 @@ def test_sparse_equals_the_reference_in_value_and_gradient(model, batch, rule):
         model.to(dtype)
         embeds = encoded["inputs_embeds"].to(dtype).detach().requires_grad_(True)
         replay = results["fast"][2] if name != "fast" else None  # the same tokens: a near tie may fall either way
-        with sparse(model, rule, implementation=implementation, replay=replay) as trace:
-            hidden = model.model.language_model(**encoded | {"inputs_embeds": embeds}, use_cache=False)[0]
+        with one_pass(model, rule, scope, implementation, replay) as trace:
+            hidden = decoder(model)(**encoded | {"inputs_embeds": embeds}, use_cache=False)[0]
         (gradient,) = torch.autograd.grad((hidden[real] * direction).sum(), embeds)
         results[name] = hidden[real].detach().double(), gradient[real].double(), trace.kept
-        with sparse(model, rule, implementation=implementation) as fresh, torch.no_grad():
-            model.model.language_model(**encoded | {"inputs_embeds": embeds}, use_cache=False)
+        with one_pass(model, rule, scope, implementation, replay, replay=False) as fresh, torch.no_grad():
+            decoder(model)(**encoded | {"inputs_embeds": embeds}, use_cache=False)
         agree = torch.stack([a == b for a, b in zip(fresh.kept, results["fast"][2], strict=True)]).float().mean()
         assert agree > 0.999, name
     model.to(torch.float32)
@@ -76,8 +94,9 @@ def test_sparse_equals_the_reference_in_value_and_gradient(model, batch, rule):
         assert fast <= 2 * plain + 1e-7 * truth.abs().max(), (fast, plain)
 
 
-def test_bfloat16_is_as_close_as_plain_pytorch(model, batch):
-    encoded = encode(model, batch).embeds
+@both_scopes
+def test_bfloat16_is_as_close_as_plain_pytorch(model, batch, scope):
+    encoded = front(model, batch)
     real, rule = batch["attention_mask"].bool(), TopP(0.9)
     results, replay = {}, None
     for name, dtype, implementation in (
@@ -86,9 +105,9 @@ def test_bfloat16_is_as_close_as_plain_pytorch(model, batch):
         ("truth", torch.float32, REFERENCE),
     ):
         model.to(dtype)
-        with sparse(model, rule, implementation=implementation, replay=replay) as trace, torch.no_grad():
+        with one_pass(model, rule, scope, implementation, replay) as trace, torch.no_grad():
             inputs = encoded | {"inputs_embeds": encoded["inputs_embeds"].to(dtype)}
-            hidden = model.model.language_model(**inputs, use_cache=False)[0]
+            hidden = decoder(model)(**inputs, use_cache=False)[0]
         replay = replay or trace.kept
         results[name] = hidden[real].float()
     model.to(torch.float32)
@@ -98,31 +117,29 @@ def test_bfloat16_is_as_close_as_plain_pytorch(model, batch):
 
 def manual_decode(model, inputs, steps: int):
     """Greedy decoding by forward() alone, positions continued by hand."""
-    encoded = encode(model, inputs).embeds
-    text = model.model.language_model
-    mask, positions = encoded["attention_mask"], encoded["position_ids"]
-    out = text(**encoded, use_cache=True)
-    following = positions.amax(dim=(0, 2)) + 1  # (B,)
+    embeds = front(model, inputs)
+    text, mask = decoder(model), embeds["attention_mask"]
+    out = text(**embeds, use_cache=True)
     tokens = []
     for step in range(steps):
         token = model.lm_head(out.last_hidden_state[:, -1]).float().argmax(-1)
         tokens.append(token)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        position = (following + step).view(1, -1, 1).expand(3, -1, 1)
         out = text(
-            inputs_embeds=model.get_input_embeddings()(token)[:, None], attention_mask=mask, position_ids=position,
-            past_key_values=out.past_key_values, use_cache=True,
+            inputs_embeds=model.get_input_embeddings()(token)[:, None], attention_mask=mask,
+            position_ids=following(embeds, torch.tensor([step])), past_key_values=out.past_key_values, use_cache=True,
         )  # fmt: skip
     return torch.stack(tokens, dim=1), out.past_key_values
 
 
+@both_scopes
 @pytest.mark.parametrize("rule", [TopP(0.9), KeepAll(), Recent(0.4)])
-def test_generate_equals_a_manual_loop(model, batch, rule):
+def test_generate_equals_a_manual_loop(model, batch, rule, scope):
     with torch.no_grad():
-        with sparse(model, rule) as trace:
+        with sparse(model, rule, scope=scope) as trace:
             generated = model.generate(**batch, max_new_tokens=6, do_sample=False, suppress_tokens=None)
             ratios = trace.layer_ratios
-        with sparse(model, rule) as again:
+        with sparse(model, rule, scope=scope) as again:
             manual, cache = manual_decode(model, batch, 6)
     assert generated[:, -6:].tolist() == manual.tolist()
     torch.testing.assert_close(ratios, again.layer_ratios)
@@ -133,24 +150,17 @@ def test_generate_equals_a_manual_loop(model, batch, rule):
         assert layer.valid.sum(-1).tolist() == (kept.sum(-1) + 6).tolist()
 
 
-def test_one_pass_equals_prefill_and_decode(model, batch):
+@both_scopes
+def test_one_pass_equals_prefill_and_decode(model, batch, scope):
     """Log-probabilities of (prompt, completion) in one pass, as training computes them."""
     rule = TopP((0.8, 0.9, 0.95, 0.99))
     with torch.no_grad():
-        with sparse(model, rule) as prefill:
+        with sparse(model, rule, scope=scope) as prefill:
             out = model.generate(**batch, max_new_tokens=5, do_sample=False, return_dict_in_generate=True, output_logits=True)
         length = batch["input_ids"].shape[1]
-        encoded = encode(model, batch).embeds
-        new = out.sequences[:, length:]
-        following = encoded["position_ids"].amax(dim=(0, 2)) + 1
-        positions = following[:, None] + torch.arange(5)
-        inputs = {
-            "inputs_embeds": torch.cat([encoded["inputs_embeds"], model.get_input_embeddings()(new)], dim=1),
-            "attention_mask": torch.cat([encoded["attention_mask"], torch.ones(4, 5, dtype=torch.long)], dim=1),
-            "position_ids": torch.cat([encoded["position_ids"], positions.expand(3, -1, -1)], dim=2),
-        }
-        with sparse(model, rule, prompt_length=length) as one:
-            hidden = model.model.language_model(**inputs, use_cache=False)[0]
+        inputs = extended(model, front(model, batch), out.sequences[:, length:])
+        with sparse(model, rule, prompt_length=length, scope=scope) as one:
+            hidden = decoder(model)(**inputs, use_cache=False)[0]
     for a, b in zip(prefill.kept, one.kept, strict=True):
         assert a.tolist() == b.tolist()
     expected = torch.stack(out.logits, dim=1).log_softmax(-1)
@@ -194,7 +204,8 @@ def test_a_recorded_selection_replays_exactly(model, batch, rule):
     assert torch.stack(moved.flipped).sum() > 0
 
 
-def test_gradient_checkpointing_recomputes_the_same_selection(model, batch):
+@both_scopes
+def test_gradient_checkpointing_recomputes_the_same_selection(model, batch, scope):
     model = random_model(model.config.model_type).requires_grad_(True)
     gradients = []
     for checkpointing in (False, True):
@@ -202,7 +213,7 @@ def test_gradient_checkpointing_recomputes_the_same_selection(model, batch):
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.zero_grad()
-        with sparse(model, TopP((0.6, 0.8, 0.9, 0.95)), relax_floor=0.1) as trace:
+        with sparse(model, TopP((0.6, 0.8, 0.9, 0.95)), relax_floor=0.1, scope=scope) as trace:
             out = model(**batch, use_cache=False)
             loss = out.logits[:, -1].logsumexp(-1).sum() + trace.relaxed_ratio.sum()
             loss.backward()

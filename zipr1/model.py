@@ -171,7 +171,7 @@ class Encoded:
     """A prompt after the vision tower.
 
     `embeds` are the keyword arguments of the language model (inputs_embeds (B, L, D), attention_mask (B, L),
-    position_ids (3, B, L)); `features` the visual tokens, one (T*H*W, D) tensor per picture or clip.
+    position_ids (3, B, L); for Qwen3-VL also visual_pos_masks and deepstack_visual_embeds); `features` the visual tokens, one (T*H*W, D) tensor per picture or clip.
     """
 
     embeds: dict[str, torch.Tensor]
@@ -183,15 +183,24 @@ def encode(model, inputs) -> Encoded:
     ids = inputs["input_ids"]
     embeds = model.get_input_embeddings()(ids)
     features: list[torch.Tensor] = []
+    visual = torch.zeros_like(ids, dtype=torch.bool)
+    deepstack: list[torch.Tensor] = []  # of Qwen3-VL: features for the first layers, (B, L, D) each
     for pixels, grid, get, token in (
         ("pixel_values", "image_grid_thw", model.model.get_image_features, model.config.image_token_id),
         ("pixel_values_videos", "video_grid_thw", model.model.get_video_features, model.config.video_token_id),
     ):
         if pixels in inputs:
-            found = list(get(inputs[pixels], inputs[grid]).pooler_output)
-            features += found
-            embeds = embeds.masked_scatter((ids == token)[..., None].expand_as(embeds), torch.cat(found).to(embeds.dtype))
+            out = get(inputs[pixels], inputs[grid])
+            features += out.pooler_output
+            here = (ids == token)[..., None]
+            visual = visual | here[..., 0]
+            embeds = embeds.masked_scatter(here, torch.cat(list(out.pooler_output)).to(embeds.dtype))
+            layers = [torch.cat(list(layer)).to(embeds.dtype) for layer in getattr(out, "deepstack_features", [])]
+            deepstack = deepstack or [torch.zeros_like(embeds) for _ in layers]
+            deepstack = [full.masked_scatter(here, part) for full, part in zip(deepstack, layers, strict=True)]
     names = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "attention_mask")
     positions, _ = model.model.get_rope_index(ids, **{name: inputs[name] for name in names if name in inputs})
     embeds = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"], "position_ids": positions}
+    if deepstack:
+        embeds |= {"visual_pos_masks": visual, "deepstack_visual_embeds": [layer[visual] for layer in deepstack]}
     return Encoded(embeds, features)

@@ -4,10 +4,14 @@ Slow, and only for tests: importing it registers the attention "zipr1_reference"
 It serves prompt passes without a cache (Top-p with either choice, or a replayed selection).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from zipr1.attention import NAME, padding_mask, record
+from zipr1.model import decoder
 
 REFERENCE = "zipr1_reference"
 
@@ -71,6 +75,26 @@ def reference_attention(module, query, key, value, attention_mask, scaling: floa
     call.trace.lengths = attention_mask[:, : call.prompt].sum(-1)
     record(call.trace.kept, module.layer_idx, kept)
     return torch.stack(outputs).transpose(1, 2), None
+
+
+@contextmanager
+def masked_scope(model, kept: list[torch.Tensor]) -> Iterator[None]:
+    """What scope="layer" computes, by multiplication: o_proj and MLP of each layer are zero outside `kept`, (B, L) a layer.
+
+    Inside a block of `sparse` with scope="attention" and these tokens replayed.
+    """
+
+    def mask(tokens: torch.Tensor):
+        return lambda module, args, output: output * tokens[..., None]
+
+    layers = decoder(model).layers
+    pairs = [(module, k) for layer, k in zip(layers, kept, strict=True) for module in (layer.self_attn.o_proj, layer.mlp)]
+    handles = [module.register_forward_hook(mask(tokens)) for module, tokens in pairs]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 AttentionInterface.register(REFERENCE, reference_attention)
