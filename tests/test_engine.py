@@ -95,13 +95,14 @@ def test_sparse_equals_the_reference_in_value_and_gradient(model, batch, rule, s
 
 
 @both_scopes
-def test_bfloat16_is_as_close_as_plain_pytorch(model, batch, scope):
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_close_as_plain_pytorch(model, batch, scope, half):
     encoded = front(model, batch)
     real, rule = batch["attention_mask"].bool(), TopP(0.9)
     results, replay = {}, None
     for name, dtype, implementation in (
-        ("fast", torch.bfloat16, "zipr1"),
-        ("plain", torch.bfloat16, REFERENCE),
+        ("fast", half, "zipr1"),
+        ("plain", half, REFERENCE),
         ("truth", torch.float32, REFERENCE),
     ):
         model.to(dtype)

@@ -87,7 +87,7 @@ def sparse_attention(
     if call.rows is not None:
         call.rows.set(None)
     if call.past:
-        return continued_attention(module, query, key, value, call, **kwargs)
+        return continued_attention(module, query, key, value, attention_mask, call, **kwargs)
     batch, _, length, _ = query.shape
     if attention_mask is None:
         attention_mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
@@ -167,14 +167,26 @@ def rows(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return states.gather(2, index[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
 
 
-def continued_attention(module, query, key, value, call: Call, **kwargs) -> tuple[torch.Tensor, None]:
-    """New tokens after a prompt: each attends to the kept prompt tokens and to the new tokens up to itself."""
-    valid = call.cache.layers[module.layer_idx].valid  # (B, K), the new tokens included
-    new, total = query.shape[2], key.shape[2]
-    if new == 1 and bool(valid.all()):
-        return sdpa_attention_forward(module, query, key, value, None, **kwargs)
+def continued_attention(
+    module, query, key, value, attention_mask: torch.Tensor | None, call: Call, **kwargs
+) -> tuple[torch.Tensor, None]:
+    """New tokens after a prompt: each attends to the kept prompt tokens and to the new tokens up to itself.
+
+    None of several new tokens is dropped (a later turn of a chat, a later chunk of a prefill); the trace counts them.
+    """
+    stored, new, total = call.cache.layers[module.layer_idx], query.shape[2], key.shape[2]
+    if new == 1:
+        if bool(stored.valid.all()):
+            return sdpa_attention_forward(module, query, key, value, None, **kwargs)
+    elif attention_mask is not None:
+        stored.valid[:, -new:] &= attention_mask[:, -new:].bool()  # turns of unequal length are padded
+    if new > 1:
+        fresh, trace = stored.valid[:, -new:], call.trace
+        trace.kept[module.layer_idx] = torch.cat([trace.kept[module.layer_idx], fresh], dim=-1)
+        if module.layer_idx == 0:
+            trace.lengths = trace.lengths + fresh.sum(-1)
     causal = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
-    return sdpa_attention_forward(module, query, key, value, (valid[:, None, :] & causal)[:, None], **kwargs)
+    return sdpa_attention_forward(module, query, key, value, (stored.valid[:, None, :] & causal)[:, None], **kwargs)
 
 
 AttentionInterface.register(NAME, sparse_attention)

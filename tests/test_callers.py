@@ -1,0 +1,150 @@
+"""Every way in which transformers' users call a model, under sparse attention: it works as it does alone, or says why not."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import extended, front, prompts
+from transformers import DynamicCache
+
+from zipr1.model import VISION_FAMILIES, decoder, sparse
+from zipr1.selection import KeepAll, TopP
+
+RULE = TopP(0.9)
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def generate(model, inputs, rule=RULE, **settings):
+    settings = {"max_new_tokens": 5, "do_sample": False} | settings
+    with torch.no_grad(), sparse(model, rule) as trace:
+        return model.generate(**inputs, **settings), trace
+
+
+def test_beam_search_of_a_batch_equals_single_runs(model, processor, examples, batch):
+    together, trace = generate(model, batch, num_beams=3)
+    assert 0 < trace.token_ratio.min() and trace.token_ratio.max() < 1
+    for row, example in enumerate(examples):
+        alone, _ = generate(model, prompts(processor, [example]), num_beams=3)
+        assert together[row, -5:].tolist() == alone[0, -5:].tolist()
+
+
+def test_beam_search_over_every_token_equals_dense(model, batch):
+    with torch.no_grad():
+        dense = model.generate(**batch, max_new_tokens=5, do_sample=False, num_beams=3)
+    assert generate(model, batch, KeepAll(), num_beams=3)[0].tolist() == dense.tolist()
+
+
+def test_embeddings_instead_of_tokens(model, batch):
+    if model.config.model_type in VISION_FAMILIES:
+        pytest.skip("a Qwen-VL model needs the tokens for its positions")
+    embeds = {"inputs_embeds": model.get_input_embeddings()(batch["input_ids"]), "attention_mask": batch["attention_mask"]}
+    from_tokens, trace = generate(model, batch)
+    from_embeds, other = generate(model, embeds)
+    assert from_tokens[:, -5:].tolist() == from_embeds.tolist()
+    assert torch.equal(trace.token_ratio, other.token_ratio)
+
+
+def test_several_pictures_and_clips_in_a_prompt_and_none_in_another(model, processor):
+    if model.config.model_type not in VISION_FAMILIES:
+        pytest.skip("text models see no pictures")
+    rng = np.random.default_rng(1)
+    pictures = [rng.integers(0, 255, (96, 96 + 16 * i, 3), dtype=np.uint8) for i in range(3)]
+    clips = [rng.integers(0, 255, (4, 64, 64, 3), dtype=np.uint8) for _ in range(2)]
+    rows = [
+        (["image", "image", "video"], pictures[:2], clips[:1]), ([], [], []), (["video", "image"], pictures[2:], clips[1:]),
+    ]  # fmt: skip
+
+    def inputs(rows):
+        chats = [
+            [{"role": "user", "content": [{"type": k} for k in kinds] + [{"type": "text", "text": "What?"}]}]
+            for kinds, *_ in rows
+        ]
+        media = {"images": [p for _, found, _ in rows for p in found], "videos": [c for *_, found in rows for c in found]}
+        if media["videos"]:
+            media["video_metadata"] = [
+                {"fps": 2.0, "total_num_frames": 4, "frames_indices": list(range(4))} for _ in media["videos"]
+            ]
+        text = processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+        media = {name: found for name, found in media.items() if found}
+        return processor(
+            text=text, **media, do_sample_frames=False, padding=True, padding_side="left", return_tensors="pt"
+        )  # fmt: skip
+
+    together, trace = generate(model, inputs(rows))
+    for i, row in enumerate(rows):
+        alone, single = generate(model, inputs([row]))
+        assert together[i, -5:].tolist() == alone[0, -5:].tolist()
+        assert trace.token_ratio[i] == single.token_ratio[0]
+
+
+def second_turn(model, batch, first, **settings):
+    """Logits of a second turn of unequal lengths on the cache of the first, and what one needs to check them."""
+    embeds = front(model, batch)
+    new = batch["input_ids"][:, -9:].clone()
+    mask = torch.ones_like(new)
+    mask[1, :4] = 0  # padded on the left
+    text = decoder(model)
+    with torch.no_grad(), sparse(model, RULE, **settings) as trace:
+        cache = first(text, embeds)
+        long = extended(model, embeds, new)
+        attention = torch.cat([embeds["attention_mask"], mask], dim=1)
+        out = text(
+            inputs_embeds=long["inputs_embeds"][:, -9:], attention_mask=attention,
+            position_ids=long["position_ids"][..., -9:], past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+    return out.last_hidden_state, cache, trace, long | {"attention_mask": attention}, mask.bool()
+
+
+def prefill(text, embeds):
+    return text(**embeds, use_cache=True).past_key_values
+
+
+def test_a_second_turn_on_the_evicted_cache_equals_one_pass(model, batch):
+    hidden, cache, trace, together, real = second_turn(model, batch, prefill)
+    length = batch["input_ids"].shape[1]
+    with torch.no_grad(), sparse(model, RULE, prompt_length=length) as once:
+        expected = decoder(model)(**together, use_cache=False).last_hidden_state[:, -9:]
+    torch.testing.assert_close(hidden[real], expected[real], **TOLERANCE)
+    assert cache.get_seq_length() == length + 9
+    # The second turn is part of what was read, none of it dropped.
+    kept = (torch.stack(once.kept).sum(-1) + real.sum(-1)).float().mean(0)
+    torch.testing.assert_close(trace.token_ratio, kept / together["attention_mask"].sum(-1))
+
+
+def test_a_second_turn_with_every_key_kept_is_dense_from_there_on(model, batch):
+    """keep_kv: the prompt is read sparsely, what follows sees all of it."""
+    hidden, cache, _, together, real = second_turn(model, batch, prefill, keep_kv=True)
+    length = batch["input_ids"].shape[1]
+    plain = DynamicCache()
+    for i, layer in enumerate(cache.layers):
+        assert layer.keys.shape[2] == length + 9
+        plain.update(layer.keys[:, :, :length], layer.values[:, :, :length], i)
+    with torch.no_grad():
+        dense = decoder(model)(
+            inputs_embeds=together["inputs_embeds"][:, length:], attention_mask=together["attention_mask"],
+            position_ids=together["position_ids"][..., length:], past_key_values=plain, use_cache=True,
+        ).last_hidden_state  # fmt: skip
+    torch.testing.assert_close(hidden[real], dense[real], **TOLERANCE)
+
+
+def test_a_prompt_read_in_chunks_counts_the_chunks_that_stay_whole(model, batch):
+    length = batch["input_ids"].shape[1]
+    out, trace = generate(model, batch, prefill_chunk_size=length - 6)
+    assert out.shape[1] == length + 5
+    lengths = batch["attention_mask"].sum(-1)
+    assert [kept.shape[1] for kept in trace.kept] == [length] * len(trace.kept)
+    assert torch.equal(trace.lengths, lengths)
+    assert all(kept[:, -6:].all() for kept in trace.kept)
+    assert (trace.token_ratio < 1).all()
+
+
+def test_a_static_cache_says_what_to_use(model, batch):
+    with pytest.raises(TypeError, match="leave out cache_implementation"):
+        generate(model, batch, cache_implementation="static")
+
+
+def test_assisted_decoding_says_what_to_use(model, batch):
+    row = {name: value[-1:] for name, value in batch.items() if name in ("input_ids", "attention_mask")}
+    if model.config.model_type in VISION_FAMILIES:
+        pytest.skip("transformers has no assisted decoding for pictures in a batch of tokens only")
+    with pytest.raises((ValueError, NotImplementedError), match="plain generate"):
+        generate(model, row, prompt_lookup_num_tokens=2)
