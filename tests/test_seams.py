@@ -25,7 +25,7 @@ def seen() -> dict[str, list]:
         return torch.zeros(query.shape[0], query.shape[2], query.shape[1], query.shape[3]), None
 
     def mask(*args, **kwargs):
-        calls["mask"].append((args, kwargs))
+        calls["mask"].append(kwargs)
         return kwargs.get("attention_mask")
 
     AttentionInterface.register(SPY, attention)
@@ -65,7 +65,7 @@ def test_the_attention_interface_hands_over_rotated_states_and_our_argument(mode
 
 
 def test_the_mask_interface_hands_over_the_padding_mask(call):
-    args, kwargs = call["mask"][0]
+    kwargs = call["mask"][0]
     assert kwargs["mask_function"] is causal_mask_function, "AttentionMaskInterface: mask_function is the plain causal one"
     assert kwargs["attention_mask"].shape == call["shape"], "AttentionMaskInterface: attention_mask is the 2-D padding mask"
 

@@ -124,12 +124,17 @@ def choose(module, query, key, attention_mask: torch.Tensor, scaling: float, cal
     prompt = attention_mask.clone()
     if call.prompt is not None:
         prompt[:, call.prompt :] = False
-    scores = Scores(None, None, prompt, layer)
+    if query.shape[2] < call.min_tokens and call.replay is None and call.relax_floor is None:
+        trace.lengths = prompt.sum(-1)
+        record(trace.kept, layer, prompt[:, : call.prompt].bool())
+        return attention_mask.bool()  # every prompt is shorter: no scores are needed
+    earlier = tuple(trace.kept[:layer])
+    scores = Scores(None, None, prompt, layer, earlier)
     # The choice itself is not differentiable: scores need a graph only for the relaxed count.
     with torch.set_grad_enabled(call.relax_floor is not None and torch.is_grad_enabled()):
         if call.rule.scored:
             probes = probe_ranks(scores.lengths)
-            scores = Scores(*probe_scores(query, key, probes, prompt, scaling), prompt, layer)
+            scores = Scores(*probe_scores(query, key, probes, prompt, scaling), prompt, layer, earlier)
         if call.relax_floor is not None:
             if not isinstance(call.rule, TopP):
                 raise ValueError(f"{type(call.rule).__name__} has no threshold: the relaxed count is defined for TopP")

@@ -1,4 +1,4 @@
-"""`zipr1 answer | train | eval | demo | pretrain`: one dataclass a command, flags and YAML derive from it.
+"""`zipr1 answer | train | eval | bench | demo | pretrain`: one dataclass a command, flags and YAML derive from it.
 
 Exit status 0, 2 for misuse (a bad value, file or setting) and 1 for a failure. Results go to stdout, the rest to stderr.
 """
@@ -25,6 +25,7 @@ def add_command(commands, name: str, settings: type, flags: tuple[str, ...] = ()
 def parse(arguments: list[str]):
     """(command, its settings); exits with 2 on unknown options, keys or values."""
     from zipr1.answer import AnswerConfig
+    from zipr1.bench import BenchConfig
     from zipr1.config import TrainConfig
     from zipr1.demo import DemoConfig
     from zipr1.evaluate import EvalConfig
@@ -33,13 +34,19 @@ def parse(arguments: list[str]):
     if len(arguments) > 1 and arguments[0] in ("train", "pretrain") and arguments[1].endswith((".yaml", ".yml")):
         arguments = [arguments[0], "--config", *arguments[1:]]
     settings = {
-        "answer": AnswerConfig, "train": TrainConfig, "eval": EvalConfig, "demo": DemoConfig, "pretrain": PretrainConfig,
-    }  # fmt: skip
+        "answer": AnswerConfig,
+        "train": TrainConfig,
+        "eval": EvalConfig,
+        "bench": BenchConfig,
+        "demo": DemoConfig,
+        "pretrain": PretrainConfig,
+    }
     parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
     commands = parser.add_subcommands(dest="command")
     add_command(commands, "answer", AnswerConfig, ("compare", "json"), ("file", "question"))
     add_command(commands, "train", TrainConfig, ("resume",))
     add_command(commands, "eval", EvalConfig, ("json",), ("model",))
+    add_command(commands, "bench", BenchConfig, ("json",))
     add_command(commands, "demo", DemoConfig, ("json",))
     add_command(commands, "pretrain", PretrainConfig)
     chosen = parser.parse_args(arguments)
@@ -64,6 +71,11 @@ def run(command: str, config) -> str:
         from zipr1.evaluate import run_eval
 
         rows, table = run_eval(config)
+        return json.dumps(rows) if config.json else table
+    if command == "bench":
+        from zipr1.bench import run_bench
+
+        rows, table = run_bench(config)
         return json.dumps(rows) if config.json else table
     if command == "demo":
         from zipr1.demo import demo

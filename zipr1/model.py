@@ -170,8 +170,9 @@ def sparse(
 class Encoded:
     """A prompt after the vision tower.
 
-    `embeds` are the keyword arguments of the language model (inputs_embeds (B, L, D), attention_mask (B, L),
-    position_ids (3, B, L); for Qwen3-VL also visual_pos_masks and deepstack_visual_embeds); `features` the visual tokens, one (T*H*W, D) tensor per picture or clip.
+    `embeds` are the keyword arguments of the language model: inputs_embeds (B, L, D), attention_mask (B, L), position_ids
+    (3, B, L); for Qwen3-VL also visual_pos_masks and deepstack_visual_embeds. `features` are the visual tokens, one
+    (T*H*W, D) tensor per picture or clip.
     """
 
     embeds: dict[str, torch.Tensor]

@@ -21,12 +21,14 @@ class Scores:
     probes_seeing: (B, L), how many probes can see this token (the causal bias of `accumulated`); None likewise.
     valid: (B, L) bool, False on padding and on columns that do not belong to the prompt.
     layer: index of the decoder layer.
+    earlier: (B, prompt columns) a layer, what the layers before this one kept.
     """
 
     accumulated: torch.Tensor | None
     probes_seeing: torch.Tensor | None
     valid: torch.Tensor
     layer: int
+    earlier: tuple[torch.Tensor, ...] = ()
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -210,6 +212,29 @@ class Recent:
         ranks = scores.ranks
         score = torch.where(ranks < self.sinks, ranks + scores.valid.shape[1], ranks)
         return keep_best(score, share(scores, self.ratio), scores.valid)
+
+
+@dataclass(frozen=True)
+class FastV:
+    """FastV (arXiv 2403.06764): everything up to `layer`, from there on the same share of the tokens, chosen by that layer's
+    attention. Here text tokens can be dropped too, and the scores are those of the other rules."""
+
+    ratio: float
+    layer: int = 2
+    scored = True
+
+    def __post_init__(self):
+        check_ratio(self.ratio)
+
+    def keep(self, scores: Scores) -> torch.Tensor:
+        if scores.layer < self.layer:
+            return scores.valid
+        if scores.layer == self.layer:
+            return TopK(self.ratio).keep(scores)
+        kept = torch.zeros_like(scores.valid)
+        earlier = scores.earlier[self.layer]
+        kept[:, : earlier.shape[1]] = earlier
+        return kept
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""What sparsity can gain at most: FLOPs of a prompt pass, bytes of a decode step, from a decoder's shape. Pure arithmetic.
+
+A multiplication with its addition counts two. Causal attention of l tokens over itself is l * l / 2 pairs. Norms, rotary
+embeddings, the choice of tokens and the language head are left out: what they cost is what keeps the clock from the bound.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder: D hidden size, H query heads, Hkv key heads of size d, F the MLP's width."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head: int
+    mlp: int
+
+    @classmethod
+    def of(cls, config) -> "Shape":
+        """From a transformers text configuration."""
+        heads = config.num_attention_heads
+        head = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kv = config.num_key_value_heads
+        return cls(config.num_hidden_layers, config.hidden_size, heads, kv, head, config.intermediate_size)
+
+    @property
+    def inward(self) -> int:
+        """Weights of q, k and v: every token passes them, whatever is kept."""
+        return self.hidden * self.head * (self.heads + 2 * self.kv_heads)
+
+    @property
+    def outward(self) -> int:
+        """Weights of o_proj and the MLP: what scope="layer" saves."""
+        return self.hidden * self.head * self.heads + 3 * self.hidden * self.mlp
+
+
+def attention_flops(shape: Shape, tokens: float) -> float:
+    """Of one layer: scores and values, causal."""
+    return 4 * shape.heads * shape.head * tokens * tokens / 2
+
+
+def layer_flops(shape: Shape, tokens: int, ratio: float = 1.0, scope: str = "attention") -> float:
+    """Of one layer for a prompt of `tokens` of which it keeps the share `ratio`."""
+    follows = ratio if scope == "layer" else 1.0
+    return 2 * tokens * (shape.inward + follows * shape.outward) + attention_flops(shape, ratio * tokens)
+
+
+def prefill_bound(shape: Shape, tokens: int, ratios: list[float], scope: str) -> float:
+    """The largest speed-up of a prompt pass whose layers keep `ratios`, one number a layer."""
+    return len(ratios) * layer_flops(shape, tokens) / sum(layer_flops(shape, tokens, ratio, scope) for ratio in ratios)
+
+
+def kv_bytes(shape: Shape, tokens: float, itemsize: int) -> float:
+    """Of one sequence, all layers."""
+    return 2 * shape.layers * shape.kv_heads * shape.head * tokens * itemsize
+
+
+def decode_bytes(shape: Shape, batch: int, tokens: int, ratio: float, itemsize: int) -> float:
+    """Read by one decode step: the layers' weights once, the kept keys and values of every sequence."""
+    weights = shape.layers * (shape.inward + shape.outward) * itemsize
+    return weights + batch * kv_bytes(shape, ratio * tokens, itemsize)
+
+
+def decode_bound(shape: Shape, batch: int, tokens: int, ratio: float, itemsize: int) -> float:
+    """The largest speed-up of a decode step that does nothing but read memory."""
+    return decode_bytes(shape, batch, tokens, 1.0, itemsize) / decode_bytes(shape, batch, tokens, ratio, itemsize)
