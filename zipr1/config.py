@@ -13,7 +13,9 @@ class Objective:
     efficiency_reward: weight of 1 - token ratio in the reward, whose gradient is that of the score function (Eq. 4).
     sparsity_weight: weight of the pathwise gradient of the token ratio.
     gate: which rollouts may earn for sparsity, in either way.
-    kl: over the full vocabulary, or estimated from the sampled tokens as GRPO does.
+    kl: KL(policy || reference) estimated from the sampled tokens as GRPO does ("sampled") or over the full vocabulary
+        ("full"), or KL(reference || policy) over the full vocabulary ("forward"), whose gradient does not vanish where the
+        policy is sure of what the reference thinks wrong.
     beta: weight of the KL to the dense reference.
     std_floor: least standard deviation that advantages are divided by; 1 leaves rewards of at most 1 undivided.
     governed: the sparsity weight follows the running accuracy, so that accuracy is held.
@@ -22,7 +24,7 @@ class Objective:
     efficiency_reward: float
     sparsity_weight: float
     gate: Literal["none", "group", "answer"]
-    kl: Literal["sampled", "full"]
+    kl: Literal["sampled", "full", "forward"]
     beta: float
     std_floor: float
     governed: bool
@@ -67,7 +69,7 @@ class TrainConfig:
     efficiency_reward: float | None = None
     sparsity_weight: float | None = None
     gate: Literal["none", "group", "answer"] | None = None
-    kl: Literal["sampled", "full"] | None = None
+    kl: Literal["sampled", "full", "forward"] | None = None
     beta: float | None = None
     std_floor: float | None = None
     governed: bool | None = None

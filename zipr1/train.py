@@ -151,13 +151,13 @@ def update(
         gain = clipped_surrogate(
             logprobs, rollout.logprobs, advantages.flatten().to(logits.device), rollout.mask, config.epsilon
         )
-        # Suppressed tokens have no probability in either; zero keeps 0 * (-inf + inf) out of the sum.
-        if objective.kl == "full":
-            finite = [part.masked_fill(part == float("-inf"), -1e4) for part in (logits, reference_out)]
-            kl = full_kl(*finite, rollout.mask)
-        else:
+        if objective.kl == "sampled":
             chosen = reference_out.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
             kl = sampled_kl(logprobs, chosen, rollout.mask)
+        else:
+            # Suppressed tokens have no probability in either; a finite logit keeps 0 * (-inf + inf) out of the sum.
+            pair = [part.masked_fill(part == float("-inf"), -1e4) for part in (logits, reference_out)]
+            kl = full_kl(*(pair if objective.kl == "full" else reversed(pair)), rollout.mask)
         loss = -gain.mean() + objective.beta * kl.mean()
         if relax is not None:
             weight = objective.sparsity_weight * (factor if objective.governed else 1.0)
