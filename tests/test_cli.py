@@ -8,6 +8,7 @@ import sys
 import av
 import numpy as np
 import pytest
+from conftest import random_model, tiny_processor
 from PIL import Image
 
 from zipr1.cli import main
@@ -78,6 +79,14 @@ def test_answer_about_a_clip_for_a_person(capsys, clip, tmp_path):
     assert Image.open(out).width == 2 * 480  # a contact sheet, four pairs of frames in two columns
 
 
+def test_a_page_for_each_layer(capsys, picture, tmp_path):
+    out = tmp_path / "kept.gif"
+    flags = ("--picture", str(out), "--p", "0.5", "--json")
+    _, text, _ = run(capsys, "answer", str(picture), "What colour is the circle?", *flags)
+    kept = json.loads(text)["kept_tokens_per_layer"]
+    assert Image.open(out).n_frames == 1 + len(kept)
+
+
 def test_eval_prints_the_table(capsys, tmp_path):
     flags = ("--questions", "4", "--tasks", "shapes,motion", "--output_dir", str(tmp_path), "--threads", "1")
     status, text, _ = run(capsys, "eval", "zipr1/tiny", "--methods", "full,zipvl,topk", "--curve", "0.9,0.99", "--json", *flags)
@@ -97,6 +106,12 @@ def test_eval_prints_the_table(capsys, tmp_path):
     assert curve[0]["token_ratio"] < curve[1]["token_ratio"] and (tmp_path / "curve.png").stat().st_size > 5000
 
 
+def text_model(folder):
+    random_model("llama").save_pretrained(folder)
+    tiny_processor().tokenizer.save_pretrained(folder)
+    return folder
+
+
 def other_family(folder):
     shutil.copytree(EMBEDDED["zipr1/tiny"], folder)
     config = json.loads((folder / "config.json").read_text())
@@ -113,6 +128,8 @@ def other_family(folder):
         (["answer", "{picture}", "What?", "--p", "1.5"], 2, "p=1.5"),
         (["answer", "{picture}", "What?", "--p", "0"], 2, "p=0"),
         (["answer", "{picture}", "What?", "--model", "{other}"], 2, "'gpt2' is not supported; use one of qwen2_vl"),
+        (["answer", "{picture}", "What?", "--model", "{text}"], 2, "sees no pictures"),
+        (["eval", "{text}"], 2, "sees no pictures"),
         (["answer", "{picture}", "What?", "--model", "no/such/folder"], 2, "neither a model folder nor a hub id"),
         (["answer", "{picture}", "{long}"], 2, "4096 positions"),
         (["answer", "{picture}", "What?", "--bogus", "1"], 2, "bogus"),
@@ -130,7 +147,7 @@ def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, 
     (tmp_path / "recipe.yaml").write_text("max_steps: 3\nlearning_speed: 1\n")
     places = {
         "broken": tmp_path / "broken.png", "picture": picture, "recipe": tmp_path / "recipe.yaml",
-        "other": other_family(tmp_path / "other"), "long": "why " * 5000,
+        "other": other_family(tmp_path / "other"), "text": text_model(tmp_path / "text"), "long": "why " * 5000,
     }  # fmt: skip
     got, out, err = run(capsys, *(argument.format(**places) for argument in arguments))
     assert got == status and word in err and "Traceback" not in err and out == ""
@@ -138,4 +155,6 @@ def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, 
 
 def test_the_installed_command_works():
     done = subprocess.run([sys.executable, "-m", "zipr1.cli", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0 and all(name in done.stdout for name in ("answer", "train", "eval", "demo", "pretrain"))
+    assert done.returncode == 0 and all(
+        name in done.stdout for name in ("answer", "train", "eval", "bench", "demo", "pretrain")
+    )

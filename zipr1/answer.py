@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from zipr1.inputs import prepare, read_media, visual_grid
-from zipr1.model import check_length, load, sparse
-from zipr1.picture import kept_picture, shares
+from zipr1.model import check_length, load_vision, sparse
+from zipr1.picture import kept_pages, layer_masks, save_pages
 from zipr1.selection import TopP
 from zipr1.tasks.base import Example
 
@@ -20,7 +21,8 @@ class AnswerConfig:
     question: str
     model: str = "zipr1/tiny"  # hub id, folder, or the embedded model
     p: float = 0.975  # share of the attention to keep
-    picture: str | None = None  # where to draw the kept tokens
+    scope: Literal["attention", "layer"] = "attention"  # what follows the kept tokens (zipr1.sparse)
+    picture: str | None = None  # where to draw the kept tokens; .gif, .webp or .pdf: a page a layer too
     compare: bool = False  # answer with dense attention too
     max_new_tokens: int = 64
     max_frames: int = 16  # of a clip; never more than the processor's own limit
@@ -33,7 +35,7 @@ def answer(config: AnswerConfig) -> dict:
     rule = TopP(config.p)
     if not config.question.strip():
         raise ValueError("the question is empty: ask something about the picture or clip")
-    model, processor = load(config.model)
+    model, processor = load_vision(config.model)
     limit = min(config.max_frames, processor.video_processor.max_frames)
     media = read_media(config.file, limit)
     example = Example(config.file, "", config.question, "", **media)
@@ -46,7 +48,7 @@ def answer(config: AnswerConfig) -> dict:
     def said(out) -> str:
         return processor.tokenizer.decode(out.sequences[0, prompt:], skip_special_tokens=True).strip()
 
-    with sparse(model, rule) as trace:
+    with sparse(model, rule, scope=config.scope) as trace:
         out = model.generate(**inputs, **settings)
     keys = out.past_key_values.layers[0].keys
     per_token = 2 * keys.shape[1] * keys.shape[3] * keys.element_size()  # keys and values of one layer, one token
@@ -71,12 +73,12 @@ def answer(config: AnswerConfig) -> dict:
         }
     if config.picture:
         visual = inputs["mm_token_type_ids"][0].bool().cpu().numpy()
-        share = shares([layer[0].cpu() for layer in trace.kept], visual, visual_grid(inputs, 0, processor))
+        masks = layer_masks([layer[0].cpu() for layer in trace.kept], visual, visual_grid(inputs, 0, processor))
         images = list(media.get("frames") or [media["image"]])
         caption = f"{config.question} {result['answer']} (token ratio {result['token_ratio']:.0%}, p = {config.p:g})"
         path = Path(config.picture)
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept_picture(images, share, caption).save(path)
+        save_pages(kept_pages(images, masks, trace.layer_ratios[0].tolist(), caption), path)
         result["picture"] = str(path)
     return result
 

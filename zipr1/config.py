@@ -76,6 +76,7 @@ class TrainConfig:
     accuracy_tolerance: float = 0.06  # by which rollouts may be less often right than the dense reference
     accuracy_margin: float = 0.05  # beyond that, where sparsity stops counting
     relax_floor: float = 0.1  # bounds the pathwise gradient, in units of the mean score
+    scope: Literal["attention", "layer"] = "attention"  # what follows the kept tokens (zipr1.sparse)
     p: float = 0.975  # the fixed threshold that is measured and recommended for inference
     probe_every: int = 100  # steps between measurements on the frozen probe set
     probe_per_task: int = 20  # questions of the validation split

@@ -17,7 +17,7 @@ from zipr1.answer import AnswerConfig, answer
 from zipr1.config import TrainConfig
 from zipr1.evaluate import Record, evaluate, examples_of, rule_of, write_records
 from zipr1.inputs import CLIP_FPS
-from zipr1.model import load
+from zipr1.model import load_vision
 from zipr1.provenance import provenance
 from zipr1.recipe import read_recipe
 from zipr1.report import markdown, plot_curves, plot_training, table_row
@@ -40,13 +40,13 @@ class DemoConfig:
 
 def table_records(model: str, method: str, p: float, config: DemoConfig, tasks: list[str]) -> list[Record]:
     torch.set_num_threads(1)
-    loaded = load(model)
+    loaded = load_vision(model)
     return evaluate(*loaded, examples_of(tasks, "test", config.questions), rule_of(method, p, 1.0), method, quiet=True)
 
 
 def curve_rows(model: str, config: DemoConfig, tasks: list[str]) -> list[dict]:
     torch.set_num_threads(1)
-    loaded = load(model)
+    loaded = load_vision(model)
     examples = examples_of(tasks, "test", config.curve_questions)
     rules = [TopP(float(p)) for p in config.curve.split(",")]
     return [table_row("ZipVL", evaluate(*loaded, examples, rule, f"p = {rule.p:g}", quiet=True)) for rule in rules]

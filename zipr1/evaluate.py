@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from zipr1.inputs import prepare
-from zipr1.model import check_length, load, sparse
+from zipr1.model import check_length, load_vision, sparse
 from zipr1.selection import Random, Recent, Rule, TopK, TopP
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
@@ -29,6 +29,7 @@ class EvalConfig:
     questions: int = 100  # per task
     p: float = 0.975  # of zipvl
     ratio: float = 0.25  # of topk, random and recent
+    scope: Literal["attention", "layer"] = "attention"  # what follows the kept tokens (zipr1.sparse)
     curve: str = ""  # more thresholds for zipvl, as 0.9,0.99: accuracy against token ratio
     batch_size: int = 25
     output_dir: str = "runs/eval"
@@ -83,7 +84,14 @@ def batches(examples: list[Example], size: int) -> Iterator[list[Example]]:
 
 @torch.no_grad()
 def evaluate(
-    model, processor, examples: list[Example], rule: Rule | None, method: str, batch_size: int = 25, quiet: bool = False
+    model,
+    processor,
+    examples: list[Example],
+    rule: Rule | None,
+    method: str,
+    batch_size: int = 25,
+    quiet: bool = False,
+    scope: str = "attention",
 ) -> list[Record]:
     """Greedy answers to all examples under one rule."""
     model.eval()
@@ -97,7 +105,7 @@ def evaluate(
         if rule is None:
             out, ratios = model.generate(**inputs, **settings), torch.ones(len(part), layers)
         else:
-            with sparse(model, rule) as trace:
+            with sparse(model, rule, scope=scope) as trace:
                 out, ratios = model.generate(**inputs, **settings), trace.layer_ratios
         answers = processor.batch_decode(out[:, length:], skip_special_tokens=True)
         lengths = inputs["attention_mask"].sum(-1).tolist()
@@ -127,8 +135,9 @@ def run_eval(config: EvalConfig) -> tuple[list[dict], str]:
     rules = {method: rule_of(method, config.p, config.ratio) for method in methods}
     curve = [TopP(float(p)) for p in config.curve.split(",") if p]
     examples = examples_of(config.tasks.split(","), config.split, config.questions)
-    model, processor = load(config.model)
-    found = {method: evaluate(model, processor, examples, rule, method, config.batch_size) for method, rule in rules.items()}
+    model, processor = load_vision(config.model)
+    settings = {"batch_size": config.batch_size, "scope": config.scope}
+    found = {method: evaluate(model, processor, examples, rule, method, **settings) for method, rule in rules.items()}
     folder = Path(config.output_dir)
     rows = [table_row(method, records, found.get("full")) for method, records in found.items()]
     write_records([record for records in found.values() for record in records], folder / "records.jsonl")
@@ -136,7 +145,7 @@ def run_eval(config: EvalConfig) -> tuple[list[dict], str]:
     (folder / "table.md").write_text(table)
     (folder / "table.json").write_text(json.dumps({"rows": rows, "config": asdict(config)} | provenance(), indent=1))
     if curve:
-        points = [evaluate(model, processor, examples, rule, f"p = {rule.p:g}", config.batch_size) for rule in curve]
+        points = [evaluate(model, processor, examples, rule, f"p = {rule.p:g}", **settings) for rule in curve]
         points = [table_row("zipvl", records) for records in points]
         full = next((row["accuracy"] for row in rows if row["method"] == "full"), None)
         plot_curves({config.model: points}, full, folder / "curve.png")

@@ -49,6 +49,14 @@ def load(name: str | Path, **kwargs) -> tuple:
     return model, (AutoProcessor if vision else AutoTokenizer).from_pretrained(source)
 
 
+def load_vision(name: str | Path, **kwargs) -> tuple:
+    """`load` for what shows pictures to the model. Raises ValueError for a text model."""
+    model, processor = load(name, **kwargs)
+    if model.config.model_type not in VISION_FAMILIES:
+        raise ValueError(f"{name}: a text model ({model.config.model_type}) sees no pictures; use a Qwen-VL model")
+    return model, processor
+
+
 def check_family(family: str, name: str | Path) -> None:
     """Raises ValueError for a model family whose doors were not checked."""
     if family not in VISION_FAMILIES + TEXT_FAMILIES:

@@ -1,17 +1,21 @@
-"""The kept tokens drawn over a picture, or over the frames of a clip."""
+"""The kept tokens drawn over a picture, or over the frames of a clip: all layers in one, or a page a layer."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 LEAST_SIDE = 480  # pixels of the longer side, so that a cell can be seen
 DIM = 0.2  # brightness of a cell that every layer dropped
+INK, PAPER, GOLD = (240, 240, 240), (24, 24, 32), (255, 200, 0)  # its own background: readable on a light page and a dark one
+STRIP = 72  # height of the strip of ratios
+PAGE_MS = 900  # of an animation
 
 
-def shares(kept: list, visual: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
-    """(T, H, W) share of the layers that kept each visual token; kept per layer (L,) bool, visual (L,) bool."""
-    return np.stack([np.asarray(layer)[visual] for layer in kept]).mean(0).reshape(grid)
+def layer_masks(kept: list, visual: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
+    """(layers, T, H, W) 1 where a layer kept a visual token; kept per layer (L,) bool, visual (L,) bool."""
+    return np.stack([np.asarray(layer)[visual].reshape(grid) for layer in kept]).astype(float)
 
 
 def shade(image: Image.Image, share: np.ndarray) -> Image.Image:
@@ -25,30 +29,56 @@ def shade(image: Image.Image, share: np.ndarray) -> Image.Image:
     for r, c in np.argwhere(share >= 0.5):  # outline what most layers kept: visible on bright and dark pictures
         box = (c * image.width / columns, r * image.height / rows)
         box += ((c + 1) * image.width / columns - 1, (r + 1) * image.height / rows - 1)
-        draw.rectangle(box, outline=(255, 200, 0))
+        draw.rectangle(box, outline=GOLD)
     return shaded
 
 
-def kept_picture(images: list[Image.Image], share: np.ndarray, caption: str) -> Image.Image:
-    """One picture, or a contact sheet of a clip's frames (the first of each pair that shares its tokens), captioned.
+def kept_pages(images: list[Image.Image], masks: np.ndarray, ratios: list[float], caption: str) -> list[Image.Image]:
+    """First all layers in one, each cell as bright as the share of layers that kept it; then a page a layer.
 
-    share (T, H, W) with T = 1 for a picture, one per two frames for a clip.
+    masks (layers, T, H, W) with T = 1 for a picture, one per two frames for a clip; ratios: share of the whole prompt
+    that each layer kept, drawn as a strip under every page.
     """
+    pages = [sheet(images, masks.mean(0), ratios, None, caption)]
+    return pages + [sheet(images, mask, ratios, layer, caption) for layer, mask in enumerate(masks)]
+
+
+def save_pages(pages: list[Image.Image], path: Path) -> None:
+    """The first page as a picture; all of them where the file can hold an animation (.gif, .webp) or pages (.pdf)."""
+    suffix = path.suffix.lower()
+    if suffix in (".gif", ".webp"):
+        pages[0].save(path, save_all=True, append_images=pages[1:], duration=PAGE_MS, loop=0)
+    elif suffix == ".pdf":
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+    else:
+        pages[0].save(path)
+
+
+def sheet(images: list[Image.Image], share: np.ndarray, ratios: list[float], layer: int | None, caption: str) -> Image.Image:
+    """One picture, or a contact sheet of a clip's frames (the first of each pair that shares its tokens), with the strip of
+    ratios (the bar of `layer` in gold, or all) and the caption. share (T, H, W)."""
     step = len(images) // len(share)
     tiles = [shade(image, part) for image, part in zip(images[::step], share, strict=False)]
     columns = min(len(tiles), 2)
     width, height = tiles[0].size
     rows = math.ceil(len(tiles) / columns)
     font = ImageFont.load_default(16)
-    lines = wrap(caption, font, columns * width - 16)
-    bar = 8 + 22 * len(lines)
-    sheet = Image.new("RGB", (columns * width, rows * height + bar), (24, 24, 32))
+    which = "all layers" if layer is None else f"layer {layer + 1} of {len(ratios)}: {ratios[layer]:.0%}"
+    lines = [*wrap(caption, font, columns * width - 16), which]
+    bottom = rows * height
+    page = Image.new("RGB", (columns * width, bottom + STRIP + 8 + 22 * len(lines)), PAPER)
     for i, tile in enumerate(tiles):
-        sheet.paste(tile, (i % columns * width, i // columns * height))
-    draw = ImageDraw.Draw(sheet)
+        page.paste(tile, (i % columns * width, i // columns * height))
+    draw = ImageDraw.Draw(page)
+    wide = (page.width - 16) / len(ratios)
+    for i, ratio in enumerate(ratios):
+        x, top = 8 + i * wide, bottom + STRIP - (STRIP - 24) * ratio
+        draw.rectangle((x, top, x + wide - 2, bottom + STRIP), fill=GOLD if layer in (None, i) else (120, 110, 80))
+        if wide > 34:
+            draw.text((x, top - 18), f"{ratio:.0%}", INK, ImageFont.load_default(13))
     for i, line in enumerate(lines):
-        draw.text((8, rows * height + 4 + 22 * i), line, (240, 240, 240), font)
-    return sheet
+        draw.text((8, bottom + STRIP + 4 + 22 * i), line, INK, font)
+    return page
 
 
 def wrap(text: str, font, width: int) -> list[str]:

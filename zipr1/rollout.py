@@ -74,6 +74,7 @@ def sample(
     temperature: float,
     draws: torch.Tensor,
     rule: TopP | None = None,
+    scope: str = "attention",
 ) -> Rollout:
     """Samples len(p) / B answers a question under Top-p sparse attention.
 
@@ -87,7 +88,7 @@ def sample(
     text, mask = model.model.language_model, embeds["attention_mask"]
     following = embeds["position_ids"].amax(dim=(0, 2)) + 1  # (N,)
     tokens, logprobs, alive = [], [], []
-    with sparse(model, rule or TopP(p)) as trace:
+    with sparse(model, rule or TopP(p), scope=scope) as trace:
         out = text(**embeds, use_cache=True)
         kept, token_ratio = list(trace.kept), trace.token_ratio
         going = torch.ones(len(p), dtype=torch.bool, device=draws.device)

@@ -18,7 +18,7 @@ from zipr1.config import Objective, TrainConfig
 from zipr1.evaluate import evaluate, examples_of
 from zipr1.grpo import Governor, clipped_surrogate, full_kl, gate, group_advantages, sampled_kl
 from zipr1.inputs import prepare
-from zipr1.model import encode, load, save, sparse
+from zipr1.model import encode, load_vision, save, sparse
 from zipr1.provenance import provenance
 from zipr1.rewards import Reward, reward
 from zipr1.rollout import (
@@ -41,8 +41,8 @@ def train(config: TrainConfig, quiet: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(log_with="tensorboard", project_dir=folder)
     found = checkpoint.last(folder, config) if config.resume else None
-    model, processor = load(found[0] if found else config.model, dtype=torch.float32)
-    reference, _ = load(config.model, dtype=torch.float32)
+    model, processor = load_vision(found[0] if found else config.model, dtype=torch.float32)
+    reference, _ = load_vision(config.model, dtype=torch.float32)
     reference.to(accelerator.device)
     model.requires_grad_(True)
     if config.freeze_vision:
@@ -93,7 +93,14 @@ def train(config: TrainConfig, quiet: bool = False) -> Path:
             checkpoint.write(folder, step + 1, accelerator.unwrap_model(model), processor, state, config)
     accelerator.end_training()
     final = folder / "final"
-    settings = {"rule": "TopP", "p": config.p, "preset": config.preset, "base": config.model, "step": config.max_steps}
+    settings = {
+        "rule": "TopP",
+        "p": config.p,
+        "scope": config.scope,
+        "preset": config.preset,
+        "base": config.model,
+        "step": config.max_steps,
+    }
     save(accelerator.unwrap_model(model), processor, final, settings)
     return final
 
@@ -111,8 +118,9 @@ def roll(
         encoded = encode(model, prepare(processor, examples).to(model.device))  # once per question
     draws = token_draws(*place(step, config, len(p) // len(examples)), config.max_completion_length).to(model.device)
     rollout = sample(
-        model, encoded, p, max_new_tokens=config.max_completion_length, temperature=config.temperature, draws=draws
-    )
+        model, encoded, p, max_new_tokens=config.max_completion_length, temperature=config.temperature, draws=draws,
+        scope=config.scope,
+    )  # fmt: skip
     tokens = rollout.tokens.masked_fill(~rollout.mask, processor.tokenizer.pad_token_id)
     completions = processor.batch_decode(tokens, skip_special_tokens=True)
     return rollout, reward(examples, completions, rollout.token_ratio)
@@ -141,7 +149,8 @@ def update(
     objective: Objective = config.objective
     relax = config.relax_floor if objective.sparsity_weight else None
     prompt = rollout.embeds["attention_mask"].shape[1]
-    with sparse(model, TopP(rollout.p), prompt_length=prompt, replay=rollout.kept, relax_floor=relax) as trace:
+    choice = {"prompt_length": prompt, "replay": rollout.kept, "relax_floor": relax}
+    with sparse(model, TopP(rollout.p), scope=config.scope, **choice) as trace:
         logits = completion_logits(model, rollout)
         logp = logits.log_softmax(-1)
         logprobs = logp.gather(2, rollout.tokens[..., None])[..., 0]
@@ -214,7 +223,7 @@ def schedule(step: int, config: TrainConfig) -> float:
 
 def measure(model, processor, probe: list[Example], config: TrainConfig) -> dict[str, float]:
     """The curves that matter: accuracy and token ratio at the fixed p, and dense accuracy, on the frozen probe set."""
-    sparse_rows = evaluate(model, processor, probe, TopP(config.p), "probe", quiet=True)
+    sparse_rows = evaluate(model, processor, probe, TopP(config.p), "probe", quiet=True, scope=config.scope)
     dense_rows = evaluate(model, processor, probe, None, "probe", quiet=True)
     count = len(probe)
     return {
