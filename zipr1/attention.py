@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
 from zipr1.scope import KeptRows
-from zipr1.selection import Rule, Scores, TopP, probe_ranks, probe_scores, relaxed_count
+from zipr1.selection import Rule, Scores, TopP, columns_of, probe_ranks, probe_scores, relaxed_count
 
 NAME = "zipr1"
 
@@ -60,14 +60,14 @@ class Call:
 
     rule: Rule
     trace: Trace
-    cache: Cache | None
-    past: int  # tokens seen before this call; 0 for a prompt
-    prompt: int | None  # columns that are the prompt; the rest are completion tokens, always kept. None: all
-    replay: list[torch.Tensor] | None
-    relax_floor: float | None  # a number: record the differentiable count
-    min_tokens: int
-    keep_kv: bool  # the KV cache keeps every token
-    rows: KeptRows | None  # where the rest of the layer reads which tokens were kept; None: it takes them all
+    cache: Cache | None = None
+    past: int = 0  # tokens seen before this call; 0 for a prompt
+    prompt: int | None = None  # columns that are the prompt; the rest are completion tokens, always kept. None: all
+    replay: list[torch.Tensor] | None = None
+    relax_floor: float | None = None  # a number: record the differentiable count
+    min_tokens: int = 0
+    keep_kv: bool = False  # the KV cache keeps every token
+    rows: KeptRows | None = None  # where the rest of the layer reads which tokens were kept; None: it takes them all
 
 
 def padding_mask(mask_function, attention_mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor | None:
@@ -99,7 +99,8 @@ def sparse_attention(
     most, least, total = torch.stack([counts.max(), counts.min(), counts.sum()]).tolist()
     if least == length:
         return sdpa_attention_forward(module, query, key, value, None, **kwargs)
-    index, filled = gather_index(kept, counts, most)
+    index = columns_of(kept, most)
+    filled = torch.arange(most, device=kept.device) < counts[:, None]
     short_key, short_value = rows(key, index), rows(value, index)
     # The gathered tokens keep their order and their padding comes last, where the causal mask hides it from every
     # real query: one plain causal kernel serves samples that kept different numbers.
@@ -159,12 +160,6 @@ def record(entries: list, layer: int, entry: torch.Tensor) -> None:
     """Writes a layer's entry. A layer that gradient checkpointing runs again finds its entry there and leaves it."""
     if layer == len(entries):
         entries.append(entry)
-
-
-def gather_index(kept: torch.Tensor, counts: torch.Tensor, most: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """kept (B, L), its row sums and the largest -> columns of the kept tokens in order (B, most), and which are real."""
-    index = torch.argsort((~kept).to(torch.uint8), dim=-1, stable=True)[:, :most]
-    return index, torch.arange(index.shape[1], device=kept.device) < counts[:, None]
 
 
 def rows(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

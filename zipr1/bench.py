@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from zipr1.attention import NAME, Call, Trace, sparse_attention
+from zipr1.attention import NAME, Call, Trace, choose, sparse_attention
 from zipr1.bounds import Shape, attention_flops, decode_bound, layer_flops, prefill_bound
 from zipr1.cache import KeptLayer
 from zipr1.model import decoder, sparse
@@ -63,6 +63,8 @@ def run_bench(config: BenchConfig) -> tuple[list[dict], str]:
     for name in [*wanted, *config.rules.split(",")]:
         if name not in phases and name not in RULES and name != "downsample":
             raise ValueError(f"{name!r}: phases are {', '.join(phases)}; rules are {', '.join(RULES)}, downsample")
+    if "fastv" in config.rules and layers <= FastV.layer:
+        raise ValueError(f"layers={layers}: fastv keeps everything in the first {FastV.layer} layers; give more layers")
     model = build(config.shape, layers, "vision" in wanted, device, dtype)
     rows = []
     lengths = [int(tokens) for tokens in config.tokens.split(",")]
@@ -157,18 +159,23 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
     rows = []
     for ratio in ratios:
         for name, rule in rules_of(config, ratio):
-            if rule is None:
+            if rule is None or isinstance(rule, FastV):  # not operations of one layer
                 continue
 
             def run(rule=rule):
-                call = Call(rule, Trace(), None, 0, None, None, None, 0, False, None)
-                sparse_attention(module, query, key, value, None, **{NAME: call}, **settings)
+                sparse_attention(module, query, key, value, None, **{NAME: Call(rule, Trace())}, **settings)
 
             times = paired(
                 lambda: sdpa_attention_forward(module, query, key, value, None, **settings), run, config.repeats, device
             )
+            everything = torch.ones(1, tokens, dtype=torch.bool, device=device)
+
+            def decide(rule=rule, everything=everything):
+                choose(module, query, key, everything, settings["scaling"], Call(rule, Trace()))
+
+            choice = paired(decide, decide, config.repeats, device)["dense_ms"]
             bound = attention_flops(shape, tokens) / attention_flops(shape, ratio * tokens)
-            rows.append(judged(times, bound, rule=name, ratio=ratio, scope="attention"))
+            rows.append(judged(times, bound, rule=name, ratio=ratio, scope="attention", choice_ms=choice))
     return rows
 
 

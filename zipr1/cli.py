@@ -51,7 +51,7 @@ def parse(arguments: list[str]):
     add_command(commands, "pretrain", PretrainConfig)
     chosen = parser.parse_args(arguments)
     command = chosen.command
-    values = vars(parser.instantiate_classes(chosen)[command])  # nested dataclasses too: the stages of pretrain
+    values = vars(parser.instantiate(chosen)[command])  # nested dataclasses too: the stages of pretrain
     values.pop("config")
     return command, settings[command](**values)
 

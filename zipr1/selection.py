@@ -57,6 +57,13 @@ def probe_ranks(lengths: torch.Tensor, recent: int = RECENT, others: int = OTHER
     return torch.where(slot < lengths, rank, -1)
 
 
+def columns_of(tokens: torch.Tensor, most: int) -> torch.Tensor:
+    """tokens (B, L) bool -> (B, most) long: the columns of the True ones in order, then zeros. Without a sort."""
+    rank = torch.where(tokens, tokens.long().cumsum(-1) - 1, most)
+    column = torch.arange(tokens.shape[1], device=tokens.device).expand_as(rank)
+    return column.new_zeros(len(tokens), most + 1).scatter_(1, rank, column)[:, :most]
+
+
 def probe_scores(
     query: torch.Tensor, key: torch.Tensor, probes: torch.Tensor, valid: torch.Tensor, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -68,8 +75,7 @@ def probe_scores(
     batch, heads, length, size = query.shape
     ranks = valid.long().cumsum(-1) - 1
     asked = probes >= 0  # (B, P)
-    columns = torch.argsort((~valid).to(torch.uint8), dim=-1, stable=True)  # column of the token with a given rank
-    column = columns.gather(1, probes.clamp(min=0))  # (B, P)
+    column = columns_of(valid, length).gather(1, probes.clamp(min=0))  # (B, P)
     picked = query.gather(2, column[:, None, :, None].expand(-1, heads, -1, size))
     picked = picked.reshape(batch, key.shape[1], -1, size)  # (B, Hkv, H/Hkv * P, D)
     logits = torch.matmul(picked, key.transpose(2, 3)).float() * scaling
