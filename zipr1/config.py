@@ -37,7 +37,7 @@ PRESETS = {
     ),
     # The same objective with the pathwise term of its gradient; undivided advantages as in Dr. GRPO (arXiv 2503.20783).
     "exact": Objective(
-        efficiency_reward=0.0, sparsity_weight=1.0, gate="answer", kl="full", beta=1.0, std_floor=1.0, governed=True
+        efficiency_reward=0.0, sparsity_weight=1.0, gate="answer", kl="forward", beta=5.0, std_floor=1.0, governed=True
     ),
 }
 
@@ -73,8 +73,8 @@ class TrainConfig:
     beta: float | None = None
     std_floor: float | None = None
     governed: bool | None = None
-    accuracy_tolerance: float = 0.06  # by which rollouts may be less often right than the dense reference
-    accuracy_margin: float = 0.05  # beyond that, where sparsity stops counting
+    accuracy_tolerance: float = 0.02  # by which rollouts may be less often right than the dense reference
+    accuracy_margin: float = 0.04  # beyond that, where sparsity stops counting
     relax_floor: float = 0.1  # bounds the pathwise gradient, in units of the mean score
     scope: Literal["attention", "layer"] = "attention"  # what follows the kept tokens (zipr1.sparse)
     p: float = 0.975  # the fixed threshold that is measured and recommended for inference
