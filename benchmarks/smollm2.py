@@ -82,7 +82,9 @@ def main() -> None:
             losses.append(loss)
             ratios.append(ratio)
             answers.setdefault(name, []).append(greedy(model, ids[:, : arguments.tokens], **settings))
-        pairs = [(a, b) for one, two in zip(answers["dense"], answers[name], strict=True) for a, b in zip(one, two, strict=True)]
+        pairs = [
+            (a, b) for one, two in zip(answers["dense"], answers[name], strict=True) for a, b in zip(one, two, strict=True)
+        ]
         same = sum(a == b for a, b in pairs) / len(pairs)
         mean = torch.tensor([losses, ratios]).mean(1)
         print(f"| {name} | {mean[1]:.1%} | {mean[0]:.3f} | {same:.0%} |", flush=True)

@@ -44,7 +44,26 @@ def test_break_even_is_where_sparse_stays_ahead():
     assert break_even(rows[:2], 0.25, "layer") is None
 
 
-@pytest.mark.parametrize(("flag", "value", "word"), [("--rules", "golf", "golf"), ("--rules", "fastv", "layers=1")])
+def test_fastv_keeps_all_then_a_share_and_the_vision_tower_is_timed(capsys, tmp_path):
+    flags = ("--tokens", "64", "--ratios", "0.25", "--repeats", "1", "--threads", "1", "--phases", "prefill,vision")
+    main(["bench", "--json", "--rules", "fastv,recent", "--layers", "4", "--output_dir", str(tmp_path), *flags])
+    rows = json.loads(capsys.readouterr().out)
+    sizes = {row["rule"]: row["sparse_bytes"] / row["dense_bytes"] for row in rows if row["phase"] == "prefill"}
+    assert sizes == {"fastv": (2 + 2 * 0.25) / 4, "recent": 0.25}
+    assert [row["phase"] for row in rows].count("vision") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "word"),
+    [
+        ("--rules", "golf", "golf"),
+        ("--rules", "prefill", "'prefill' is none of topk"),
+        ("--phases", "topk", "'topk' is none of attention"),
+        ("--rules", "fastv", "layers=1"),
+        ("--ratios", "1.5", "ratio=1.5"),
+        ("--tokens", "0", "at least 1"),
+    ],
+)
 def test_what_cannot_be_timed_says_so(capsys, flag, value, word):
     with pytest.raises(SystemExit) as stop:
         main(["bench", flag, value])

@@ -148,3 +148,52 @@ def test_assisted_decoding_says_what_to_use(model, batch):
         pytest.skip("transformers has no assisted decoding for pictures in a batch of tokens only")
     with pytest.raises((ValueError, NotImplementedError), match="plain generate"):
         generate(model, row, prompt_lookup_num_tokens=2)
+
+
+@pytest.mark.parametrize("scope", ["attention", "layer"])
+def test_a_cache_goes_on_in_a_later_block_and_leaves_its_trace_alone(model, batch, scope):
+    embeds = front(model, batch)
+    new = extended(model, embeds, batch["input_ids"][:, -3:])
+    length = batch["input_ids"].shape[1]
+    more = {"attention_mask": new["attention_mask"], "position_ids": new["position_ids"][..., length:]}
+    more |= {"inputs_embeds": new["inputs_embeds"][:, length:], "use_cache": True}
+    outs = []
+    for blocks in (1, 2):
+        with torch.no_grad(), sparse(model, RULE, scope=scope) as trace:
+            past = prefill(decoder(model), embeds)
+            ratio = trace.token_ratio
+            if blocks == 1:
+                outs.append(decoder(model)(**more, past_key_values=past).last_hidden_state)
+                assert (trace.token_ratio > ratio).all()
+        if blocks == 2:
+            with torch.no_grad(), sparse(model, RULE, scope=scope) as other:
+                outs.append(decoder(model)(**more, past_key_values=past).last_hidden_state)
+            assert torch.equal(trace.token_ratio, ratio) and not other.kept
+    assert torch.equal(*outs)
+
+
+def test_a_turn_on_an_older_cache_is_not_counted_for_the_newer_prompt(model, processor, examples):
+    text = decoder(model)
+    first, second = (front(model, prompts(processor, [examples[i]])) for i in (0, 2))
+    with torch.no_grad(), sparse(model, RULE) as trace:
+        older = prefill(text, first)
+        newer = prefill(text, second)
+        kept = [layer.clone() for layer in trace.kept]
+        text(inputs_embeds=first["inputs_embeds"][:, -3:], past_key_values=older, use_cache=True)
+        assert all(torch.equal(*pair) for pair in zip(kept, trace.kept, strict=True))
+        text(inputs_embeds=first["inputs_embeds"][:, -3:], past_key_values=newer, use_cache=True)
+        assert trace.kept[0].shape[1] == kept[0].shape[1] + 3
+
+
+def test_an_evicted_cache_is_refused_outside_the_block(model, processor, examples):
+    """Stock attention would read its empty places as tokens."""
+    embeds = front(model, prompts(processor, examples[:1]))
+    word = embeds["inputs_embeds"][:, -1:]
+    with torch.no_grad():
+        with sparse(model, RULE):
+            past = prefill(decoder(model), embeds)
+        with pytest.raises(RuntimeError, match="inside `with"):
+            decoder(model)(inputs_embeds=word, past_key_values=past, use_cache=True)
+        with sparse(model, RULE, keep_kv=True):
+            past = prefill(decoder(model), embeds)
+        decoder(model)(inputs_embeds=word, past_key_values=past, use_cache=True)  # nothing was dropped

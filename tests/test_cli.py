@@ -112,6 +112,14 @@ def text_model(folder):
     return folder
 
 
+def torn_model(folder):
+    """A download that broke off."""
+    shutil.copytree(EMBEDDED["zipr1/tiny"], folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1_000_000])
+    return folder
+
+
 def other_family(folder):
     shutil.copytree(EMBEDDED["zipr1/tiny"], folder)
     config = json.loads((folder / "config.json").read_text())
@@ -130,6 +138,15 @@ def other_family(folder):
         (["answer", "{picture}", "What?", "--model", "{other}"], 2, "'gpt2' is not supported; use one of qwen2_vl"),
         (["answer", "{picture}", "What?", "--model", "{text}"], 2, "sees no pictures"),
         (["eval", "{text}"], 2, "sees no pictures"),
+        (["eval", "{torn}"], 1, "weights cannot be read"),
+        (["eval", "zipr1/tiny", "--questions", "0"], 2, "questions=0"),
+        (["eval", "zipr1/tiny", "--batch_size", "0"], 2, "batch_size=0"),
+        (["train", "--temperature", "0"], 2, "temperature=0"),
+        (["train", "--tasks", "[]"], 2, "name at least one"),
+        (["train", "--threads", "0"], 2, "threads=0"),
+        (["demo", "--questions", "0"], 2, "questions=0"),
+        (["answer", "{picture}", "What?", "--max_frames", "0"], 2, "max_frames=0"),
+        (["answer", "{picture}", "What?", "--picture", "kept.xyz"], 2, "kept.xyz"),
         (["answer", "{picture}", "What?", "--model", "no/such/folder"], 2, "neither a model folder nor a hub id"),
         (["answer", "{picture}", "{long}"], 2, "4096 positions"),
         (["answer", "{picture}", "What?", "--bogus", "1"], 2, "bogus"),
@@ -145,10 +162,9 @@ def other_family(folder):
 def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, status, word):
     (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:300])
     (tmp_path / "recipe.yaml").write_text("max_steps: 3\nlearning_speed: 1\n")
-    places = {
-        "broken": tmp_path / "broken.png", "picture": picture, "recipe": tmp_path / "recipe.yaml",
-        "other": other_family(tmp_path / "other"), "text": text_model(tmp_path / "text"), "long": "why " * 5000,
-    }  # fmt: skip
+    folders = {"other": other_family, "text": text_model, "torn": torn_model}
+    places = {"broken": tmp_path / "broken.png", "picture": picture, "recipe": tmp_path / "recipe.yaml", "long": "why " * 5000}
+    places |= {name: make(tmp_path / name) for name, make in folders.items() if f"{{{name}}}" in arguments}
     got, out, err = run(capsys, *(argument.format(**places) for argument in arguments))
     assert got == status and word in err and "Traceback" not in err and out == ""
 

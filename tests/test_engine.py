@@ -9,7 +9,7 @@ from conftest import extended, following, front, prompts, random_model
 import zipr1
 from zipr1.model import decoder, sparse
 from zipr1.reference import REFERENCE, masked_scope
-from zipr1.selection import KeepAll, Random, Recent, TopK, TopP
+from zipr1.selection import FastV, KeepAll, Random, Recent, TopK, TopP
 
 both_scopes = pytest.mark.parametrize("scope", ["attention", "layer"])
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # float32, logits of magnitude 1 to 10
@@ -262,16 +262,49 @@ def test_short_prompts_stay_dense_below_min_tokens(model, batch):
             assert trace.token_ratio[row] < 1
 
 
+def test_a_batch_of_short_prompts_is_dense_without_any_scores(model, batch, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("scores were computed")
+
+    monkeypatch.setattr("zipr1.attention.probe_scores", refuse)
+    out, trace = logits(model, batch, rule=TopP(0.7), min_tokens=10_000)
+    dense, _ = logits(model, batch)
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(out[real], dense[real], **TOLERANCE)
+    assert trace.token_ratio.tolist() == [1.0] * 4
+
+
+def test_fastv_chooses_once(model, batch):
+    _, trace = logits(model, batch, rule=FastV(0.3))
+    lengths = batch["attention_mask"].sum(-1)
+    assert all(torch.equal(kept.sum(-1), lengths) for kept in trace.kept[:2])
+    assert torch.equal(trace.kept[2].sum(-1), (0.3 * lengths).ceil().long())
+    assert all(torch.equal(kept, trace.kept[2]) for kept in trace.kept[3:])
+
+
 def test_what_is_not_supported_says_so(model, batch):
     with sparse(model, TopP(0.9)), torch.no_grad():
         with pytest.raises(ValueError, match="output_attentions"):
             model(**batch, output_attentions=True)
         with pytest.raises(TypeError, match="DynamicCache"):
             model.generate(**batch, max_new_tokens=2, cache_implementation="static")
-        with pytest.raises(ValueError, match="TopP"), sparse(model, Recent(0.5), relax_floor=0.1):
+        with pytest.raises(RuntimeError, match="already"), sparse(model, TopP(0.5)):
+            pass
+    with pytest.raises(ValueError, match="TopP"), sparse(model, Recent(0.5), relax_floor=0.1):
+        model(**batch)
+        with (
+            pytest.raises(ValueError, match="1 rows for a batch of 4"),
+            sparse(model, TopP(0.9), replay=[torch.ones(1, 9)] * 9),
+        ):
             model(**batch)
     with pytest.raises(RuntimeError, match="nothing was recorded"), sparse(model, TopP(0.9)) as trace:
         _ = trace.token_ratio
+    with pytest.raises(ValueError, match="scope='all'"), sparse(model, TopP(0.9), scope="all"):
+        pass
+    with torch.no_grad(), sparse(model, TopP(0.9)) as trace:
+        model(**batch)
+    with pytest.raises(RuntimeError, match="relax_floor"):
+        _ = trace.relaxed_ratio
     with pytest.raises(AttributeError, match="no attribute"):
         zipr1.nothing  # noqa: B018
 

@@ -22,7 +22,7 @@ def test_each_page_is_bright_where_its_layer_kept():
 
 
 def test_the_strip_is_as_high_as_the_ratio():
-    page = kept_pages([Image.new("RGB", (480, 480))], np.ones((2, 1, 1, 1)), [0.5, 1.0], "?")[0]
+    page = next(kept_pages([Image.new("RGB", (480, 480))], np.ones((2, 1, 1, 1)), [0.5, 1.0], "?"))
     gold = (np.asarray(page)[480 : 480 + STRIP + 1] == (255, 200, 0)).all(-1)
     low, high = gold[:, 120].sum(), gold[:, 360].sum()
     assert abs(high - 2 * low) <= 2 and low > 20
@@ -30,5 +30,7 @@ def test_the_strip_is_as_high_as_the_ratio():
 
 def test_a_clip_is_a_sheet_of_frame_pairs():
     frames = [Image.new("RGB", (96, 96)) for _ in range(8)]
-    pages = kept_pages(frames, np.ones((3, 4, 6, 6)), [0.1, 0.2, 0.3], "What moves, and where does it go when it is gone?")
+    pages = list(
+        kept_pages(frames, np.ones((3, 4, 6, 6)), [0.1, 0.2, 0.3], "What moves, and where does it go when it is gone?")
+    )
     assert len(pages) == 4 and all(page.width == 960 and page.height > 960 + STRIP for page in pages)

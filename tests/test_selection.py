@@ -22,7 +22,7 @@ def scores(accumulated, seeing=None, valid=None) -> Scores:
     accumulated = torch.tensor(accumulated)
     seeing = torch.ones_like(accumulated) if seeing is None else torch.tensor(seeing)
     valid = torch.ones_like(accumulated, dtype=torch.bool) if valid is None else torch.tensor(valid)
-    return Scores(accumulated, seeing, valid, layer=0)
+    return Scores(lambda: (accumulated, seeing), valid, layer=0)
 
 
 def test_count_is_the_least_that_holds_p():
@@ -113,7 +113,7 @@ def test_floor_bounds_the_gradient_and_leaves_the_value():
 
 
 def test_probes_are_the_recent_ones_and_others_evenly_spaced():
-    probes = probe_ranks(torch.tensor([3, 5, 11]), recent=2, others=3)
+    probes = probe_ranks(torch.tensor([3, 5, 11]), 11, recent=2, others=3)
     assert probes.tolist() == [[0, 1, 2, -1, -1], [0, 1, 2, 3, 4], [0, 3, 6, 9, 10]]
 
 
@@ -141,3 +141,18 @@ def test_ties_go_to_the_earlier_token():
     assert keep_best(torch.ones(1, 4), torch.tensor([3]), torch.ones(1, 4, dtype=torch.bool)).tolist() == [
         [True, True, False, True]
     ]
+
+
+def test_float16_scores_do_not_overflow():
+    """Norms of 280, as Qwen2's key biases make them: the product of two is beyond float16, the scaled one is not."""
+    query, key = torch.full((1, 2, 4, 128), 25.0), torch.full((1, 1, 4, 128), 25.0)
+    valid, probes = torch.ones(1, 4, dtype=torch.bool), torch.arange(4)[None]
+    expected = probe_scores(query, key, probes, valid, 128**-0.5)[0]
+    got = probe_scores(query.half(), key.half(), probes, valid, 128**-0.5)[0]
+    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_share_is_not_rounded_up_by_rounding_errors():
+    everything = scores([[1.0] * 300])
+    for ratio, count in ((0.09, 27), (0.1, 30), (0.101, 31), (1.0, 300)):
+        assert TopK(ratio).keep(everything).sum() == count, ratio

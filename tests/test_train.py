@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_processor
+from conftest import random_model, tiny_processor
 from safetensors.torch import load_file
 
 from zipr1 import checkpoint
@@ -144,6 +144,41 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, preset):
         assert torch.equal(tensor, second[name]), name
     steps = [[json.loads(line)["step"] for line in (p / "metrics.jsonl").open()] for p in (tmp_path / "whole", folder)]
     assert steps[0] == steps[1] == list(range(7))
+
+
+def test_a_folder_with_checkpoints_is_not_written_over(tmp_path):
+    (tmp_path / "checkpoint-200").mkdir()
+    with pytest.raises(ValueError, match="earlier run; give --resume"):
+        train(TrainConfig(**SMALL, output_dir=str(tmp_path)), quiet=True)
+
+
+def test_qwen3_vl_is_refused(tmp_path):
+    random_model("qwen3_vl").save_pretrained(tmp_path / "model")
+    tiny_processor().save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="Qwen3-VL is not there yet"):
+        train(TrainConfig(**SMALL, output_dir=str(tmp_path / "out"), model=str(tmp_path / "model")), quiet=True)
+
+
+def two_steps(folder: Path, **change) -> torch.Tensor:
+    final = train(TrainConfig(**SMALL, max_steps=2, output_dir=str(folder), **change), quiet=True)
+    assert json.loads((final / "zipr1.json").read_text())["scope"] == change.get("scope", "attention")
+    return load(final)[0].model.language_model.layers[0].mlp.up_proj.weight
+
+
+@pytest.fixture(scope="module")
+def plain_steps(tmp_path_factory):
+    return two_steps(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"scope": "layer"}, {"kl": "full"}, {"kl": "sampled"}, {"num_iterations": 2}, {"gradient_checkpointing": True}],
+    ids=lambda change: next(iter(change)),
+)
+def test_each_setting_changes_what_it_should(tmp_path, plain_steps, change):
+    """Two steps: gradient checkpointing alone leaves the weights as they are."""
+    same = torch.allclose(two_steps(tmp_path, **change), plain_steps, rtol=1e-3, atol=1e-6)
+    assert same == ("gradient_checkpointing" in change)
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path):

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from PIL import Image
 
+from zipr1.config import check_positive
 from zipr1.inputs import prepare, read_media, visual_grid
-from zipr1.model import check_length, load_vision, sparse
+from zipr1.model import check_length, load_vision, sparse, trained_scope
 from zipr1.picture import kept_pages, layer_masks, save_pages
 from zipr1.selection import TopP
 from zipr1.tasks.base import Example
@@ -21,12 +23,17 @@ class AnswerConfig:
     question: str
     model: str = "zipr1/tiny"  # hub id, folder, or the embedded model
     p: float = 0.975  # share of the attention to keep
-    scope: Literal["attention", "layer"] = "attention"  # what follows the kept tokens (zipr1.sparse)
+    scope: Literal["attention", "layer"] | None = None  # what follows the kept tokens (zipr1.sparse); None: as trained
     picture: str | None = None  # where to draw the kept tokens; .gif, .webp or .pdf: a page a layer too
     compare: bool = False  # answer with dense attention too
     max_new_tokens: int = 64
     max_frames: int = 16  # of a clip; never more than the processor's own limit
     json: bool = False  # print one JSON object
+
+    def __post_init__(self):
+        check_positive(self, "max_new_tokens", "max_frames")
+        if self.picture and Image.registered_extensions().get(Path(self.picture).suffix.lower()) not in Image.SAVE:
+            raise ValueError(f"--picture {self.picture}: not a kind of picture that can be written; use .png, .gif or .pdf")
 
 
 @torch.no_grad()
@@ -48,7 +55,7 @@ def answer(config: AnswerConfig) -> dict:
     def said(out) -> str:
         return processor.tokenizer.decode(out.sequences[0, prompt:], skip_special_tokens=True).strip()
 
-    with sparse(model, rule, scope=config.scope) as trace:
+    with sparse(model, rule, scope=config.scope or trained_scope(config.model)) as trace:
         out = model.generate(**inputs, **settings)
     keys = out.past_key_values.layers[0].keys
     per_token = 2 * keys.shape[1] * keys.shape[3] * keys.element_size()  # keys and values of one layer, one token

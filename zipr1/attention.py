@@ -4,6 +4,7 @@ A call's settings come as the keyword argument `zipr1` of the forward pass, neve
 recomputes a layer with the arguments it was called with.
 """
 
+import weakref
 from dataclasses import dataclass, field
 
 import torch
@@ -25,12 +26,14 @@ class Trace:
     relaxed: (B,) the differentiable count of `relaxed_count`, where it was asked for.
     flipped: (B,) share of the replayed choice that a fresh choice would not have made, where a choice was replayed.
     lengths: (B,) prompt tokens without padding.
+    cache: which KV cache that pass has filled (a weak reference); what continues another one is not recorded here.
     """
 
     kept: list[torch.Tensor] = field(default_factory=list)
     relaxed: list[torch.Tensor] = field(default_factory=list)
     flipped: list[torch.Tensor] = field(default_factory=list)
     lengths: torch.Tensor | None = None
+    cache: weakref.ref | None = None
 
     @property
     def layer_ratios(self) -> torch.Tensor:
@@ -47,6 +50,8 @@ class Trace:
     def relaxed_ratio(self) -> torch.Tensor:
         """(B,) the token ratio as a differentiable number (see `selection.relaxed_count`)."""
         self._check()
+        if not self.relaxed:
+            raise RuntimeError("relaxed_ratio was not recorded: give zipr1.sparse(..., relax_floor=0.1)")
         return torch.stack(self.relaxed, dim=-1).mean(-1) / self.lengths
 
     def _check(self) -> None:
@@ -111,9 +116,9 @@ def sparse_attention(
     if call.cache is not None:
         stored = call.cache.layers[module.layer_idx]
         if call.keep_kv:
-            stored.valid = attention_mask.bool()
+            stored.valid, stored.ragged = attention_mask.bool(), True
         else:
-            stored.evict(short_key, short_value, filled)
+            stored.evict(short_key, short_value, filled, ragged=least < most)
     if call.rows is not None:
         call.rows.set(kept, total)
     return full, None
@@ -130,24 +135,27 @@ def choose(module, query, key, attention_mask: torch.Tensor, scaling: float, cal
         record(trace.kept, layer, prompt[:, : call.prompt].bool())
         return attention_mask.bool()  # every prompt is shorter: no scores are needed
     earlier = tuple(trace.kept[:layer])
-    scores = Scores(None, None, prompt, layer, earlier)
-    # The choice itself is not differentiable: scores need a graph only for the relaxed count.
-    with torch.set_grad_enabled(call.relax_floor is not None and torch.is_grad_enabled()):
-        if call.rule.scored:
-            probes = probe_ranks(scores.lengths)
-            scores = Scores(*probe_scores(query, key, probes, prompt, scaling), prompt, layer, earlier)
-        if call.relax_floor is not None:
-            if not isinstance(call.rule, TopP):
-                raise ValueError(f"{type(call.rule).__name__} has no threshold: the relaxed count is defined for TopP")
-            count = relaxed_count(scores.accumulated, call.rule.thresholds(scores), prompt, call.relax_floor)
-            record(trace.relaxed, layer, count)
+
+    def probed() -> tuple[torch.Tensor, torch.Tensor]:
+        return probe_scores(query, key, probe_ranks(prompt.sum(-1), query.shape[2]), prompt, scaling)
+
+    scores = Scores(probed, prompt, layer, earlier)
+    # The choice itself is not differentiable: scores get a graph only where the relaxed count asks for them first.
+    if call.relax_floor is not None:
+        if not isinstance(call.rule, TopP):
+            raise ValueError(f"{type(call.rule).__name__} has no threshold: the relaxed count is defined for TopP")
+        count = relaxed_count(scores.accumulated, call.rule.thresholds(scores), prompt, call.relax_floor)
+        record(trace.relaxed, layer, count)
     with torch.no_grad():
         chosen = call.rule.keep(scores)
         if call.min_tokens:
             chosen = torch.where((scores.lengths < call.min_tokens)[:, None], prompt, chosen)
         if call.replay is not None:
+            replay = call.replay[layer]
+            if len(replay) != len(prompt):
+                raise ValueError(f"replay has {len(replay)} rows for a batch of {len(prompt)}")
             fresh, chosen = chosen, torch.zeros_like(prompt)
-            chosen[:, : call.replay[layer].shape[1]] = call.replay[layer]
+            chosen[:, : replay.shape[1]] = replay
             if bool((chosen & ~prompt).any()):
                 raise ValueError(f"layer {layer}: the replayed choice keeps padding or completion tokens")
             record(trace.flipped, layer, (chosen & ~fresh).sum(-1) / chosen.sum(-1))
@@ -175,16 +183,17 @@ def continued_attention(
     None of several new tokens is dropped (a later turn of a chat, a later chunk of a prefill); the trace counts them.
     """
     stored, new, total = call.cache.layers[module.layer_idx], query.shape[2], key.shape[2]
-    if new == 1:
-        if bool(stored.valid.all()):
-            return sdpa_attention_forward(module, query, key, value, None, **kwargs)
-    elif attention_mask is not None:
-        stored.valid[:, -new:] &= attention_mask[:, -new:].bool()  # turns of unequal length are padded
-    if new > 1:
-        fresh, trace = stored.valid[:, -new:], call.trace
+    if new > 1 and attention_mask is not None:  # turns of unequal length are padded
+        stored.valid[:, -new:] &= attention_mask[:, -new:].bool()
+        stored.ragged = True
+    trace = call.trace
+    if new > 1 and trace.cache is not None and trace.cache() is call.cache:
+        fresh = stored.valid[:, -new:]
         trace.kept[module.layer_idx] = torch.cat([trace.kept[module.layer_idx], fresh], dim=-1)
         if module.layer_idx == 0:
             trace.lengths = trace.lengths + fresh.sum(-1)
+    if new == 1 and not stored.ragged:
+        return sdpa_attention_forward(module, query, key, value, None, **kwargs)
     causal = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
     return sdpa_attention_forward(module, query, key, value, (stored.valid[:, None, :] & causal)[:, None], **kwargs)
 

@@ -8,7 +8,10 @@ import csv
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -21,9 +24,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from zipr1.attention import NAME, Call, Trace, choose, sparse_attention
 from zipr1.bounds import Shape, attention_flops, decode_bound, layer_flops, prefill_bound
 from zipr1.cache import KeptLayer
+from zipr1.config import check_positive
 from zipr1.model import decoder, sparse
 from zipr1.provenance import provenance
-from zipr1.selection import FastV, Recent, Rule, TopK
+from zipr1.selection import FastV, Recent, Rule, TopK, check_ratio
 
 # Of Qwen2.5-VL-3B-Instruct and 7B-Instruct (their config.json): decoder and vision tower.
 SHAPES = {
@@ -31,6 +35,7 @@ SHAPES = {
     "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4, "layers": 28},
 }
 VISION = {"hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "depth": 32}
+PHASES = ("attention", "prefill", "decode", "vision")
 RULES = {"topk": TopK, "recent": Recent, "fastv": FastV}
 
 
@@ -51,24 +56,36 @@ class BenchConfig:
     output_dir: str = "runs/bench"
     json: bool = False  # print the rows as JSON
 
+    def __post_init__(self):
+        check_positive(self, "layers", "repeats", "threads")
+        for name, known in (("phases", PHASES), ("rules", (*RULES, "downsample"))):
+            for value in getattr(self, name).split(","):
+                if value not in known:
+                    raise ValueError(f"{name}: {value!r} is none of {', '.join(known)}")
+        if any(number < 1 for number in (*self.numbers("tokens"), *self.numbers("decode_batches"))):
+            raise ValueError("tokens and decode_batches: every number must be at least 1")
+        for ratio in self.numbers("ratios", float):
+            check_ratio(ratio)
+
+    def numbers(self, name: str, kind: type = int) -> list:
+        """A setting that is a list with commas."""
+        return [kind(number) for number in getattr(self, name).split(",")]
+
 
 def run_bench(config: BenchConfig) -> tuple[list[dict], str]:
     """Writes bench.csv, bench.json and bench.png; returns the rows and a table."""
+    import_module("matplotlib")  # of the extra "tasks": missing before an hour of measuring, not after
     torch.set_num_threads(config.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     layers = config.layers or (SHAPES[config.shape]["layers"] if device.type == "cuda" else 1)
-    phases = {"attention": attention_rows, "prefill": prefill_rows, "decode": decode_rows, "vision": vision_rows}
+    phases = dict(zip(PHASES, (attention_rows, prefill_rows, decode_rows, vision_rows), strict=True))
     wanted = config.phases.split(",")
-    for name in [*wanted, *config.rules.split(",")]:
-        if name not in phases and name not in RULES and name != "downsample":
-            raise ValueError(f"{name!r}: phases are {', '.join(phases)}; rules are {', '.join(RULES)}, downsample")
     if "fastv" in config.rules and layers <= FastV.layer:
         raise ValueError(f"layers={layers}: fastv keeps everything in the first {FastV.layer} layers; give more layers")
     model = build(config.shape, layers, "vision" in wanted, device, dtype)
     rows = []
-    lengths = [int(tokens) for tokens in config.tokens.split(",")]
-    ratios = [float(ratio) for ratio in config.ratios.split(",")]
+    lengths, ratios = config.numbers("tokens"), config.numbers("ratios", float)
     where = provenance()["device"] if device.type == "cuda" else f"{config.threads} CPU threads"
     common = {"device": where, "dtype": str(dtype).removeprefix("torch."), "shape": config.shape, "layers": layers}
     with torch.inference_mode(), tqdm(total=len(lengths) * len(wanted), desc="bench", unit="point") as bar:
@@ -112,24 +129,35 @@ def build(
     return model.requires_grad_(False).eval()
 
 
-def paired(dense: Callable[[], object], sparse_: Callable[[], object], repeats: int, device: torch.device) -> dict:
-    """Times the two in turns, after one call of each; the speed-up is the median of the pairs' ratios."""
+def paired(
+    dense: Callable[[], object],
+    sparse_: Callable[[], object],
+    repeats: int,
+    device: torch.device,
+    block: Callable[[], AbstractContextManager] = nullcontext,
+) -> dict:
+    """Times the two in turns, after one call of each, the second inside `block`; the speed-up is the median of the pairs'
+    ratios. Entering the block is not timed: a user enters it once for many calls."""
     times: dict[str, list[float]] = {"dense": [], "sparse": []}
     for repeat in range(repeats + 1):
-        for name, function in (("dense", dense), ("sparse", sparse_)):
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            began = time.perf_counter()
-            function()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            if repeat:
-                times[name].append(1000 * (time.perf_counter() - began))
+        for name, function, around in (("dense", dense, nullcontext), ("sparse", sparse_, block)):
+            with around():
+                wait(device)
+                began = time.perf_counter()
+                function()
+                wait(device)
+                if repeat:
+                    times[name].append(1000 * (time.perf_counter() - began))
     ratios = [a / b for a, b in zip(times["dense"], times["sparse"], strict=True)]
     return {
         "dense_ms": median(times["dense"]), "sparse_ms": median(times["sparse"]), "speedup": median(ratios),
         "speedup_low": min(ratios), "speedup_high": max(ratios),
     }  # fmt: skip
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def judged(times: dict, bound: float, **more) -> dict:
@@ -207,20 +235,15 @@ def prefill_rows(model, tokens: int, ratios: list[float], config: BenchConfig) -
                 rows.append(judged(times, bound, rule=name, ratio=ratio, scope="input") | sizes)
                 continue
             for scope in ("attention", "layer"):
-
-                def run(rule=rule, scope=scope):
-                    with sparse(model, rule, scope=scope) as trace:
-                        read("sparse")
-                    return trace.layer_ratios[0].tolist()
-
-                times = paired(lambda: read("dense"), run, config.repeats, device)
-                peaks = {
-                    "dense_peak_bytes": peak_bytes(lambda: read("dense"), device),
-                    "sparse_peak_bytes": peak_bytes(run, device),
-                }
-                bound = prefill_bound(shape, tokens, run(), scope)
-                row = judged(times, bound, rule=name, ratio=ratio, scope=scope)
-                rows.append(row | sizes | peaks)
+                block = partial(sparse, model, rule, scope=scope)
+                with block() as trace:
+                    read("sparse")
+                bound = prefill_bound(shape, tokens, trace.layer_ratios[0].tolist(), scope)
+                times = paired(lambda: read("dense"), lambda: read("sparse"), config.repeats, device, block)
+                peaks = {"dense_peak_bytes": peak_bytes(lambda: read("dense"), device)}
+                with block():
+                    peaks["sparse_peak_bytes"] = peak_bytes(lambda: read("sparse"), device)
+                rows.append(judged(times, bound, rule=name, ratio=ratio, scope=scope) | sizes | peaks)
     return rows
 
 
@@ -229,7 +252,7 @@ def decode_rows(model, tokens: int, ratios: list[float], config: BenchConfig) ->
     text, device, dtype = decoder(model), model.device, model.dtype
     shape = Shape.of(text.config)
     rows = []
-    for batch in map(int, config.decode_batches.split(",")):
+    for batch in config.numbers("decode_batches"):
         state = torch.randn(batch, 1, shape.hidden, device=device, dtype=dtype)
         position = torch.full((3, batch, 1), tokens, device=device)
 
@@ -240,7 +263,8 @@ def decode_rows(model, tokens: int, ratios: list[float], config: BenchConfig) ->
                 if stored < tokens:
                     kept = KeptLayer()
                     kept.update(keys, keys)
-                    kept.seen = tokens
+                    kept.seen, kept.ragged = tokens, batch > 1
+                    kept.valid[-1, -1] = batch == 1  # samples keep unequal numbers: their mask is part of the price
                     cache.layers.append(kept)
                 else:
                     cache.update(keys, keys, layer)
@@ -256,12 +280,10 @@ def decode_rows(model, tokens: int, ratios: list[float], config: BenchConfig) ->
                 continue
             short = filled(stored)
 
-            def sparse_step(short=short) -> None:
-                with sparse(model, TopK(1.0)):
-                    step(short)
-
             sizes = {"dense_bytes": nbytes(dense), "sparse_bytes": nbytes(short)}
-            times = paired(lambda dense=dense: step(dense), sparse_step, config.repeats, device)
+            times = paired(
+                partial(step, dense), partial(step, short), config.repeats, device, partial(sparse, model, TopK(ratio))
+            )
             bound = decode_bound(shape, batch, tokens, ratio, dtype.itemsize)
             rows.append(judged(times, bound, rule="topk", ratio=ratio, scope="attention", batch=batch) | sizes)
     return rows
@@ -337,5 +359,6 @@ def plot(rows: list[dict], path: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xlabel("prompt tokens")
     axes.set_ylabel("speed-up of the prompt pass (dashed: bound)")
-    axes.legend()
+    if lines:
+        axes.legend()
     figure.savefig(path)

@@ -10,7 +10,9 @@ class KeptLayer(DynamicLayer):
 
     keys, values: (B, Hkv, K, D); valid: (B, K) bool, False where a sample kept fewer than its neighbours. The sequence
     length is the number of tokens *seen*, so that positions and masks go on as if nothing had been dropped; the
-    number stored is `keys.shape[-2]`.
+    number stored is `keys.shape[-2]`. `ragged` says, without looking at the device, whether `valid` may hold a False.
+
+    `open` is set by `zipr1.sparse` before each pass: stock attention would take the places that are not valid for tokens.
     """
 
     is_croppable = False
@@ -19,18 +21,23 @@ class KeptLayer(DynamicLayer):
         super().__init__()
         self.seen = 0
         self.valid: torch.Tensor | None = None
+        self.ragged = False
+        self.open = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         """Appends new tokens, all of them; `evict` drops those of the prompt that attention has not chosen."""
+        if not self.open and self.seen != self.keys.shape[-2]:
+            raise RuntimeError("this KV cache has dropped tokens: go on with it inside `with zipr1.sparse(...)`")
+        self.open = False
         keys, values = super().update(key_states, value_states)
         new = torch.ones(key_states.shape[0], key_states.shape[2], dtype=torch.bool, device=key_states.device)
         self.valid = new if self.seen == 0 else torch.cat([self.valid, new], dim=-1)
         self.seen += key_states.shape[2]
         return keys, values
 
-    def evict(self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor) -> None:
+    def evict(self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor, ragged: bool) -> None:
         """Replaces what is stored by the kept tokens (B, Hkv, K, D) and their validity (B, K)."""
-        self.keys, self.values, self.valid = keys, values, valid
+        self.keys, self.values, self.valid, self.ragged = keys, values, valid, ragged
 
     def get_seq_length(self) -> int:
         return self.seen
@@ -40,7 +47,7 @@ class KeptLayer(DynamicLayer):
 
     def reset(self) -> None:
         super().reset()
-        self.seen, self.valid = 0, None
+        self.seen, self.valid, self.ragged, self.open = 0, None, False, True
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove:
@@ -71,6 +78,7 @@ def make_sparse(cache: DynamicCache) -> None:
     cache.layer_class_to_replicate = KeptLayer
     for i, layer in enumerate(cache.layers):
         if isinstance(layer, KeptLayer):
+            layer.open = True
             continue
         if type(layer) is not DynamicLayer:
             raise TypeError(f"layer {i} of the cache is a {type(layer).__name__}: only full-attention layers can be sparse")

@@ -12,17 +12,17 @@ from zipr1.config import TrainConfig
 from zipr1.model import save
 
 STATE = "trainer.pt"
-FREE = {
-    "resume",
-    "output_dir",
-    "threads",
-    "save_steps",
-    "save_total_limit",
-}  # may differ between a run and its resumption
+FREE = {"resume", "output_dir", "threads", "save_steps", "save_total_limit"}  # may differ when a run goes on
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or does not fit the run."""
+
+
+def settings(config: TrainConfig, step: int) -> dict:
+    """What zipr1.json says of a trained model."""
+    names = {"p": config.p, "scope": config.scope, "preset": config.preset, "base": config.model, "step": step}
+    return {"rule": "TopP"} | names
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -35,8 +35,7 @@ def write(folder: Path, step: int, model, processor, state: dict, config: TrainC
     final, partial = folder / f"checkpoint-{step}", folder / f".partial-{step}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        settings = {"rule": "TopP", "p": config.p, "preset": config.preset, "base": config.model, "step": step}
-        save(model, processor, partial, settings)
+        save(model, processor, partial, settings(config, step))
         torch.save(state | {"step": step}, partial / STATE)
         (partial / "train.json").write_text(json.dumps(asdict(config), indent=1))
         shutil.rmtree(final, ignore_errors=True)
@@ -56,7 +55,10 @@ def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
     found = checkpoints(folder)
     if not found:
         return None
-    before = json.loads((found[-1] / "train.json").read_text())
+    try:
+        before = json.loads((found[-1] / "train.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{found[-1]}: train.json cannot be read ({error}); delete this checkpoint") from error
     for name, value in asdict(config).items():
         if name not in FREE and before.get(name) != value:
             raise CheckpointError(

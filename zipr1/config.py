@@ -6,6 +6,28 @@ from typing import Literal
 from zipr1.tasks import TASKS
 
 
+def check_positive(config, *names: str) -> None:
+    """Raises ValueError for a setting that must be above zero and is not; None means unset."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name}={value}: must be above 0")
+
+
+def check_share(config, *names: str) -> None:
+    for name in names:
+        if not 0 < getattr(config, name) <= 1:
+            raise ValueError(f"{name}={getattr(config, name)}: a share must lie in (0, 1], for example 0.975")
+
+
+def check_tasks(names: list[str]) -> None:
+    if not names:
+        raise ValueError(f"tasks: name at least one of {', '.join(TASKS)}")
+    for name in names:
+        if name not in TASKS:
+            raise ValueError(f"task {name!r}: expected some of {', '.join(TASKS)}")
+
+
 @dataclass(frozen=True)
 class Objective:
     """What the two presets differ in.
@@ -63,7 +85,6 @@ class TrainConfig:
     weight_decay: float = 0.0
     epsilon: float = 0.2  # clip range of the importance ratio
     num_iterations: int = 1  # optimiser steps on each batch of rollouts
-    freeze_vision: bool = True
     gradient_checkpointing: bool = False
     # None: the preset's value
     efficiency_reward: float | None = None
@@ -87,15 +108,12 @@ class TrainConfig:
     threads: int = 1
 
     def __post_init__(self):
-        for name in ("max_steps", "prompts_per_step", "num_generations", "max_completion_length", "num_iterations",
-                     "probe_every", "probe_per_task", "save_steps", "save_total_limit"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if not 0 < self.p <= 1:
-            raise ValueError(f"p={self.p}: the share of attention to keep must lie in (0, 1], for example 0.975")
-        for name in self.tasks:
-            if name not in TASKS:
-                raise ValueError(f"tasks: {name!r} is none of {', '.join(TASKS)}")
+        check_positive(
+            self, "max_steps", "prompts_per_step", "num_generations", "max_completion_length", "num_iterations", "probe_every",
+            "probe_per_task", "save_steps", "save_total_limit", "threads", "temperature", "learning_rate", "accuracy_margin",
+        )  # fmt: skip
+        check_share(self, "p")
+        check_tasks(self.tasks)
 
     @property
     def objective(self) -> Objective:

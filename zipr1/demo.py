@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from zipr1.answer import AnswerConfig, answer
-from zipr1.config import TrainConfig
+from zipr1.config import TrainConfig, check_positive
 from zipr1.evaluate import Record, evaluate, examples_of, rule_of, write_records
 from zipr1.inputs import CLIP_FPS
 from zipr1.model import load_vision
@@ -37,19 +38,22 @@ class DemoConfig:
     json: bool = False  # print the rows of the table as JSON
     max_steps: int | None = None  # None: the recipe's
 
+    def __post_init__(self):
+        check_positive(self, "questions", "curve_questions", "max_steps")
 
-def table_records(model: str, method: str, p: float, config: DemoConfig, tasks: list[str]) -> list[Record]:
+
+def table_records(model: str, method: str, config: DemoConfig, recipe: TrainConfig) -> list[Record]:
     torch.set_num_threads(1)
-    loaded = load_vision(model)
-    return evaluate(*loaded, examples_of(tasks, "test", config.questions), rule_of(method, p, 1.0), method, quiet=True)
+    examples, rule = examples_of(recipe.tasks, "test", config.questions), rule_of(method, recipe.p, 1.0)
+    return evaluate(*load_vision(model), examples, rule, method, quiet=True, scope=recipe.scope)
 
 
-def curve_rows(model: str, config: DemoConfig, tasks: list[str]) -> list[dict]:
+def curve_rows(model: str, config: DemoConfig, recipe: TrainConfig) -> list[dict]:
     torch.set_num_threads(1)
-    loaded = load_vision(model)
-    examples = examples_of(tasks, "test", config.curve_questions)
+    loaded, examples = load_vision(model), examples_of(recipe.tasks, "test", config.curve_questions)
     rules = [TopP(float(p)) for p in config.curve.split(",")]
-    return [table_row("ZipVL", evaluate(*loaded, examples, rule, f"p = {rule.p:g}", quiet=True)) for rule in rules]
+    settings = {"quiet": True, "scope": recipe.scope}
+    return [table_row("ZipVL", evaluate(*loaded, examples, rule, f"p = {rule.p:g}", **settings)) for rule in rules]
 
 
 def demo(config: DemoConfig) -> tuple[list[dict], str]:
@@ -62,7 +66,9 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
         recipe = replace(recipe, max_steps=config.max_steps)
     presets = {preset: replace(recipe, preset=preset, output_dir=str(folder / preset)) for preset in ("paper", "exact")}
     (folder / "config.json").write_text(json.dumps({"demo": asdict(config), "train": asdict(recipe)} | provenance(), indent=1))
-    tasks, p, base = recipe.tasks, recipe.p, recipe.model
+    p, base = recipe.p, recipe.model
+    for preset in presets:  # of an earlier demo
+        shutil.rmtree(folder / preset, ignore_errors=True)
     final = {preset: str(folder / preset / "final") for preset in presets}
     # Two processes of one thread each are quicker on small tensors than one process of two threads.
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -71,17 +77,17 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
             pool,
             "1/3 measuring the model as it is",
             [
-                partial(table_records, base, "full", p, config, tasks),
-                partial(table_records, base, "zipvl", p, config, tasks),
-                partial(curve_rows, base, config, tasks),
+                partial(table_records, base, "full", config, recipe),
+                partial(table_records, base, "zipvl", config, recipe),
+                partial(curve_rows, base, config, recipe),
             ],
         )
         together(pool, "2/3 post-training, presets paper and exact", [partial(train, c) for c in presets.values()])
         paper, exact, curve_paper, curve_exact = together(
             pool,
             "3/3 measuring the trained models",
-            [partial(table_records, path, "zipvl", p, config, tasks) for path in final.values()]
-            + [partial(curve_rows, path, config, tasks) for path in final.values()],
+            [partial(table_records, path, "zipvl", config, recipe) for path in final.values()]
+            + [partial(curve_rows, path, config, recipe) for path in final.values()],
         )
     rows = [table_row("Full", full), table_row("ZipVL", zipvl, full)]
     rows += [table_row("ZipR1", records, full, preset) for preset, records in (("paper", paper), ("exact", exact))]
@@ -94,7 +100,7 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
     (folder / "curve.json").write_text(json.dumps(curves, indent=1))
     plot_curves(curves, rows[0]["accuracy"], folder / "curve.png")
     plot_training({preset: folder / preset / "metrics.jsonl" for preset in presets}, folder / "training.png")
-    pictures(final["exact"], base, p, folder)
+    pictures(final["exact"], recipe, folder)
     ours, start = rows[3], rows[1]
     line = (
         f"ZipR1 (exact) answers from {ours['token_ratio']:.1%} of the tokens at p = {p:g} (ZipVL before training: "
@@ -113,7 +119,7 @@ def together(pool: ProcessPoolExecutor, title: str, jobs: list[Callable]) -> lis
         return [future.result() for future in futures]
 
 
-def pictures(trained: str, base: str, p: float, folder: Path) -> None:
+def pictures(trained: str, recipe: TrainConfig, folder: Path) -> None:
     """The kept tokens on a test picture and a test clip, before and after training."""
     import av
 
@@ -126,6 +132,7 @@ def pictures(trained: str, base: str, p: float, folder: Path) -> None:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))
         container.mux(stream.encode())
     for example, file in ((shapes, "shapes.png"), (motion, "motion.mkv")):
-        for name, model in (("before", base), ("after", trained)):
+        for name, model in (("before", recipe.model), ("after", trained)):
+            settings = {"model": model, "p": recipe.p, "scope": recipe.scope, "max_new_tokens": 8}
             out = str(folder / f"kept-{Path(file).stem}-{name}.png")
-            answer(AnswerConfig(str(folder / file), example.question, model=model, p=p, picture=out, max_new_tokens=8))
+            answer(AnswerConfig(str(folder / file), example.question, picture=out, **settings))

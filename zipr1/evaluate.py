@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from tqdm.auto import tqdm
 
+from zipr1.config import check_positive, check_tasks
 from zipr1.inputs import prepare
-from zipr1.model import check_length, load_vision, sparse
+from zipr1.model import check_length, load_vision, sparse, trained_scope
 from zipr1.selection import Random, Recent, Rule, TopK, TopP
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
@@ -29,12 +30,16 @@ class EvalConfig:
     questions: int = 100  # per task
     p: float = 0.975  # of zipvl
     ratio: float = 0.25  # of topk, random and recent
-    scope: Literal["attention", "layer"] = "attention"  # what follows the kept tokens (zipr1.sparse)
+    scope: Literal["attention", "layer"] | None = None  # what follows the kept tokens (zipr1.sparse); None: as trained
     curve: str = ""  # more thresholds for zipvl, as 0.9,0.99: accuracy against token ratio
     batch_size: int = 25
     output_dir: str = "runs/eval"
     threads: int = 2
     json: bool = False  # print the rows of the table as JSON
+
+    def __post_init__(self):
+        check_positive(self, "questions", "batch_size", "threads")
+        check_tasks(self.tasks.split(","))
 
 
 @dataclass(frozen=True)
@@ -69,9 +74,6 @@ def rule_of(method: str, p: float, ratio: float) -> Rule | None:
 
 def examples_of(tasks: Iterable[str], split: str, count: int) -> list[Example]:
     """The first `count` questions of each task's split."""
-    for name in tasks:
-        if name not in TASKS:
-            raise ValueError(f"task {name!r}: expected some of {', '.join(TASKS)}")
     return [TASKS[name].example(split, i) for name in tasks for i in range(count)]
 
 
@@ -136,7 +138,7 @@ def run_eval(config: EvalConfig) -> tuple[list[dict], str]:
     curve = [TopP(float(p)) for p in config.curve.split(",") if p]
     examples = examples_of(config.tasks.split(","), config.split, config.questions)
     model, processor = load_vision(config.model)
-    settings = {"batch_size": config.batch_size, "scope": config.scope}
+    settings = {"batch_size": config.batch_size, "scope": config.scope or trained_scope(config.model)}
     found = {method: evaluate(model, processor, examples, rule, method, **settings) for method, rule in rules.items()}
     folder = Path(config.output_dir)
     rows = [table_row(method, records, found.get("full")) for method, records in found.items()]

@@ -1,6 +1,7 @@
 """Loading, the sparse context, and the front half of a Qwen-VL model: from processor tensors to embeddings and positions."""
 
 import json
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -44,14 +46,20 @@ def load(name: str | Path, **kwargs) -> tuple:
         raise OSError(f"{name}: no model could be loaded ({error})") from error
     check_family(family, name)
     vision = family in VISION_FAMILIES
-    model = (AutoModelForImageTextToText if vision else AutoModelForCausalLM).from_pretrained(source, **kwargs)
+    try:
+        model = (AutoModelForImageTextToText if vision else AutoModelForCausalLM).from_pretrained(source, **kwargs)
+    except SafetensorError as error:
+        raise OSError(f"{name}: its weights cannot be read ({error}); download or save them again") from error
     model.requires_grad_(False).eval()
     return model, (AutoProcessor if vision else AutoTokenizer).from_pretrained(source)
 
 
 def load_vision(name: str | Path, **kwargs) -> tuple:
-    """`load` for what shows pictures to the model. Raises ValueError for a text model."""
+    """`load` for the commands, which show pictures to the model, on a GPU where there is one. Raises ValueError for a text
+    model."""
     model, processor = load(name, **kwargs)
+    if torch.cuda.is_available() and "device_map" not in kwargs:
+        model.to("cuda")
     if model.config.model_type not in VISION_FAMILIES:
         raise ValueError(f"{name}: a text model ({model.config.model_type}) sees no pictures; use a Qwen-VL model")
     return model, processor
@@ -70,6 +78,12 @@ def save(model, processor, folder: Path, settings: dict | None = None) -> None:
     processor.save_pretrained(folder)
     if settings is not None:
         (Path(folder) / "zipr1.json").write_text(json.dumps(settings, indent=1))
+
+
+def trained_scope(name: str | Path) -> str:
+    """The scope that a folder of `save` was trained for; "attention" for any other model."""
+    settings = Path(name) / "zipr1.json"
+    return json.loads(settings.read_text()).get("scope", "attention") if settings.is_file() else "attention"
 
 
 def check_length(model, inputs, new_tokens: int) -> None:
@@ -130,6 +144,8 @@ def sparse(
     trace = Trace()
     rows = KeptRows() if scope == "layer" else None
     before = text.config._attn_implementation
+    if before.startswith(NAME):
+        raise RuntimeError("the model is inside a block of zipr1.sparse already: leave that one first")
 
     def set_call(module, args, kwargs):
         kwargs = dict(kwargs)
@@ -146,6 +162,7 @@ def sparse(
         if past == 0:
             for entries in (trace.kept, trace.relaxed, trace.flipped):
                 entries.clear()
+            trace.cache = None if cache is None else weakref.ref(cache)
         kwargs[NAME] = Call(rule, trace, cache, past, prompt_length, replay, relax_floor, min_tokens, keep_kv, rows)
         return args, kwargs
 
@@ -158,8 +175,7 @@ def sparse(
             if not inside:
                 raise RuntimeError("gradient checkpointing: call backward() inside the `with zipr1.sparse(...)` block")
 
-        recomputed = any(getattr(part, "gradient_checkpointing", False) for part in module.modules())
-        if recomputed and output[0].requires_grad:
+        if output[0].requires_grad and any(getattr(part, "gradient_checkpointing", False) for part in module.modules()):
             output[0].register_hook(check)
 
     handles = [text.register_forward_pre_hook(set_call, with_kwargs=True), text.register_forward_hook(guard)]

@@ -1,6 +1,7 @@
 """The kept tokens drawn over a picture, or over the frames of a clip: all layers in one, or a page a layer."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def shade(image: Image.Image, share: np.ndarray) -> Image.Image:
     scale = max(1, math.ceil(LEAST_SIDE / max(image.size)))
     image = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.BICUBIC)
     light = Image.fromarray((255 * (DIM + (1 - DIM) * share)).astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST)
-    shaded = Image.composite(image, Image.new("RGB", image.size, (24, 24, 32)), light)
+    shaded = Image.composite(image, Image.new("RGB", image.size, PAPER), light)
     draw = ImageDraw.Draw(shaded)
     rows, columns = share.shape
     for r, c in np.argwhere(share >= 0.5):  # outline what most layers kept: visible on bright and dark pictures
@@ -33,25 +34,26 @@ def shade(image: Image.Image, share: np.ndarray) -> Image.Image:
     return shaded
 
 
-def kept_pages(images: list[Image.Image], masks: np.ndarray, ratios: list[float], caption: str) -> list[Image.Image]:
+def kept_pages(images: list[Image.Image], masks: np.ndarray, ratios: list[float], caption: str) -> Iterator[Image.Image]:
     """First all layers in one, each cell as bright as the share of layers that kept it; then a page a layer.
 
     masks (layers, T, H, W) with T = 1 for a picture, one per two frames for a clip; ratios: share of the whole prompt
     that each layer kept, drawn as a strip under every page.
     """
-    pages = [sheet(images, masks.mean(0), ratios, None, caption)]
-    return pages + [sheet(images, mask, ratios, layer, caption) for layer, mask in enumerate(masks)]
+    yield sheet(images, masks.mean(0), ratios, None, caption)
+    for layer, mask in enumerate(masks):
+        yield sheet(images, mask, ratios, layer, caption)
 
 
-def save_pages(pages: list[Image.Image], path: Path) -> None:
+def save_pages(pages: Iterator[Image.Image], path: Path) -> None:
     """The first page as a picture; all of them where the file can hold an animation (.gif, .webp) or pages (.pdf)."""
-    suffix = path.suffix.lower()
+    first, suffix = next(pages), path.suffix.lower()
     if suffix in (".gif", ".webp"):
-        pages[0].save(path, save_all=True, append_images=pages[1:], duration=PAGE_MS, loop=0)
+        first.save(path, save_all=True, append_images=pages, duration=PAGE_MS, loop=0)
     elif suffix == ".pdf":
-        pages[0].save(path, save_all=True, append_images=pages[1:])
+        first.save(path, save_all=True, append_images=pages)
     else:
-        pages[0].save(path)
+        first.save(path)
 
 
 def sheet(images: list[Image.Image], share: np.ndarray, ratios: list[float], layer: int | None, caption: str) -> Image.Image:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from zipr1.config import check_positive, check_tasks
 from zipr1.helper_loss import Helper
 from zipr1.model import encode, save
 from zipr1.packing import IGNORE, isolate, pack
@@ -53,6 +54,12 @@ class PretrainConfig:
     threads: int = 2
     output_dir: str = "runs/pretrain"
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
+
+    def __post_init__(self):
+        check_positive(self, "questions_per_scene", "eval_every", "eval_questions", "threads")
+        check_tasks(self.tasks)
+        for stage in self.stages:
+            check_positive(stage, "steps", "learning_rate", "adam_learning_rate", "warmup_steps")
 
 
 class Batches(Dataset):

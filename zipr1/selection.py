@@ -4,7 +4,9 @@ Sources: ZipVL (arXiv 2410.08584, section 3) for the scores and the choice, ZipR
 Shapes: B samples, H query heads, Hkv key heads, P probes, L columns (padding included), D head size.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import torch
@@ -16,19 +18,30 @@ RECENT, OTHERS = 64, 64  # ZipVL: the last 64 queries and 64 others
 class Scores:
     """What a rule may look at, for one layer of a batch.
 
-    accumulated: (B, L) float32, sum over the probes of their mean attention over heads; a row sums to its number of
-        probes. None where the rule asked for no scores.
-    probes_seeing: (B, L), how many probes can see this token (the causal bias of `accumulated`); None likewise.
+    attention: computes `accumulated` and `probes_seeing`, which happens once, and only if a rule looks at them.
     valid: (B, L) bool, False on padding and on columns that do not belong to the prompt.
     layer: index of the decoder layer.
     earlier: (B, prompt columns) a layer, what the layers before this one kept.
     """
 
-    accumulated: torch.Tensor | None
-    probes_seeing: torch.Tensor | None
+    attention: Callable[[], tuple[torch.Tensor, torch.Tensor]]
     valid: torch.Tensor
     layer: int
     earlier: tuple[torch.Tensor, ...] = ()
+
+    @cached_property
+    def probed(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.attention()
+
+    @property
+    def accumulated(self) -> torch.Tensor:
+        """(B, L) float32, sum over the probes of their mean attention over heads; a row sums to its number of probes."""
+        return self.probed[0]
+
+    @property
+    def probes_seeing(self) -> torch.Tensor:
+        """(B, L) how many probes can see this token: the causal bias of `accumulated`."""
+        return self.probed[1]
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -41,13 +54,14 @@ class Scores:
         return self.valid.long().cumsum(-1) - 1
 
 
-def probe_ranks(lengths: torch.Tensor, recent: int = RECENT, others: int = OTHERS) -> torch.Tensor:
-    """Positions of the probe queries within each prompt: (B, P) long, ascending, -1 where a prompt has fewer.
+def probe_ranks(lengths: torch.Tensor, longest: int, recent: int = RECENT, others: int = OTHERS) -> torch.Tensor:
+    """Positions of the probe queries within each prompt: (B, P) long, ascending, -1 where a prompt has fewer; P is at most
+    `longest`, the columns of the batch.
 
     The last `recent` and `others` evenly spaced before them. Evenly spaced, where ZipVL draws at random, so that a
     sample selects the same tokens alone, in a batch, and when its log-probabilities are computed again.
     """
-    probes = int(torch.clamp(lengths.max(), max=recent + others))
+    probes = min(longest, recent + others)
     slot = torch.arange(probes, device=lengths.device).expand(len(lengths), -1)
     lengths = lengths[:, None]
     before = lengths - recent  # tokens that are not recent
@@ -77,8 +91,9 @@ def probe_scores(
     asked = probes >= 0  # (B, P)
     column = columns_of(valid, length).gather(1, probes.clamp(min=0))  # (B, P)
     picked = query.gather(2, column[:, None, :, None].expand(-1, heads, -1, size))
-    picked = picked.reshape(batch, key.shape[1], -1, size)  # (B, Hkv, H/Hkv * P, D)
-    logits = torch.matmul(picked, key.transpose(2, 3)).float() * scaling
+    # Scaled before the product, which float16 could not hold.
+    picked = picked.reshape(batch, key.shape[1], -1, size) * scaling  # (B, Hkv, H/Hkv * P, D)
+    logits = torch.matmul(picked, key.transpose(2, 3)).float()
     logits = logits.view(batch, heads, -1, length)
     sees = valid[:, None, :] & (ranks[:, None, :] <= probes[:, :, None])  # (B, P, L)
     # A probe that does not exist sees everything, lest its softmax be empty; it is left out of the sum.
@@ -127,9 +142,7 @@ def keep_best(score: torch.Tensor, count: torch.Tensor, valid: torch.Tensor) -> 
 
 
 class Rule(Protocol):
-    """Scores -> kept tokens. A new rule is a frozen dataclass with `keep`; `scored` says whether it needs the probes."""
-
-    scored: bool
+    """Scores -> kept tokens. A new rule is a frozen dataclass with this method."""
 
     def keep(self, scores: Scores) -> torch.Tensor:
         """(B, L) bool, True on kept tokens, never on padding, always on the last token of a prompt."""
@@ -146,7 +159,6 @@ class TopP:
 
     p: float | tuple[float, ...] = 0.975
     choice: Literal["normalised", "accumulated"] = "normalised"
-    scored = True
 
     def __post_init__(self):
         for p in self.p if isinstance(self.p, tuple) else (self.p,):
@@ -177,7 +189,6 @@ class TopK:
     """A fixed share of the tokens, by the same normalised scores: what Top-p is compared with."""
 
     ratio: float
-    scored = True
 
     def __post_init__(self):
         check_ratio(self.ratio)
@@ -192,7 +203,6 @@ class Random:
 
     ratio: float
     seed: int = 0
-    scored = False
 
     def __post_init__(self):
         check_ratio(self.ratio)
@@ -209,7 +219,6 @@ class Recent:
 
     ratio: float
     sinks: int = 4
-    scored = False
 
     def __post_init__(self):
         check_ratio(self.ratio)
@@ -227,7 +236,6 @@ class FastV:
 
     ratio: float
     layer: int = 2
-    scored = True
 
     def __post_init__(self):
         check_ratio(self.ratio)
@@ -247,8 +255,6 @@ class FastV:
 class KeepAll:
     """Every token: dense attention through the same path."""
 
-    scored = False
-
     def keep(self, scores: Scores) -> torch.Tensor:
         return scores.valid
 
@@ -260,4 +266,4 @@ def check_ratio(ratio: float) -> None:
 
 def share(scores: Scores, ratio: float) -> torch.Tensor:
     """(B,) at least one token, `ratio` of each prompt, rounded up."""
-    return (scores.lengths * ratio).ceil().long().clamp(min=1)
+    return (scores.lengths.double() * ratio - 1e-9).ceil().long().clamp(min=1)  # 0.1 * 30 is 3, not a little above

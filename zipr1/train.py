@@ -41,12 +41,15 @@ def train(config: TrainConfig, quiet: bool = False) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(log_with="tensorboard", project_dir=folder)
     found = checkpoint.last(folder, config) if config.resume else None
+    if not config.resume and checkpoint.checkpoints(folder):
+        raise ValueError(f"{folder}: holds checkpoints of an earlier run; give --resume, or another output_dir")
     model, processor = load_vision(found[0] if found else config.model, dtype=torch.float32)
     reference, _ = load_vision(config.model, dtype=torch.float32)
     reference.to(accelerator.device)
+    if model.config.model_type == "qwen3_vl":
+        raise ValueError(f"{config.model}: post-training of Qwen3-VL is not there yet; use Qwen2-VL or Qwen2.5-VL")
     model.requires_grad_(True)
-    if config.freeze_vision:
-        model.model.visual.requires_grad_(False)
+    model.model.visual.requires_grad_(False)  # a picture is encoded once; what becomes sparse is the decoder's attention
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -93,15 +96,7 @@ def train(config: TrainConfig, quiet: bool = False) -> Path:
             checkpoint.write(folder, step + 1, accelerator.unwrap_model(model), processor, state, config)
     accelerator.end_training()
     final = folder / "final"
-    settings = {
-        "rule": "TopP",
-        "p": config.p,
-        "scope": config.scope,
-        "preset": config.preset,
-        "base": config.model,
-        "step": config.max_steps,
-    }
-    save(accelerator.unwrap_model(model), processor, final, settings)
+    save(accelerator.unwrap_model(model), processor, final, checkpoint.settings(config, config.max_steps))
     return final
 
 
@@ -128,7 +123,8 @@ def roll(
 
 @torch.no_grad()
 def expected_accuracy(reference, processor, examples: list[Example], rollout: Rollout) -> torch.Tensor:
-    """(B,) how often the dense reference would be right, exactly: the probability that it samples the expected answer."""
+    """(B,) the probability that the dense reference samples the expected answer, word for word: what it is right at least
+    this often, without the noise of sampling it."""
     group = rollout.tokens.shape[0] // len(examples)
     end = processor.tokenizer.eos_token_id
     answers = [[*processor.tokenizer.encode(example.answer, add_special_tokens=False), end] for example in examples]
@@ -184,7 +180,7 @@ def update(
     entropy = -(logp.detach().exp() * logp.detach().masked_fill(logp == float("-inf"), 0)).sum(-1)
     return {
         "loss": loss.item(),
-        "reward": (rewards.accuracy + rewards.efficiency).mean().item(),
+        "reward": total.mean().item(),
         "reward_std": total.std(-1, correction=0).mean().item(),
         "rewards/accuracy": rewards.accuracy.mean().item(),
         "rewards/efficiency": rewards.efficiency.mean().item(),
