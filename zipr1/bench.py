@@ -6,6 +6,7 @@ same scores as Top-p).
 
 import csv
 import json
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -165,14 +166,24 @@ def judged(times: dict, bound: float, **more) -> dict:
 
 
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int | None:
-    """Memory that a call takes beyond what was there; known on a GPU only."""
-    if device.type != "cuda":
+    """Memory that a call takes at most, beyond what was there; of the process on a Linux CPU, unknown on another."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    process = Path("/proc/self")
+    if not (process / "clear_refs").exists():
         return None
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+    (process / "clear_refs").write_text("5")  # proc(5): sets the peak to what is resident now
+
+    def kilobytes(name: str) -> int:
+        return int(re.search(rf"{name}:\s+(\d+) kB", (process / "status").read_text())[1])
+
+    before = kilobytes("VmRSS")
     function()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    return 1024 * (kilobytes("VmHWM") - before)
 
 
 def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig) -> list[dict]:
@@ -316,22 +327,18 @@ def break_even(rows: list[dict], ratio: float, scope: str) -> int | None:
 
 def table(rows: list[dict]) -> str:
     """Markdown, one line a row, then the break-even lengths."""
-    lines = [
-        "| phase | tokens | batch | rule | ratio | scope | dense ms | sparse ms | speed-up (range) | bound | share | KV MB |",
-        "|" + "---|" * 12,
-    ]
+    names = ("phase", "tokens", "batch", "rule", "ratio", "scope", "dense ms", "sparse ms", "speed-up (range)", "bound")
+    names += ("share of bound", "KV MB", "peak MB")
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for row in rows:
-        kv = f"{row['dense_bytes'] / 1e6:.1f} -> {row['sparse_bytes'] / 1e6:.1f}" if "dense_bytes" in row else "-"
+        kv, peak = (
+            f"{dense / 1e6:.1f} -> {row[f'sparse_{name}'] / 1e6:.1f}" if (dense := row.get(f"dense_{name}")) else "-"
+            for name in ("bytes", "peak_bytes")
+        )
         speed = f"**{row['speedup']:.2f}** ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
         cells = [row["phase"], row["tokens"], row.get("batch", 1), row["rule"], f"{row['ratio']:g}", row["scope"]]
-        cells += [
-            f"{row['dense_ms']:.1f}",
-            f"{row['sparse_ms']:.1f}",
-            speed,
-            f"{row['bound']:.2f}",
-            f"{row['share_of_bound']:.0%}",
-            kv,
-        ]
+        cells += [f"{row['dense_ms']:.1f}", f"{row['sparse_ms']:.1f}", speed, f"{row['bound']:.2f}"]
+        cells += [f"{row['share_of_bound']:.0%}", kv, peak]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     for ratio, scope in sorted({(r["ratio"], r["scope"]) for r in rows if r["phase"] == "prefill" and r["rule"] == "topk"}):
         if ratio < 1:
