@@ -82,7 +82,11 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
                 partial(curve_rows, base, config, recipe),
             ],
         )
-        together(pool, "2/3 post-training, presets paper and exact", [partial(train, c) for c in presets.values()])
+        together(
+            pool,
+            "2/3 post-training, presets paper and exact",
+            [partial(train, c, line=1 + i) for i, c in enumerate(presets.values())],
+        )
         paper, exact, curve_paper, curve_exact = together(
             pool,
             "3/3 measuring the trained models",

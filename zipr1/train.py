@@ -34,8 +34,9 @@ from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
 
 
-def train(config: TrainConfig, quiet: bool = False) -> Path:
-    """Post-trains and returns the folder of the final model: a plain transformers folder with zipr1.json."""
+def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
+    """Post-trains and returns the folder of the final model: a plain transformers folder with zipr1.json. `line` of the
+    terminal is where the progress bar goes, if several processes draw one."""
     torch.set_num_threads(config.threads)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,7 @@ def train(config: TrainConfig, quiet: bool = False) -> Path:
         governor = Governor(config.accuracy_tolerance, config.accuracy_margin)
         note(metrics, accelerator, 0, measure(model, processor, probe, config))
 
-    bar = tqdm(range(start, config.max_steps), desc=config.preset, unit="step", disable=quiet, initial=start)
+    bar = tqdm(range(start, config.max_steps), desc=config.preset, unit="step", disable=quiet, initial=start, position=line)
     for step in bar:
         began = time.perf_counter()
         for group in optimizer.param_groups:
