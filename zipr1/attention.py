@@ -110,9 +110,10 @@ def sparse_attention(
     # The gathered tokens keep their order and their padding comes last, where the causal mask hides it from every
     # real query: one plain causal kernel serves samples that kept different numbers.
     out, _ = sdpa_attention_forward(module, rows(query, index), short_key, short_value, None, **kwargs)
-    out = out * filled[:, :, None, None]
-    where = torch.where(filled, index, length)[:, :, None, None].expand_as(out)  # padding goes to a spare last row
-    full = out.new_zeros(batch, length + 1, *out.shape[2:]).scatter(1, where, out)[:, :length]
+    real, place = out.reshape(batch * most, -1), positions(kept, total)
+    if least < most:
+        real = real.index_select(0, positions(filled, total))
+    full = real.new_zeros(batch * length, real.shape[-1]).index_copy_(0, place, real).view(batch, length, *out.shape[2:])
     if call.cache is not None:
         stored = call.cache.layers[module.layer_idx]
         if call.keep_kv:
@@ -120,7 +121,7 @@ def sparse_attention(
         else:
             stored.evict(short_key, short_value, filled, ragged=least < most)
     if call.rows is not None:
-        call.rows.set(kept, total)
+        call.rows.set(place, (batch, length))
     return full, None
 
 
@@ -168,6 +169,11 @@ def record(entries: list, layer: int, entry: torch.Tensor) -> None:
     """Writes a layer's entry. A layer that gradient checkpointing runs again finds its entry there and leaves it."""
     if layer == len(entries):
         entries.append(entry)
+
+
+def positions(tokens: torch.Tensor, total: int) -> torch.Tensor:
+    """tokens (B, L) bool -> (total,) where the True ones are among the B * L; knows its size, so it need not wait."""
+    return torch.nonzero_static(tokens.flatten(), size=total)[:, 0]
 
 
 def rows(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -19,13 +19,9 @@ class KeptRows:
         self.rows: torch.Tensor | None = None  # (N,) long, of the B * L rows; None: all of them
         self.shape = (0, 0)
 
-    def set(self, kept: torch.Tensor | None, total: int = 0) -> None:
-        """kept (B, L) bool with `total` kept tokens, or None for a pass that drops nothing."""
-        if kept is None:
-            self.rows = None
-        else:
-            self.rows = torch.nonzero_static(kept.flatten(), size=total)[:, 0]  # knows its size: no wait for the device
-            self.shape = tuple(kept.shape)
+    def set(self, rows: torch.Tensor | None, shape: tuple[int, int] = (0, 0)) -> None:
+        """The rows, and (B, L); or None for a pass that drops nothing."""
+        self.rows, self.shape = rows, shape
 
     def gather(self, module: nn.Module, args: tuple) -> tuple | None:
         """Forward pre-hook: (B, L, D) -> (1, N, D)."""
@@ -39,7 +35,7 @@ class KeptRows:
             return output
         batch, length = self.shape
         full = output.new_zeros(batch * length, output.shape[-1])
-        return full.index_copy(0, self.rows, output[0]).view(batch, length, -1)
+        return full.index_copy_(0, self.rows, output[0]).view(batch, length, -1)
 
     def follow(self, layers: nn.ModuleList) -> list[torch.utils.hooks.RemovableHandle]:
         """Hooks the modules that the scope covers; removing the handles restores the layers."""

@@ -93,12 +93,12 @@ def probe_scores(
     picked = query.gather(2, column[:, None, :, None].expand(-1, heads, -1, size))
     # Scaled before the product, which float16 could not hold.
     picked = picked.reshape(batch, key.shape[1], -1, size) * scaling  # (B, Hkv, H/Hkv * P, D)
-    logits = torch.matmul(picked, key.transpose(2, 3)).float()
-    logits = logits.view(batch, heads, -1, length)
+    logits = torch.matmul(picked, key.transpose(2, 3)).float().view(batch, heads, -1, length)
     sees = valid[:, None, :] & (ranks[:, None, :] <= probes[:, :, None])  # (B, P, L)
-    # A probe that does not exist sees everything, lest its softmax be empty; it is left out of the sum.
-    attention = logits.masked_fill(~(sees | ~asked[:, :, None])[:, None], float("-inf")).softmax(-1).mean(1)
-    return (attention * asked[:, :, None]).sum(1) * valid, sees.sum(1)
+    # A probe that does not exist sees everything, lest its softmax be empty; it weighs nothing in the sum.
+    attention = logits.masked_fill_(~(sees | ~asked[:, :, None])[:, None], float("-inf")).softmax(-1)
+    weights = (asked / heads).repeat(1, heads)[:, None]  # (B, 1, H * P): mean over heads, sum over probes, in one product
+    return (weights @ attention.view(batch, -1, length))[:, 0] * valid, sees.sum(1)
 
 
 def top_p_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
