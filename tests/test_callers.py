@@ -126,6 +126,51 @@ def test_a_second_turn_with_every_key_kept_is_dense_from_there_on(model, batch):
     torch.testing.assert_close(hidden[real], dense[real], **TOLERANCE)
 
 
+def cut(embeds: dict, begin: int, end: int) -> dict:
+    """Columns of a prompt; the mask stays whole up to `end`, as it does for a cache."""
+    part = {
+        "inputs_embeds": embeds["inputs_embeds"][:, begin:end], "attention_mask": embeds["attention_mask"][:, :end],
+        "position_ids": embeds["position_ids"][..., begin:end],
+    }  # fmt: skip
+    if "visual_pos_masks" in embeds:
+        visual, first = embeds["visual_pos_masks"], int(embeds["visual_pos_masks"][:, :begin].sum())
+        count = int(visual[:, begin:end].sum())
+        part["visual_pos_masks"] = visual[:, begin:end]
+        part["deepstack_visual_embeds"] = [layer[first : first + count] for layer in embeds["deepstack_visual_embeds"]]
+    return part
+
+
+def test_a_new_picture_in_the_second_turn(model, processor):
+    """Stock generate() has no door for it (5.23 wants all pictures again, and then counts their tokens): the decoder has."""
+    if model.config.model_type not in VISION_FAMILIES:
+        pytest.skip("text models see no pictures")
+    rng = np.random.default_rng(2)
+    pictures = [rng.integers(0, 255, (96, 96 + 32 * i, 3), dtype=np.uint8) for i in range(2)]
+    turns = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "And this?"}]},
+    ]
+    texts = [processor.apply_chat_template([turns[:n]], add_generation_prompt=True, tokenize=False) for n in (1, 3)]
+    first, both = (
+        front(model, processor(text=text, images=pictures[: i + 1], return_tensors="pt")) for i, text in enumerate(texts)
+    )
+    length, end = first["inputs_embeds"].shape[1], both["inputs_embeds"].shape[1]
+    text = decoder(model)
+    with torch.no_grad():
+        with sparse(model, RULE) as trace:
+            past = text(**cut(both, 0, length), use_cache=True).past_key_values
+            hidden = text(**cut(both, length, end), past_key_values=past, use_cache=True).last_hidden_state
+        with sparse(model, RULE, prompt_length=length):
+            expected = text(**both, use_cache=False).last_hidden_state[:, length:]
+        torch.testing.assert_close(hidden, expected, **TOLERANCE)
+        assert trace.lengths.tolist() == [end] and all(kept[:, length:].all() for kept in trace.kept)
+        with sparse(model, RULE, keep_kv=True):
+            past = text(**cut(both, 0, length), use_cache=True).past_key_values
+            whole = text(**cut(both, length, end), past_key_values=past, use_cache=True).last_hidden_state
+        assert past.layers[0].keys.shape[2] == end and not torch.allclose(whole, hidden, **TOLERANCE)
+
+
 def test_a_prompt_read_in_chunks_counts_the_chunks_that_stay_whole(model, batch):
     length = batch["input_ids"].shape[1]
     out, trace = generate(model, batch, prefill_chunk_size=length - 6)
