@@ -1,8 +1,8 @@
 """zipr1 beside kvpress (NVIDIA): the same text decoder, the same share of tokens kept, each in its own environment.
 
     python benchmarks/peer.py --engine zipr1                       # this project's environment
-    uv venv /tmp/kvpress && uv pip install --python /tmp/kvpress/bin/python kvpress==0.5.5
-    /tmp/kvpress/bin/python benchmarks/peer.py --engine kvpress    # needs transformers < 5.3
+    uv venv .venv-kvpress && uv pip install --python .venv-kvpress/bin/python kvpress==0.5.5
+    .venv-kvpress/bin/python benchmarks/peer.py --engine kvpress    # needs transformers < 5.3
 
 Random weights in the shape of a Qwen2.5-3B decoder. Each engine is timed against its own dense model in the same process, in
 turns, medians; what compares across environments is the speed-up, the bytes kept, and the peak memory of the process.

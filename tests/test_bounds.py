@@ -3,9 +3,9 @@
 import pytest
 from torch import nn
 
-from zipr1.bench import build
 from zipr1.bounds import Shape, attention_flops, decode_bound, kv_bytes, layer_flops, prefill_bound
 from zipr1.model import decoder
+from zipr1.phases import build
 
 SMALL = Shape(layers=2, hidden=8, heads=2, kv_heads=1, head=4, mlp=16)
 

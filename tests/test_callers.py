@@ -9,6 +9,7 @@ from transformers import DynamicCache
 
 from zipr1.model import VISION_FAMILIES, decoder, sparse
 from zipr1.selection import KeepAll, TopP
+from zipr1.tasks.base import Example
 
 RULE = TopP(0.9)
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
@@ -193,10 +194,10 @@ def test_a_static_cache_says_what_to_use(model, batch):
         generate(model, batch, cache_implementation="static")
 
 
-def test_assisted_decoding_says_what_to_use(model, batch):
-    row = {name: value[-1:] for name, value in batch.items() if name in ("input_ids", "attention_mask")}
-    if model.config.model_type in VISION_FAMILIES:
-        pytest.skip("transformers has no assisted decoding for pictures in a batch of tokens only")
+def test_assisted_decoding_says_what_to_use(model, processor):
+    row = prompts(processor, [Example("a", "none", "What is red? What is", "red")])  # repeats, so that there is a draft
+    with torch.no_grad():
+        assert model.generate(**row, max_new_tokens=5, do_sample=False, prompt_lookup_num_tokens=2).shape[0] == 1
     with pytest.raises((ValueError, NotImplementedError), match="plain generate"):
         generate(model, row, prompt_lookup_num_tokens=2)
 

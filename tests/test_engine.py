@@ -262,12 +262,12 @@ def test_short_prompts_stay_dense_below_min_tokens(model, batch):
             assert trace.token_ratio[row] < 1
 
 
-def test_a_batch_of_short_prompts_is_dense_without_any_scores(model, batch, monkeypatch):
-    def refuse(*arguments):
-        raise AssertionError("scores were computed")
+def test_a_batch_of_short_prompts_is_dense_and_never_asks_the_rule(model, batch):
+    class Refusing(TopP):
+        def keep(self, scores):
+            raise AssertionError("asked for tokens to keep")
 
-    monkeypatch.setattr("zipr1.attention.probe_scores", refuse)
-    out, trace = logits(model, batch, rule=TopP(0.7), min_tokens=10_000)
+    out, trace = logits(model, batch, rule=Refusing(0.7), min_tokens=10_000)
     dense, _ = logits(model, batch)
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(out[real], dense[real], **TOLERANCE)
