@@ -189,9 +189,17 @@ def test_a_prompt_read_in_chunks_counts_the_chunks_that_stay_whole(model, batch)
     assert (trace.token_ratio < 1).all()
 
 
-def test_a_static_cache_says_what_to_use(model, batch):
+@pytest.mark.parametrize("kind", ["static", "quantized"])
+def test_another_kind_of_cache_says_what_to_use(model, batch, kind):
+    settings = {"cache_implementation": kind}
+    if kind == "quantized":
+        if not hasattr(transformers.cache_utils, "Fp8QuantizedLayer"):
+            pytest.skip("this transformers quantises with further packages only")
+        settings["cache_config"] = {"backend": "fp8"}
+    with torch.no_grad():
+        assert model.generate(**batch, max_new_tokens=2, do_sample=False, **settings).shape[0] == len(batch["input_ids"])
     with pytest.raises(TypeError, match="leave out cache_implementation"):
-        generate(model, batch, cache_implementation="static")
+        generate(model, batch, **settings)
 
 
 def test_assisted_decoding_says_what_to_use(model, processor):
