@@ -1,0 +1,62 @@
+"""Two ways of doing the same, by the clock and by the memory they take."""
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from statistics import median
+
+import torch
+
+
+def paired(
+    dense: Callable[[], object],
+    sparse_: Callable[[], object],
+    repeats: int,
+    device: torch.device,
+    block: Callable[[], AbstractContextManager] = nullcontext,
+) -> dict:
+    """Times the two in turns, after one call of each, the second inside `block`; the speed-up is the median of the pairs'
+    ratios. Entering the block is not timed: a user enters it once for many calls."""
+    times: dict[str, list[float]] = {"dense": [], "sparse": []}
+    for repeat in range(repeats + 1):
+        for name, function, around in (("dense", dense, nullcontext), ("sparse", sparse_, block)):
+            with around():
+                wait(device)
+                began = time.perf_counter()
+                function()
+                wait(device)
+                if repeat:
+                    times[name].append(1000 * (time.perf_counter() - began))
+    ratios = [a / b for a, b in zip(times["dense"], times["sparse"], strict=True)]
+    return {
+        "dense_ms": median(times["dense"]), "sparse_ms": median(times["sparse"]), "speedup": median(ratios),
+        "speedup_low": min(ratios), "speedup_high": max(ratios),
+    }  # fmt: skip
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_bytes(function: Callable[[], object], device: torch.device) -> int | None:
+    """Memory that a call takes at most, beyond what was there; of the process on a Linux CPU, unknown on another."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    process = Path("/proc/self")
+    if not (process / "clear_refs").exists():
+        return None
+    (process / "clear_refs").write_text("5")  # proc(5): sets the peak to what is resident now
+
+    def kilobytes(name: str) -> int:
+        return int(re.search(rf"{name}:\s+(\d+) kB", (process / "status").read_text())[1])
+
+    before = kilobytes("VmRSS")
+    function()
+    return 1024 * (kilobytes("VmHWM") - before)
