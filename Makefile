@@ -1,23 +1,26 @@
 PY := .venv/bin/python
 
-.PHONY: demo test slow lint setup
-demo: setup
+.PHONY: demo test slow lint
+demo: .venv/demo
 	.venv/bin/zipr1 demo
 
-test: setup lint
+test: .venv/dev lint
 	$(PY) -m pytest -q
 
-slow: setup
+slow: .venv/dev
 	$(PY) -m pytest -q -m slow
 
-lint: setup
+lint: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-setup: .venv/ready
-
-.venv/ready: pyproject.toml constraints.txt
+# What a user needs, and what the tests need beside it (lmms-eval is large).
+.venv/demo: pyproject.toml constraints.txt
 	test -x $(PY) || python3 -m venv .venv
 	.venv/bin/pip install --quiet uv
-	.venv/bin/uv pip install --quiet --python $(PY) -c constraints.txt -e '.[dev,demo]'
+	.venv/bin/uv pip install --quiet --python $(PY) -c constraints.txt -e '.[demo]'
+	touch $@
+
+.venv/dev: .venv/demo
+	.venv/bin/uv pip install --quiet --python $(PY) -c constraints.txt -e '.[dev,lmms]'
 	touch $@

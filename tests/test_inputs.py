@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zipr1.inputs import MediaError, read_media
+from zipr1.inputs import MediaError, prepare, read_clip, read_media
+from zipr1.model import load_vision
+from zipr1.tasks.base import Example
 
 
 def write_clip(path, frames: int) -> None:
@@ -28,6 +30,18 @@ def test_a_picture_and_a_clip_are_read(tmp_path):
     brightness = [np.asarray(frame).mean() for frame in frames]
     assert len(frames) == 4
     np.testing.assert_allclose(brightness, [0, 60, 140, 200], atol=8)  # frames 0, 3, 7 and 10
+
+
+def test_the_time_between_frames_is_the_clips_own(tmp_path):
+    """11 frames, 8 a second: 1.25 seconds from the first to the last."""
+    write_clip(tmp_path / "a.mp4", 11)
+    media = read_media(tmp_path / "a.mp4", 4)
+    assert media["fps"] == pytest.approx(3 / 1.25)
+    inputs = prepare(load_vision("zipr1/tiny")[1], [Example("a", "", "What?", "", **media)])
+    assert list(inputs["second_per_grid_ts"]) == pytest.approx([2 / 2.4])
+    assert len(read_clip(tmp_path / "a.mp4", 100)[0]) == 10  # pairs
+    frames, fps = read_clip(tmp_path / "a.mp4", 100, fps=4)
+    assert (len(frames), fps) == (6, pytest.approx(5 / 1.25))  # no more than 4 a second, and both ends
 
 
 def test_the_content_decides_not_the_name(tmp_path):

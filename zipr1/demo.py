@@ -17,12 +17,12 @@ from tqdm.auto import tqdm
 from zipr1.answer import AnswerConfig, answer
 from zipr1.config import TrainConfig, check_positive
 from zipr1.evaluate import Record, evaluate, examples_of, rule_of, write_records
-from zipr1.inputs import CLIP_FPS
 from zipr1.model import load_vision
 from zipr1.provenance import provenance
 from zipr1.recipe import read_recipe
 from zipr1.report import markdown, plot_curves, plot_training, table_row
 from zipr1.selection import TopP
+from zipr1.tasks.base import CLIP_FPS
 from zipr1.train import train
 
 

@@ -6,9 +6,7 @@ import av
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from zipr1.tasks.base import Example
-
-CLIP_FPS = 2.0  # frames a second of rendered clips; sets the temporal positions only
+from zipr1.tasks.base import CLIP_FPS, Example
 
 
 class MediaError(ValueError):
@@ -32,25 +30,36 @@ def conversation(example: Example, turns: list[tuple[str, str]] | None = None) -
 def prepare(processor, examples: list[Example], chats: list[list[dict]] | None = None):
     """A left-padded batch (BatchFeature) for `examples`; `chats` replaces the single-question conversation of each.
 
-    All in one call of the processor, so that input_ids, pixel_values, grids and mm_token_type_ids agree.
+    Raises ValueError from the processor for a chat whose media are missing.
     """
     prompts = chats is None
     chats = chats or [conversation(example) for example in examples]
+    images = [example.image for example in examples if example.image is not None]
+    clips = [(example.frames, example.fps) for example in examples if example.frames is not None]
+    return tensors(processor, chats, images, clips, prompts)
+
+
+def tensors(processor, chats: list[list[dict]], images: list[Image.Image], clips: list[tuple], prompts: bool = True):
+    """A left-padded batch of chats; `images` and `clips` (frames, frames a second) in the order in which the chats name them.
+
+    All in one call of the processor, so that input_ids, pixel_values, grids and mm_token_type_ids agree. `prompts`: the
+    assistant is to speak next.
+    """
     text = processor.apply_chat_template(chats, add_generation_prompt=prompts, tokenize=False)
     media = {}
-    if images := [example.image for example in examples if example.image is not None]:
+    if images:
         media["images"] = images
-    if clips := [example.frames for example in examples if example.frames is not None]:
-        media["videos"] = [np.stack([np.asarray(frame.convert("RGB")) for frame in frames]) for frames in clips]
+    if clips:
+        media["videos"] = [np.stack([np.asarray(frame.convert("RGB")) for frame in frames]) for frames, _ in clips]
         media["video_metadata"] = [
-            {"fps": CLIP_FPS, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))} for frames in clips
+            {"fps": fps, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))} for frames, fps in clips
         ]
         media["do_sample_frames"] = False
     return processor(text=text, **media, padding=True, padding_side="left", return_tensors="pt")
 
 
 def read_media(path: str | Path, max_frames: int) -> dict:
-    """Reads a picture (`image`) or a clip (`frames`, at most `max_frames`, evenly spaced) from a file.
+    """Reads a picture (`image`) or a clip (`frames`, at most `max_frames`, evenly spaced, and their `fps`) from a file.
 
     Raises FileNotFoundError or MediaError; the content decides what it is, not the name.
     """
@@ -65,27 +74,35 @@ def read_media(path: str | Path, max_frames: int) -> dict:
         pass  # not a picture: a clip, or nothing that can be read
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise MediaError(f"{path}: broken picture ({error}); give a file that opens in a viewer") from error
-    return {"frames": read_frames(path, max_frames)}
+    frames, fps = read_clip(path, max_frames)
+    return {"frames": frames, "fps": fps}
 
 
-def read_frames(path: Path, max_frames: int) -> tuple[Image.Image, ...]:
-    """Evenly spaced frames of a clip, first and last included; every frame is decoded once, only those are kept."""
+def read_clip(path: str | Path, max_frames: int, fps: float | None = None) -> tuple[tuple[Image.Image, ...], float]:
+    """Evenly spaced frames of a clip, first and last included, and how many of them there are a second.
+
+    At most `max_frames`, and no more than `fps` a second; an even number, because Qwen-VL joins frames in pairs. Every frame is
+    decoded, only those are kept. Raises MediaError.
+    """
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise MediaError(f"{path}: no video stream; give a picture or a clip")
-            frames = sum(1 for _ in container.decode(video=0))
-        if frames == 0:
+            container.streams.video[0].thread_type = "AUTO"
+            times = [frame.time for frame in container.decode(video=0)]
+        if not times:
             raise MediaError(f"{path}: a clip without frames; give one with at least one frame")
-        count = min(max_frames, frames)
-        count -= count % 2 if count > 1 else 0  # Qwen-VL joins frames in pairs
-        wanted = np.linspace(0, frames - 1, count).round().astype(int).tolist()
+        seconds = (times[-1] or 0) - (times[0] or 0)
+        count = min(max_frames, len(times), *([max(2, round(seconds * fps) + 1)] if fps else []))
+        count -= count % 2 if count > 1 else 0
+        wanted = np.linspace(0, len(times) - 1, count).round().astype(int).tolist()
         with av.open(str(path)) as container:
+            container.streams.video[0].thread_type = "AUTO"
             kept = {i: frame.to_image() for i, frame in enumerate(container.decode(video=0)) if i in set(wanted)}
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MediaError(f"{path}: neither a readable picture nor a readable clip ({reason})") from error
-    return tuple(kept[i] for i in wanted)
+    return tuple(kept[i] for i in wanted), (count - 1) / seconds if seconds > 0 and count > 1 else CLIP_FPS
 
 
 def visual_grid(inputs, row: int, processor) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 SPLITS = ("train", "val", "test")
+CLIP_FPS = 2.0  # frames a second of rendered clips; sets the temporal positions only
 CELL = 16  # pixels: the side of the square one visual token of zipr1/tiny covers (patch 8, merge 2)
 
 
@@ -20,6 +21,7 @@ class Example:
     answer: str
     image: Image.Image | None = None
     frames: tuple[Image.Image, ...] | None = None
+    fps: float = CLIP_FPS  # of `frames`
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,169 @@
+"""The model inside lmms-eval: `python -m lmms_eval --model zipr1 --model_args pretrained=...,method=zipvl,p=0.975 ...`."""
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import mean
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from lmms_eval.protocol import ChatMessages
+from lmms_eval.utils import Collator
+from PIL import Image
+from tqdm.auto import tqdm
+
+from zipr1.evaluate import rule_of
+from zipr1.inputs import read_clip, read_media, tensors
+from zipr1.model import check_length, load_vision, sparse, trained_scope
+
+SAMPLING = ("temperature", "top_p", "top_k", "num_beams", "do_sample")
+
+
+@dataclass
+class Counts(TokenCounts):
+    """lmms-eval's counts of a sample, with the share of the prompt that was kept."""
+
+    token_ratio: float | None = None
+
+    def to_dict(self) -> dict:
+        return super().to_dict() | {"token_ratio": self.token_ratio}
+
+
+class ZipR1(lmms):
+    """A Qwen-VL model of any supported family under a method of `zipr1 eval`, through lmms-eval's chat interface.
+
+    pretrained: hub id, folder or "zipr1/tiny". method: full, zipvl, topk, random or recent, with `p` or `ratio`. scope: None
+    for what the model was trained for. min_pixels, max_pixels: of a picture; video_min_pixels, video_max_pixels: of a frame as
+    the family's video processor counts them; None leaves the checkpoint's own. max_frames, fps: of a clip. dtype: of
+    the weights; "auto" is the checkpoint's.
+
+    A picture or clip that cannot be read raises MediaError: the task stops and names it, nothing is skipped.
+    """
+
+    is_simple = False
+
+    def __init__(
+        self,
+        pretrained: str = "zipr1/tiny",
+        method: str = "zipvl",
+        p: float = 0.975,
+        ratio: float = 0.25,
+        scope: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        video_min_pixels: int | None = None,
+        video_max_pixels: int | None = None,
+        max_frames: int = 32,
+        fps: float | None = None,
+        dtype: str | None = None,
+        batch_size: int | str = 1,
+        device: str | None = None,
+    ):
+        super().__init__()
+        self.rule = rule_of(method, float(p), float(ratio))
+        self.scope = scope or trained_scope(pretrained)
+        self.max_frames, self.fps, self.batch_size = int(max_frames), fps and float(fps), int(batch_size)
+        self.accelerator = Accelerator()
+        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        # One process goes where lmms-eval says, several each to their own device.
+        self.device = torch.device(device) if device and self._world_size == 1 else self.accelerator.device
+        kwargs = {"dtype": dtype} if dtype else {}
+        self.model, self.processor = load_vision(pretrained, device_map={"": self.device}, **kwargs)
+        for processor, least, most in (
+            (self.processor.image_processor, min_pixels, max_pixels),
+            (self.processor.video_processor, video_min_pixels, video_max_pixels),
+        ):
+            bounds = {"shortest_edge": least, "longest_edge": most}
+            given = {name: int(value) for name, value in bounds.items() if value is not None}
+            processor.size = processor.size | given if given else processor.size
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        # One batch has one set of generation settings and, as far as they go, questions of one task.
+        order = Collator(
+            [request.args for request in requests],
+            lambda args: (args[4], args[3]),
+            group_fn=lambda args: args[2],
+            grouping=True,
+        )
+        results, ratios, seconds, produced = [], {}, 0.0, 0
+        with tqdm(total=len(requests), desc="zipr1", unit="answer", disable=self.rank != 0) as bar:
+            for batch in order.get_batched(n=self.batch_size):
+                began = time.perf_counter()
+                answers = self.answers(batch)
+                seconds += time.perf_counter() - began
+                for (context, _, settings, doc, task, _), answer in zip(batch, answers, strict=True):
+                    ratios[task, doc] = answer.token_counts.token_ratio
+                    produced += answer.token_counts.output_tokens
+                    self.cache_hook.add_partial("generate_until", (context, settings), answer.text)
+                results += answers
+                bar.update(len(batch))
+        # By question, because lmms-eval fills up the last round of several processes with repeats.
+        everywhere = dict(gather_object(list(ratios.items())))
+        by_task = defaultdict(list)
+        for (task, _), ratio in everywhere.items():
+            by_task[task].append(ratio)
+        more = {"token_ratio": mean(map(mean, by_task.values()))}  # the paper's: a mean over benchmarks
+        more |= {f"token_ratio/{task}": mean(values) for task, values in by_task.items()}
+        log_metrics(seconds, produced, produced / seconds, more)
+        return order.get_original(results)
+
+    @torch.no_grad()
+    def answers(self, batch: list[tuple]) -> list[GenerationResult]:
+        """One call of generate() for (context, doc_to_messages, settings, doc id, task, split) of each question."""
+        chats, images, clips = [], [], []
+        for _, messages_of, _, doc, task, split in batch:
+            messages = ChatMessages(messages=messages_of(self.task_dict[task][split][doc])).messages
+            chats.append([self.turn(message, images, clips) for message in messages])
+        inputs = tensors(self.processor, chats, images, clips).to(self.device)
+        settings = generation_settings(batch[0][2])
+        check_length(self.model, inputs, settings["max_new_tokens"])
+        if self.rule is None:
+            out, ratios = self.model.generate(**inputs, **settings), [1.0] * len(batch)
+        else:
+            with sparse(self.model, self.rule, scope=self.scope) as trace:
+                out, ratios = self.model.generate(**inputs, **settings), trace.token_ratio.tolist()
+        new = out[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(new, skip_special_tokens=True)
+        lengths = inputs["attention_mask"].sum(-1).tolist()
+        end = self.processor.tokenizer.pad_token_id
+        return [
+            GenerationResult(text, Counts(length, int((row != end).sum()), token_ratio=ratio))
+            for text, length, row, ratio in zip(texts, lengths, new, ratios, strict=True)
+        ]
+
+    def turn(self, message, images: list, clips: list) -> dict:
+        """A message as the chat template wants it; its pictures and clips are read and appended to `images` and `clips`."""
+        parts = []
+        for content in message.content:
+            if content.type == "text":
+                parts.append({"type": "text", "text": content.text})
+            elif content.type == "image":
+                picture = content.url
+                images.append(picture.convert("RGB") if isinstance(picture, Image.Image) else read_media(picture, 1)["image"])
+                parts.append({"type": "image"})
+            elif content.type == "video" and content.start_time is None and content.end_time is None:
+                clips.append(read_clip(content.url, self.max_frames, self.fps))
+                parts.append({"type": "video"})
+            else:
+                raise NotImplementedError(f"{content!r}: only text, pictures and whole clips are read")
+        return {"role": message.role, "content": parts}
+
+    def loglikelihood(self, requests):
+        raise NotImplementedError("zipr1 answers by generate_until; choose a task of that output type")
+
+    def generate_until_multi_round(self, requests):
+        raise NotImplementedError("zipr1 answers one turn; choose a task of output type generate_until")
+
+
+def generation_settings(given: dict) -> dict:
+    """A task's generation settings as generate() takes them: greedy unless a temperature is set. `until` is left out, as by
+    lmms-eval's own Qwen-VL chat models: their chat ends with a token, and "\\n\\n" would cut free-form answers."""
+    settings = {name: given[name] for name in SAMPLING if given.get(name) is not None}
+    settings["do_sample"] = settings.get("temperature", 0) > 0
+    if not settings["do_sample"]:
+        settings = {name: value for name, value in settings.items() if name not in ("temperature", "top_p", "top_k")}
+    return {"max_new_tokens": given.get("max_new_tokens", 128)} | settings
