@@ -19,7 +19,7 @@ def test_the_rows_of_a_small_bench(capsys, tmp_path):
         for tokens in (64, 128)
         for ratio in (0.25, 1)
         for rule, scope in (("topk", "attention"), ("topk", "layer"), ("downsample", "input"))
-    }
+    } | {(tokens, "min_tokens", 1, "attention") for tokens in (64, 128)}
     for row in prefill:
         assert row["dense_bytes"] == 2 * 2 * 128 * 4 * row["tokens"]  # keys and values, 2 heads of 128, 4 bytes
         assert row["sparse_bytes"] == row["ratio"] * row["dense_bytes"]
@@ -49,7 +49,7 @@ def test_fastv_keeps_all_then_a_share_and_the_vision_tower_is_timed(capsys, tmp_
     main(["bench", "--json", "--rules", "fastv,recent", "--layers", "4", "--output_dir", str(tmp_path), *flags])
     rows = json.loads(capsys.readouterr().out)
     sizes = {row["rule"]: row["sparse_bytes"] / row["dense_bytes"] for row in rows if row["phase"] == "prefill"}
-    assert sizes == {"fastv": (2 + 2 * 0.25) / 4, "recent": 0.25}
+    assert sizes == {"fastv": (2 + 2 * 0.25) / 4, "recent": 0.25, "min_tokens": 1}
     assert [row["phase"] for row in rows].count("vision") == 1
 
 

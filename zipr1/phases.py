@@ -127,6 +127,10 @@ def prefill_rows(model, tokens: int, ratios: list[float], config: BenchConfig) -
                 with block():
                     peaks["sparse_peak_bytes"] = peak_bytes(lambda: read("sparse"), device)
                 rows.append(judged(times, bound, rule=name, ratio=ratio, scope=scope) | sizes | peaks)
+    # What the way through zipr1 costs where a prompt is too short for it.
+    block = partial(sparse, model, TopK(min(ratios)), min_tokens=tokens + 1)
+    times = paired(lambda: read("dense"), lambda: read("sparse"), config.repeats, device, block)
+    rows.append(judged(times, 1.0, rule="min_tokens", ratio=1.0, scope="attention") | sizes)
     return rows
 
 
