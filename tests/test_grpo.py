@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from zipr1.grpo import Governor, clipped_surrogate, full_kl, gate, group_advantages, sampled_kl
+from zipr1.grpo import (
+    Governor,
+    clipped_surrogate,
+    full_kl,
+    gate,
+    group_advantages,
+    reference_advantages,
+    sampled_kl,
+)
 
 
 def test_advantages_by_hand():
@@ -17,6 +25,25 @@ def test_advantages_by_hand():
 def test_std_floor_keeps_small_differences_small():
     got = group_advantages(torch.tensor([[1.00, 1.02]]), std_floor=0.1)
     torch.testing.assert_close(got, torch.tensor([[-0.1, 0.1]]))
+
+
+@pytest.mark.parametrize("chance", [0.2, 0.5, 0.9])
+def test_the_baseline_of_a_reference_has_the_least_variance(chance):
+    """A policy of two outcomes with one logit, every outcome counted with its chance."""
+    chances = torch.tensor([chance, 1 - chance], dtype=torch.float64)
+    slope = torch.tensor([1 - chance, -chance], dtype=torch.float64)  # of log-probability: right, wrong
+
+    def moments(baseline: float) -> tuple[float, float]:
+        # rewards 1 and 0; c = 1 - baseline is what the reference would have to expect
+        gradient = reference_advantages(torch.tensor([[1.0, 0.0]]), torch.tensor([1 - baseline]))[0].double() * slope
+        mean = (chances * gradient).sum()
+        return mean.item(), (chances * (gradient - mean) ** 2).sum().item()
+
+    mean, least = moments(1 - chance)
+    assert mean == pytest.approx(chance * (1 - chance))  # d chance / d logit
+    for baseline in (0.0, 0.3, chance + 0.05, 1.0):
+        other, variance = moments(baseline)
+        assert other == pytest.approx(mean) and variance > least
 
 
 def test_surrogate_by_hand():

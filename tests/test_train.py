@@ -172,7 +172,15 @@ def plain_steps(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "change",
-    [{"scope": "layer"}, {"kl": "full"}, {"kl": "sampled"}, {"num_iterations": 2}, {"gradient_checkpointing": True}],
+    [
+        {"scope": "layer"},
+        {"kl": "full"},
+        {"kl": "sampled"},
+        {"baseline": "group"},
+        {"reward_weight": 1.0},
+        {"num_iterations": 2},
+        {"gradient_checkpointing": True},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_each_setting_changes_what_it_should(tmp_path, plain_steps, change):

@@ -39,7 +39,10 @@ class Objective:
         ("full"), or KL(reference || policy) over the full vocabulary ("forward"), whose gradient does not vanish where the
         policy is sure of what the reference thinks wrong.
     beta: weight of the KL to the dense reference.
-    std_floor: least standard deviation that advantages are divided by; 1 leaves rewards of at most 1 undivided.
+    reward_weight: weight of the clipped surrogate, the reward's score function.
+    baseline: what is taken from a reward for its advantage: the mean of its "group" (Eq. 4), or one minus the chance that the
+        dense "reference" answers right, of far less variance where most answers are right (grpo.reference_advantages).
+    std_floor: least standard deviation that group advantages are divided by; 1 leaves rewards of at most 1 undivided.
     governed: the sparsity weight follows the running accuracy, so that accuracy is held.
     """
 
@@ -48,6 +51,8 @@ class Objective:
     gate: Literal["none", "group", "answer"]
     kl: Literal["sampled", "full", "forward"]
     beta: float
+    reward_weight: float
+    baseline: Literal["group", "reference"]
     std_floor: float
     governed: bool
 
@@ -55,11 +60,28 @@ class Objective:
 PRESETS = {
     # ZipR1, Eq. 4 and 5 as printed; "we equally combine" the two rewards (section 2.2); KL and its weight as in GRPO.
     "paper": Objective(
-        efficiency_reward=1.0, sparsity_weight=0.0, gate="none", kl="sampled", beta=0.04, std_floor=1e-4, governed=False
+        efficiency_reward=1.0,
+        sparsity_weight=0.0,
+        gate="none",
+        kl="sampled",
+        beta=0.04,
+        reward_weight=1.0,
+        baseline="group",
+        std_floor=1e-4,
+        governed=False,
     ),
-    # The same objective with the pathwise term of its gradient; undivided advantages as in Dr. GRPO (arXiv 2503.20783).
+    # The same objective with the pathwise term of its gradient, and accuracy held by what was measured to hold it; advantages
+    # undivided as in Dr. GRPO (arXiv 2503.20783).
     "exact": Objective(
-        efficiency_reward=0.0, sparsity_weight=1.0, gate="answer", kl="forward", beta=5.0, std_floor=1.0, governed=True
+        efficiency_reward=0.0,
+        sparsity_weight=1.0,
+        gate="answer",
+        kl="forward",
+        beta=5.0,
+        reward_weight=3.0,
+        baseline="reference",
+        std_floor=1.0,
+        governed=True,
     ),
 }
 
@@ -92,6 +114,8 @@ class TrainConfig:
     gate: Literal["none", "group", "answer"] | None = None
     kl: Literal["sampled", "full", "forward"] | None = None
     beta: float | None = None
+    reward_weight: float | None = None
+    baseline: Literal["group", "reference"] | None = None
     std_floor: float | None = None
     governed: bool | None = None
     accuracy_tolerance: float = 0.02  # by which rollouts may be less often right than the dense reference

@@ -22,6 +22,17 @@ def group_advantages(rewards: torch.Tensor, std_floor: float = 1e-4) -> torch.Te
     return centred / rewards.std(-1, keepdim=True, correction=0).clamp(min=std_floor)
 
 
+def reference_advantages(rewards: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """rewards (B, G) of 0 or 1, expected (B,) the chance c that the reference answers right -> (B, G) rewards - (1 - c).
+
+    A baseline that does not look at the sampled answer leaves the expected gradient as it is; it decides the variance. For a
+    policy that is right with chance c, the gradient of log-probability has size 1 - c at a right answer and c at a wrong one,
+    and the best baseline, E[r g^2] / E[g^2] (Greensmith, Bartlett and Baxter, 2004), is 1 - c. A group's mean is about c: for a
+    model that is mostly right it is the wrong end, and a group that agrees teaches nothing.
+    """
+    return rewards - (1 - expected)[:, None]
+
+
 def token_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """(N, T) -> (N,) mean over the completion tokens of each row (GRPO's 1/|o|)."""
     return (values * mask).sum(-1) / mask.sum(-1).clamp(min=1)

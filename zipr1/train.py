@@ -16,7 +16,15 @@ from tqdm.auto import tqdm
 from zipr1 import checkpoint
 from zipr1.config import Objective, TrainConfig
 from zipr1.evaluate import evaluate, examples_of
-from zipr1.grpo import Governor, clipped_surrogate, full_kl, gate, group_advantages, sampled_kl
+from zipr1.grpo import (
+    Governor,
+    clipped_surrogate,
+    full_kl,
+    gate,
+    group_advantages,
+    reference_advantages,
+    sampled_kl,
+)
 from zipr1.inputs import prepare
 from zipr1.model import encode, load_vision, save, sparse
 from zipr1.provenance import provenance
@@ -81,12 +89,16 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         examples = questions(step, config)
         rollout, rewards = roll(model, processor, examples, step, thresholds, config)
         reference_out = reference_logits(reference, rollout, config.num_generations)
+        expected = expected_accuracy(reference, processor, examples, rollout)
         model.train()
         for _ in range(config.num_iterations):
-            record = update(model, optimizer, accelerator, rollout, rewards, reference_out, governor.factor, config)
-        expected = expected_accuracy(reference, processor, examples, rollout).mean().item()
-        governor.update(rewards.accuracy.mean().item() - expected)
-        record |= {"reference_accuracy": expected, "governor/gap": governor.gap, "governor/factor": governor.factor}
+            record = update(model, optimizer, accelerator, rollout, rewards, reference_out, expected, governor.factor, config)
+        governor.update((rewards.accuracy.mean() - expected.mean()).item())
+        record |= {
+            "reference_accuracy": expected.mean().item(),
+            "governor/gap": governor.gap,
+            "governor/factor": governor.factor,
+        }
         record |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
         if (step + 1) % config.probe_every == 0 or step + 1 == config.max_steps:
             record |= measure(model, processor, probe, config)
@@ -140,7 +152,15 @@ def expected_accuracy(reference, processor, examples: list[Example], rollout: Ro
 
 
 def update(
-    model, optimizer, accelerator, rollout: Rollout, rewards: Reward, reference_out, factor: float, config: TrainConfig
+    model,
+    optimizer,
+    accelerator,
+    rollout: Rollout,
+    rewards: Reward,
+    reference_out,
+    expected: torch.Tensor,
+    factor: float,
+    config: TrainConfig,
 ) -> dict[str, float]:
     """One optimiser step on a batch of rollouts; returns its metrics."""
     objective: Objective = config.objective
@@ -153,7 +173,10 @@ def update(
         logprobs = logp.gather(2, rollout.tokens[..., None])[..., 0]
         gates = gate(rewards.accuracy > 0, objective.gate)
         total = rewards.total(objective.efficiency_reward, gates)
-        advantages = group_advantages(total, objective.std_floor)
+        if objective.baseline == "group":
+            advantages = group_advantages(total, objective.std_floor)
+        else:
+            advantages = reference_advantages(total, expected.to(total.device))
         gain = clipped_surrogate(
             logprobs, rollout.logprobs, advantages.flatten().to(logits.device), rollout.mask, config.epsilon
         )
@@ -164,7 +187,7 @@ def update(
             # Suppressed tokens have no probability in either; a finite logit keeps 0 * (-inf + inf) out of the sum.
             pair = [part.masked_fill(part == float("-inf"), -1e4) for part in (logits, reference_out)]
             kl = full_kl(*(pair if objective.kl == "full" else reversed(pair)), rollout.mask)
-        loss = -gain.mean() + objective.beta * kl.mean()
+        loss = -objective.reward_weight * gain.mean() + objective.beta * kl.mean()
         if relax is not None:
             weight = objective.sparsity_weight * (factor if objective.governed else 1.0)
             loss = loss + weight * (gates.flatten().to(logits.device) * trace.relaxed_ratio).mean()
