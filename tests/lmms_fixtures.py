@@ -69,9 +69,9 @@ def video_mme() -> list[dict]:
 # task -> (its YAML in lmms_eval/tasks, configuration or None, split, rows)
 TASKS = {
     "mme": ("mme/mme.yaml", None, "test", [
-        {"question_id": "red.png", "image": picture("red"), "category": "existence", "answer": answer,
+        {"question_id": "red.png", "image": picture("red"), "category": category, "answer": answer,
          "question": f"Is there a {colour} disc? Please answer yes or no."}
-        for colour, answer in (("red", "Yes"), ("blue", "No"))
+        for category in ("existence", "commonsense_reasoning") for colour, answer in (("red", "Yes"), ("blue", "No"))
     ]),
     "mmbench_en_dev_static": ("mmbench/mmbench_en_dev_static.yaml", "en", "dev", [
         {"index": i, "question": "What colour is the disc?", "hint": "nan", "answer": letter, "A": "red", "B": "blue",

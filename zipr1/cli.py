@@ -90,13 +90,14 @@ def run(command: str, config) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The console script; `arguments` default to those of the process."""
     from zipr1.checkpoint import CheckpointError
+    from zipr1.suite import SuiteError
 
     try:
         command, config = parse(sys.argv[1:] if arguments is None else arguments)
         print(run(command, config))
     except (ValueError, TypeError, FileNotFoundError) as error:  # MediaError is a ValueError
         sys.exit(complain(error, 2))
-    except (CheckpointError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+    except (CheckpointError, SuiteError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         sys.exit(complain(error, 1))
 
 

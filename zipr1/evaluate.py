@@ -33,6 +33,9 @@ class EvalConfig:
     scope: Literal["attention", "layer"] | None = None  # what follows the kept tokens (zipr1.sparse); None: as trained
     curve: str = ""  # more thresholds for zipvl, as 0.9,0.99: accuracy against token ratio
     batch_size: int = 25
+    suite: Literal["paper"] | None = None  # the paper's thirteen benchmarks through lmms-eval, under full and zipvl
+    recipe: str = "recipes/eval_paper.yaml"  # of the suite: frames, pixel bounds, batch size
+    trained: str | None = None  # of the suite: a model after post-training, for the row ZipR1
     output_dir: str = "runs/eval"
     threads: int = 2
     json: bool = False  # print the rows of the table as JSON
@@ -127,11 +130,39 @@ def write_records(records: list[Record], path: Path) -> None:
     path.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
 
 
+def run_paper_suite(config: EvalConfig) -> tuple[list[dict], str]:
+    """Tables 1 and 2; writes tables.md, tables.json and tables.tex. Raises SuiteError, after writing, if a task failed."""
+    from zipr1.provenance import provenance
+    from zipr1.recipe import read_recipe
+    from zipr1.suite import SuiteConfig, SuiteError, run_suite
+    from zipr1.suite_report import suite_latex, suite_markdown, suite_rows
+
+    settings, folder = read_recipe(SuiteConfig, config.recipe), Path(config.output_dir)
+    methods = {
+        "Full": {"pretrained": config.model, "method": "full"},
+        "ZipVL": {"pretrained": config.model, "method": "zipvl", "p": config.p},
+    }
+    if config.trained:
+        methods["ZipR1"] = {"pretrained": config.trained, "method": "zipvl", "p": config.p}
+    files, failed = run_suite(settings, methods, folder)
+    rows = suite_rows(settings.benchmarks, files)
+    tables = suite_markdown(rows)
+    (folder / "tables.md").write_text(tables)
+    (folder / "tables.tex").write_text(suite_latex(rows))
+    (folder / "tables.json").write_text(json.dumps({"rows": rows, "failed": failed} | provenance(), indent=1))
+    if failed:
+        reasons = "\n".join(f"{name}: {why}" for name, why in failed.items())
+        raise SuiteError(f"{len(failed)} tasks failed, the rest is in {folder}:\n{reasons}\n\n{tables}")
+    return rows, tables
+
+
 def run_eval(config: EvalConfig) -> tuple[list[dict], str]:
     """Writes records.jsonl, table.md, table.json and, with thresholds in `curve`, curve.png; returns rows and table."""
     from zipr1.provenance import provenance
     from zipr1.report import markdown, plot_curves, table_row
 
+    if config.suite:
+        return run_paper_suite(config)
     torch.set_num_threads(config.threads)
     methods = config.methods.split(",")
     rules = {method: rule_of(method, config.p, config.ratio) for method in methods}

@@ -79,7 +79,8 @@ class ZipR1(lmms):
         ):
             bounds = {"shortest_edge": least, "longest_edge": most}
             given = {name: int(value) for name, value in bounds.items() if value is not None}
-            processor.size = processor.size | given if given else processor.size
+            if given:
+                processor.size = dict(processor.size) | given
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         # One batch has one set of generation settings and, as far as they go, questions of one task.

@@ -1,0 +1,114 @@
+"""The paper's tables: scores from samples by hand, intervals, resumption, and the command on two benchmarks."""
+
+import json
+
+import lmms_fixtures
+import numpy as np
+import pytest
+
+from zipr1.cli import main
+from zipr1.paper_tasks import BENCHMARKS, arranged, combined, resampled, total
+from zipr1.suite import SuiteConfig, finished, run_task
+from zipr1.suite_report import suite_latex, suite_markdown
+
+BY_NAME = {benchmark.name: benchmark for benchmark in BENCHMARKS}
+
+
+def mme(*pictures: tuple[str, int, int]) -> list[dict]:
+    return [
+        {"doc_id": 2 * i + j, "mme_perception_score": {"question_id": i, "category": category, "score": float(right)}}
+        for i, (category, *pair) in enumerate(pictures)
+        for j, right in enumerate(pair)
+    ]
+
+
+def test_mme_by_hand():
+    # existence: accuracy 75, both right 50; count: 50 and 0
+    score = BY_NAME["MME"].scores[0]
+    values = arranged(score, mme(("existence", 1, 1), ("existence", 1, 0), ("count", 0, 1)))
+    assert {name: row.tolist() for name, row in values.items()} == {"existence": [2.0, 0.5], "count": [0.5]}
+    assert total(score, values) == pytest.approx(75 + 50 + 50)
+    draws = resampled(score, values, 500)
+    assert set(draws.round(6)) == {100.0, 175.0, 250.0}  # both pictures of existence are one, either, the other
+
+
+def test_means_of_means_and_counts_by_hand():
+    mlvu, ocr = BY_NAME["MLVU-dev"].scores[0], BY_NAME["OCRBench"].scores[0]
+    rows = [("count", "A"), ("count", "B"), ("ego", "A")]
+    samples = [
+        {"doc_id": i, "mlvu_percetion_score": {"task_type": kind, "pred_answer": "A", "answer": answer}}
+        for i, (kind, answer) in enumerate(rows)
+    ]
+    assert total(mlvu, arranged(mlvu, samples)) == 75  # (50 + 100) / 2
+    samples = [{"doc_id": i, "ocrbench_accuracy": {"score": right}} for i, right in enumerate((1, 1, 0))]
+    assert total(ocr, arranged(ocr, samples)) == 2
+    assert combined(BY_NAME["VideoMME"], [60.0, 70.0]) == [60.0, 70.0]
+    assert combined(BY_NAME["MME"], [1600.0, 600.0]) == [2200.0]
+    assert combined(BY_NAME["MMMU-Pro"], [30.0, 40.0]) == [35.0]
+
+
+def test_equal_seeds_pair_the_questions():
+    score = BY_NAME["ChartQA"].scores[0]
+    rng = np.random.default_rng(0)
+    base = {"": rng.integers(0, 2, 200).astype(float)}
+    better = {"": base[""].copy()}
+    better[""][:4] = 1 - base[""][:4]
+    spread = np.std(resampled(score, better, 500) - resampled(score, base, 500))
+    assert spread < np.std(resampled(score, base, 500)) / 2
+
+
+def test_results_of_other_settings_are_not_taken(tmp_path):
+    assert finished(tmp_path, ["python", "-m", "x"]) is None
+    (tmp_path / "done.json").write_text(json.dumps({"command": ["-m", "x"], "results": "r", "samples": "s"}))
+    assert finished(tmp_path, ["another python", "-m", "x"]) == {"results": tmp_path / "r", "samples": tmp_path / "s"}
+    with pytest.raises(ValueError, match="other settings"):
+        finished(tmp_path, ["python", "-m", "y"])
+
+
+def test_a_task_that_writes_nothing_has_failed(tmp_path):
+    why = run_task(tmp_path / "a", ["python3", "-c", "print('ValueError: no such thing')"])  # exit status 0
+    assert "ValueError: no such thing" in why and "log.txt" in why and not (tmp_path / "a" / "done.json").exists()
+
+
+def test_the_thirteen():
+    assert [sum(b.table == table for b in BENCHMARKS) for table in (1, 2)] == [7, 6]
+    with pytest.raises(ValueError, match="'GQA' is none of MME"):
+        SuiteConfig(benchmarks=["GQA"])
+
+
+def test_tables_in_the_papers_shape():
+    cell = {"score": [58.2, 66.4], "low": [57.0, 65.0], "high": [59.0, 68.0], "difference": [-0.3, 0.2]}
+    rows = [
+        {"table": 2, "method": "ZipVL", "token_ratio": 0.7123, "benchmarks": {"VideoMME": cell, "MLVU-dev": None}},
+    ]
+    assert "| ZipVL | 71.2 | 58.2/66.4 (57.0 to 59.0/65.0 to 68.0) [-0.3/+0.2] | failed |" in suite_markdown(rows)
+    assert r"ZipVL & 71.2 & 58.2/66.4 & failed \\" in suite_latex(rows)
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    for name, value in lmms_fixtures.write(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    recipe = tmp_path / "recipe.yaml"
+    settings = {"benchmarks": ["MMStar", "MLVU-dev"], "model_args": {"max_frames": 4}, "batch_size": 4, "device": "cpu"}
+    recipe.write_text(json.dumps(settings | {"prefix": "fixture_", "include_path": str(tmp_path / "tasks")}))
+    command = ["eval", "zipr1/tiny", "--suite", "paper", "--recipe", str(recipe), "--output_dir", str(tmp_path / "out")]
+    clip = tmp_path / "hf" / "mlvu" / "v.mp4"
+    whole = clip.read_bytes()
+    clip.write_bytes(b"no clip")
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and "2 tasks failed" in said and "v.mp4" in said
+    partial = json.loads((tmp_path / "out" / "tables.json").read_text())
+    assert [row["benchmarks"].get("MLVU-dev") for row in partial["rows"] if row["table"] == 2] == [None, None]
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/mmstar/done.json")}
+    clip.write_bytes(whole)
+    main([*command, "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["table"], row["method"]) for row in rows] == [(1, "Full"), (1, "ZipVL"), (2, "Full"), (2, "ZipVL")]
+    assert rows[0]["token_ratio"] == 1 and 0 < rows[1]["token_ratio"] < 1
+    assert len(times) == 2 and all(path.stat().st_mtime_ns == time for path, time in times.items())
+    for row in rows:
+        for cell in row["benchmarks"].values():
+            assert cell["low"][0] <= cell["score"][0] <= cell["high"][0]
