@@ -31,7 +31,7 @@ def lmms_eval(fixtures, tasks: list[str], model: str, arguments: str, out: str, 
     command = [sys.executable, "-m", *launcher, "lmms_eval", "--model", model, "--model_args", arguments, "--tasks", names]
     command += ["--include_path", str(folder / "tasks"), "--device", "cpu", "--log_samples", "--output_path", str(folder / out)]
     run = subprocess.run([*command, *more], env=environment, capture_output=True, text=True, cwd=folder)
-    files = list((folder / out).glob("*/*_results.json"))
+    files = list((folder / out).rglob("[0-9]*_results.json"))
     assert len(files) == 1, run.stdout[-3000:] + run.stderr[-3000:]  # lmms-eval exits 0 also when it failed
     samples = {
         task: [json.loads(line) for path in files[0].parent.glob(f"*_samples_fixture_{task}.jsonl") for line in path.open()]

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from zipr1.config import check_positive
 from zipr1.paper_tasks import BENCHMARKS
 
+DATED = "*/[0-9]*"  # of a model's folder; tasks write files of their own beside it
 NAMES = [benchmark.name for benchmark in BENCHMARKS]
 
 
@@ -79,10 +80,10 @@ def finished(folder: Path, command: list[str]) -> dict | None:
 def run_task(folder: Path, command: list[str]) -> str | None:
     """Runs one task; None, or why it failed. lmms-eval exits with 0 in either case: only its results tell."""
     folder.mkdir(parents=True, exist_ok=True)
-    before = set(folder.glob("*/*"))
+    before = set(folder.glob(DATED))
     with (folder / "log.txt").open("w") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
-    new = set(folder.glob("*/*")) - before
+    new = set(folder.glob(DATED)) - before
     results, samples = ([path for path in new if kind in path.name] for kind in ("_results.json", "_samples_"))
     if len(results) == 1 and len(samples) == 1:
         files = {"results": str(results[0].relative_to(folder)), "samples": str(samples[0].relative_to(folder))}
