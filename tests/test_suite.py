@@ -8,8 +8,8 @@ import pytest
 
 from zipr1.cli import main
 from zipr1.paper_tasks import BENCHMARKS, arranged, combined, resampled, total
-from zipr1.suite import SuiteConfig, finished, run_task
-from zipr1.suite_report import suite_latex, suite_markdown
+from zipr1.suite import SuiteConfig, finished, identity_of, run_task
+from zipr1.suite_report import suite_latex, suite_markdown, suite_rows
 
 BY_NAME = {benchmark.name: benchmark for benchmark in BENCHMARKS}
 
@@ -58,16 +58,53 @@ def test_equal_seeds_pair_the_questions():
 
 
 def test_results_of_other_settings_are_not_taken(tmp_path):
-    assert finished(tmp_path, ["python", "-m", "x"]) is None
-    (tmp_path / "done.json").write_text(json.dumps({"command": ["-m", "x"], "results": "r", "samples": "s"}))
-    assert finished(tmp_path, ["another python", "-m", "x"]) == {"results": tmp_path / "r", "samples": tmp_path / "s"}
-    with pytest.raises(ValueError, match="other settings"):
-        finished(tmp_path, ["python", "-m", "y"])
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    arguments = {"pretrained": str(model), "p": 0.975}
+    identity = identity_of(SuiteConfig(), "mme", arguments)
+    assert finished(tmp_path, identity) is None
+    (tmp_path / "done.json").write_text(json.dumps({"identity": identity, "results": "r", "samples": "s"}))
+    several = identity_of(SuiteConfig(processes=2, device="cpu"), "mme", arguments)
+    assert finished(tmp_path, several) == {"results": tmp_path / "r", "samples": tmp_path / "s"}
+    with pytest.raises(ValueError, match="another model_args"):
+        finished(tmp_path, identity_of(SuiteConfig(), "mme", arguments | {"p": 0.9}))
+    (model / "model.safetensors").write_bytes(b"trained further")
+    with pytest.raises(ValueError, match="another weights"):
+        finished(tmp_path, identity_of(SuiteConfig(), "mme", arguments))
 
 
 def test_a_task_that_writes_nothing_has_failed(tmp_path):
-    why = run_task(tmp_path / "a", ["python3", "-c", "print('ValueError: no such thing')"])  # exit status 0
-    assert "ValueError: no such thing" in why and "log.txt" in why and not (tmp_path / "a" / "done.json").exists()
+    for said in ("ValueError: no such thing", "video path: v.mp4 does not exist"):
+        why = run_task(tmp_path / "a", ["python3", "-c", f"print('{said}')"], {})  # exit status 0
+        assert said in why and "log.txt" in why and not (tmp_path / "a" / "done.json").exists()
+
+
+def test_files_that_a_task_writes_beside_its_results_are_none(tmp_path):
+    made = ("m/20261121_120000_results.json", "m/20261121_120000_samples_mmbench.jsonl", "submissions/mmbench_results.json")
+    script = "; ".join(f"p = pathlib.Path('{tmp_path}/{name}'); p.parent.mkdir(exist_ok=True); p.touch()" for name in made)
+    assert run_task(tmp_path, ["python3", "-c", f"import pathlib; {script}"], {"task": "x"}) is None
+    assert finished(tmp_path, {"task": "x"})["results"] == tmp_path / made[0]
+
+
+def test_a_missing_number_costs_its_own_cell_alone(tmp_path):
+    for task, results in (("mmstar", {"average,none": 0.5}), ("chartqa", {})):
+        (tmp_path / task).write_text(json.dumps({"results": {task: results}}))
+        entry = {"average": {"score": 1.0, "l2_category": "x"}, "relaxed_overall": 1.0}
+        sample = {"doc_id": 0, "token_counts": [{"token_ratio": 0.5}]} | entry
+        (tmp_path / f"{task}.jsonl").write_text(json.dumps(sample) + "\n")
+    files = {task: {"results": tmp_path / task, "samples": tmp_path / f"{task}.jsonl"} for task in ("mmstar", "chartqa")}
+    failed = {}
+    (row,) = suite_rows(["MMStar", "ChartQA"], {"Full": files}, failed)
+    assert row["benchmarks"]["MMStar"]["score"] == [50] and row["benchmarks"]["ChartQA"] is None
+    assert "relaxed_overall" in failed["Full, ChartQA"]
+
+
+def test_options_of_the_other_kind_are_refused(capsys):
+    for flags, word in ((["--suite", "paper", "--methods", "full"], "methods"), (["--trained", "x"], "trained")):
+        with pytest.raises(SystemExit) as stop:
+            main(["eval", "zipr1/tiny", *flags])
+        assert stop.value.code == 2 and f"{word}: " in capsys.readouterr().err
 
 
 def test_the_thirteen():
@@ -98,8 +135,8 @@ def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     clip.write_bytes(b"no clip")
     with pytest.raises(SystemExit) as stop:
         main(command)
-    said = capsys.readouterr().err
-    assert stop.value.code == 1 and "2 tasks failed" in said and "v.mp4" in said
+    out, said = capsys.readouterr()
+    assert stop.value.code == 1 and "2 tasks failed" in said and "v.mp4" in said and "| failed |" in out
     partial = json.loads((tmp_path / "out" / "tables.json").read_text())
     assert [row["benchmarks"].get("MLVU-dev") for row in partial["rows"] if row["table"] == 2] == [None, None]
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/mmstar/done.json")}

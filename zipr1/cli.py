@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 def add_command(commands, name: str, settings: type, flags: tuple[str, ...] = (), positional: tuple[str, ...] = ()) -> None:
     """A subcommand whose options are the fields of a dataclass; a YAML file may hold any of them."""
     parser = ArgumentParser(description=settings.__doc__, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options; also as first argument")
+    parser.add_argument("--config", action="config", help="YAML file with any of the options")
     for field in positional:
         parser.add_argument(field, type=str)
     for field in flags:
@@ -69,8 +69,13 @@ def run(command: str, config) -> str:
         return f"{train(config)}"
     if command == "eval":
         from zipr1.evaluate import run_eval
+        from zipr1.suite import SuiteError
 
-        rows, table = run_eval(config)
+        try:
+            rows, table = run_eval(config)
+        except SuiteError as error:
+            print(json.dumps(error.rows) if config.json else error.tables)
+            raise
         return json.dumps(rows) if config.json else table
     if command == "bench":
         from zipr1.bench import run_bench

@@ -138,6 +138,8 @@ class TrainConfig:
         )  # fmt: skip
         check_share(self, "p")
         check_tasks(self.tasks)
+        if self.objective.baseline == "reference" and self.objective.efficiency_reward:
+            raise ValueError("baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0")
 
     @property
     def objective(self) -> Objective:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,14 @@ class EvalConfig:
     def __post_init__(self):
         check_positive(self, "questions", "batch_size", "threads")
         check_tasks(self.tasks.split(","))
+        foreign = SUITE_ONLY if self.suite is None else EMBEDDED_ONLY
+        for field in fields(self):
+            if field.name in foreign and getattr(self, field.name) != field.default:
+                raise ValueError(f"{field.name}: {'an' if self.suite is None else 'not an'} option of --suite; see --recipe")
+
+
+SUITE_ONLY = ("recipe", "trained")
+EMBEDDED_ONLY = ("methods", "tasks", "split", "questions", "ratio", "scope", "curve", "batch_size", "threads")
 
 
 @dataclass(frozen=True)
@@ -145,14 +153,14 @@ def run_paper_suite(config: EvalConfig) -> tuple[list[dict], str]:
     if config.trained:
         methods["ZipR1"] = {"pretrained": config.trained, "method": "zipvl", "p": config.p}
     files, failed = run_suite(settings, methods, folder)
-    rows = suite_rows(settings.benchmarks, files)
+    rows = suite_rows(settings.benchmarks, files, failed)
     tables = suite_markdown(rows)
     (folder / "tables.md").write_text(tables)
     (folder / "tables.tex").write_text(suite_latex(rows))
     (folder / "tables.json").write_text(json.dumps({"rows": rows, "failed": failed} | provenance(), indent=1))
     if failed:
         reasons = "\n".join(f"{name}: {why}" for name, why in failed.items())
-        raise SuiteError(f"{len(failed)} tasks failed, the rest is in {folder}:\n{reasons}\n\n{tables}")
+        raise SuiteError(f"{len(failed)} tasks failed, the rest is in {folder}:\n{reasons}", rows, tables)
     return rows, tables
 
 

@@ -81,8 +81,9 @@ def read_media(path: str | Path, max_frames: int) -> dict:
 def read_clip(path: str | Path, max_frames: int, fps: float | None = None) -> tuple[tuple[Image.Image, ...], float]:
     """Evenly spaced frames of a clip, first and last included, and how many of them there are a second.
 
-    At most `max_frames`, and no more than `fps` a second; an even number, because Qwen-VL joins frames in pairs. Every frame is
-    decoded, only those are kept. Raises MediaError.
+    At most `max_frames`, and no more than `fps` a second but for two at least; an even number, because Qwen-VL joins frames in
+    pairs, but for a clip of one frame or a `max_frames` of 1. Every frame is decoded, only those are kept. A file that does not
+    say when its frames are shown is taken for CLIP_FPS. Raises MediaError.
     """
     try:
         with av.open(str(path)) as container:
@@ -93,12 +94,13 @@ def read_clip(path: str | Path, max_frames: int, fps: float | None = None) -> tu
         if not times:
             raise MediaError(f"{path}: a clip without frames; give one with at least one frame")
         seconds = (times[-1] or 0) - (times[0] or 0)
-        count = min(max_frames, len(times), *([max(2, round(seconds * fps) + 1)] if fps else []))
+        count = min(max_frames, len(times), *([max(2, int(seconds * fps) + 1)] if fps else []))
         count -= count % 2 if count > 1 else 0
         wanted = np.linspace(0, len(times) - 1, count).round().astype(int).tolist()
+        chosen = set(wanted)
         with av.open(str(path)) as container:
             container.streams.video[0].thread_type = "AUTO"
-            kept = {i: frame.to_image() for i, frame in enumerate(container.decode(video=0)) if i in set(wanted)}
+            kept = {i: frame.to_image() for i, frame in enumerate(container.decode(video=0)) if i in chosen}
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MediaError(f"{path}: neither a readable picture nor a readable clip ({reason})") from error

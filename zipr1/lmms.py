@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import mean
 
 import torch
@@ -41,7 +42,7 @@ class ZipR1(lmms):
     the family's video processor counts them; None leaves the checkpoint's own. max_frames, fps: of a clip. dtype: of
     the weights; "auto" is the checkpoint's.
 
-    A picture or clip that cannot be read raises MediaError: the task stops and names it, nothing is skipped.
+    A picture or clip that cannot be read stops the run, which names it: nothing is skipped. One task a run keeps the others.
     """
 
     is_simple = False
@@ -64,9 +65,12 @@ class ZipR1(lmms):
         device: str | None = None,
     ):
         super().__init__()
+        if int(max_frames) < 1:
+            raise ValueError(f"max_frames={max_frames}: must be above 0")
         self.rule = rule_of(method, float(p), float(ratio))
         self.scope = scope or trained_scope(pretrained)
         self.max_frames, self.fps, self.batch_size = int(max_frames), fps and float(fps), int(batch_size)
+        self.clip = lru_cache(maxsize=2)(read_clip)  # several questions follow each other about one clip
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         # One process goes where lmms-eval says, several each to their own device.
@@ -90,26 +94,33 @@ class ZipR1(lmms):
             group_fn=lambda args: args[2],
             grouping=True,
         )
-        results, ratios, seconds, produced = [], {}, 0.0, 0
+        results, ratios, seconds, produced, failure = [], {}, 0.0, 0, None
         with tqdm(total=len(requests), desc="zipr1", unit="answer", disable=self.rank != 0) as bar:
             for batch in order.get_batched(n=self.batch_size):
                 began = time.perf_counter()
-                answers = self.answers(batch)
+                try:
+                    answers = self.answers(batch)
+                except ValueError as error:  # a broken clip, a prompt that is too long
+                    failure = str(error)
+                    break
                 seconds += time.perf_counter() - began
-                for (context, _, settings, doc, task, _), answer in zip(batch, answers, strict=True):
+                for (*_, doc, task, _), answer in zip(batch, answers, strict=True):
                     ratios[task, doc] = answer.token_counts.token_ratio
                     produced += answer.token_counts.output_tokens
-                    self.cache_hook.add_partial("generate_until", (context, settings), answer.text)
                 results += answers
                 bar.update(len(batch))
+        # All processes stop together: one that waited for another's results would wait for hours.
+        told = gather_object([(failure, list(ratios.items()), produced)])
+        if failures := [why for why, _, _ in told if why]:
+            raise ValueError("; ".join(failures))
         # By question, because lmms-eval fills up the last round of several processes with repeats.
-        everywhere = dict(gather_object(list(ratios.items())))
         by_task = defaultdict(list)
-        for (task, _), ratio in everywhere.items():
+        for (task, _), ratio in dict(item for _, items, _ in told for item in items).items():
             by_task[task].append(ratio)
         more = {"token_ratio": mean(map(mean, by_task.values()))}  # the paper's: a mean over benchmarks
         more |= {f"token_ratio/{task}": mean(values) for task, values in by_task.items()}
-        log_metrics(seconds, produced, produced / seconds, more)
+        everything = sum(count for _, _, count in told)
+        log_metrics(seconds, everything, everything / seconds if seconds else 0.0, more)
         return order.get_original(results)
 
     @torch.no_grad()
@@ -147,7 +158,7 @@ class ZipR1(lmms):
                 images.append(picture.convert("RGB") if isinstance(picture, Image.Image) else read_media(picture, 1)["image"])
                 parts.append({"type": "image"})
             elif content.type == "video" and content.start_time is None and content.end_time is None:
-                clips.append(read_clip(content.url, self.max_frames, self.fps))
+                clips.append(self.clip(content.url, self.max_frames, self.fps))
                 parts.append({"type": "video"})
             else:
                 raise NotImplementedError(f"{content!r}: only text, pictures and whole clips are read")

@@ -1,9 +1,12 @@
 """`zipr1 eval MODEL --suite paper`: the thirteen benchmarks under each method, one lmms-eval process a task."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -16,7 +19,11 @@ NAMES = [benchmark.name for benchmark in BENCHMARKS]
 
 
 class SuiteError(RuntimeError):
-    """Some tasks failed; what finished is in the tables."""
+    """Some tasks failed; what finished is in `rows` and `tables`."""
+
+    def __init__(self, message: str, rows: list[dict], tables: str):
+        super().__init__(message)
+        self.rows, self.tables = rows, tables
 
 
 @dataclass
@@ -63,34 +70,49 @@ def command_of(config: SuiteConfig, task: str, model_args: dict, out: Path) -> l
     return command
 
 
-def finished(folder: Path, command: list[str]) -> dict | None:
-    """{"results", "samples"} of a run that ended well under the same command; None if there is none.
+def identity_of(config: SuiteConfig, task: str, model_args: dict) -> dict:
+    """What a result depends on. Where it is written and on how many devices it is computed is not part of it."""
+    found = {"task": config.prefix + task, "limit": config.limit, "batch_size": config.batch_size, "model_args": model_args}
+    found["versions"] = {name: version(name) for name in ("zipr1", "lmms-eval", "transformers")}
+    folder = Path(str(model_args["pretrained"]))
+    # A model trained anew in the same place is another model.
+    found["weights"] = {
+        path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(folder.glob("*.safetensors"))
+    }
+    return found
 
-    Raises ValueError where the folder holds the results of another command.
+
+def finished(folder: Path, identity: dict) -> dict | None:
+    """{"results", "samples"} of a run that ended well under the same settings; None if there is none.
+
+    Raises ValueError where the folder holds the results of others.
     """
     done = folder / "done.json"
     if not done.is_file():
         return None
     found = json.loads(done.read_text())
-    if found["command"] != command[1:]:
-        raise ValueError(f"{folder}: holds results of other settings; give another --output_dir, or remove it")
+    if other := [name for name in identity if found["identity"].get(name) != identity[name]]:
+        raise ValueError(f"{folder}: holds results of another {', '.join(other)}; give another --output_dir, or remove it")
     return {name: folder / found[name] for name in ("results", "samples")}
 
 
-def run_task(folder: Path, command: list[str]) -> str | None:
+def run_task(folder: Path, command: list[str], identity: dict) -> str | None:
     """Runs one task; None, or why it failed. lmms-eval exits with 0 in either case: only its results tell."""
+    # Some tasks read HF_HOME without a default, others look for clips under "~".
+    environment = {"HF_HOME": str(Path.home() / ".cache" / "huggingface")} | os.environ
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.glob(DATED))
     with (folder / "log.txt").open("w") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
     new = set(folder.glob(DATED)) - before
     results, samples = ([path for path in new if kind in path.name] for kind in ("_results.json", "_samples_"))
     if len(results) == 1 and len(samples) == 1:
         files = {"results": str(results[0].relative_to(folder)), "samples": str(samples[0].relative_to(folder))}
-        (folder / "done.json").write_text(json.dumps({"command": command[1:]} | files))
+        (folder / "done.json").write_text(json.dumps({"identity": identity} | files))
         return None
-    lines = [line for line in (folder / "log.txt").read_text().splitlines() if "Error" in line]
-    return f"{lines[-1].strip() if lines else 'no results'} (see {folder / 'log.txt'})"
+    lines = [line.strip() for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line]
+    return f"{(errors or lines or ['no results'])[-1]} (see {folder / 'log.txt'})"
 
 
 def run_suite(config: SuiteConfig, methods: dict[str, dict], output_dir: Path) -> tuple[dict, dict[str, str]]:
@@ -98,27 +120,26 @@ def run_suite(config: SuiteConfig, methods: dict[str, dict], output_dir: Path) -
 
     methods: row of the table -> arguments of zipr1.lmms.ZipR1 that make it.
     """
+    import_module("lmms_eval")  # of the extra "lmms": missing now, not once a task
     for benchmark in config.chosen:
         if benchmark.needs:
             print(f"{benchmark.name}: {benchmark.needs}", file=sys.stderr)
-    jobs = [
-        (row, task, command_of(config, task, config.model_args | arguments, output_dir / row / task))
-        for row, arguments in methods.items()
-        for benchmark in config.chosen
-        for task in benchmark.tasks
-    ]
-    for row, task, command in jobs:  # before anything runs: settings that do not fit what is there
-        finished(output_dir / row / task, command)
-    (output_dir).mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for row, arguments in methods.items():
+        for task in (task for benchmark in config.chosen for task in benchmark.tasks):
+            model_args, folder = config.model_args | arguments, output_dir / row / task
+            identity = identity_of(config, task, model_args)
+            finished(folder, identity)  # before anything runs: settings that do not fit what is there
+            jobs.append((row, task, folder, command_of(config, task, model_args, folder), identity))
+    output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "suite.json").write_text(json.dumps(asdict(config) | {"methods": methods}, indent=1))
     files, failed = {row: {} for row in methods}, {}
     with tqdm(jobs, desc="suite", unit="task") as bar:
-        for row, task, command in bar:
-            folder = output_dir / row / task
+        for row, task, folder, command, identity in bar:
             bar.set_postfix_str(f"{row}, {task}, {len(failed)} failed")
-            why = None if finished(folder, command) else run_task(folder, command)
+            why = None if finished(folder, identity) else run_task(folder, command, identity)
             if why:
                 failed[f"{row}, {task}"] = why
             else:
-                files[row][task] = finished(folder, command)
+                files[row][task] = finished(folder, identity)
     return files, failed

@@ -52,9 +52,7 @@ def drawn(benchmark: Benchmark, samples: dict[str, list[dict]]) -> list[np.ndarr
     values = [arranged(score, samples[score.task]) for score in benchmark.scores]
     if any(value is None for value in values):
         return None
-    # A trial may have no question of a kind (MME's cognition).
-    scores = [resampled(s, v, RESAMPLES) if v else np.zeros(RESAMPLES) for s, v in zip(benchmark.scores, values, strict=True)]
-    return combined(benchmark, scores)
+    return combined(benchmark, [resampled(score, v, RESAMPLES) for score, v in zip(benchmark.scores, values, strict=True)])
 
 
 def bounds(name: str, draws: list[np.ndarray] | None) -> dict:
@@ -64,17 +62,23 @@ def bounds(name: str, draws: list[np.ndarray] | None) -> dict:
     return {f"{name}low": list(low), f"{name}high": list(high)}
 
 
-def suite_rows(names: list[str], files: dict[str, dict], tables: tuple[int, ...] = (1, 2)) -> list[dict]:
+def suite_rows(names: list[str], files: dict[str, dict], failed: dict[str, str]) -> list[dict]:
     """One row a method and table: {"table", "method", "token_ratio", "benchmarks": name -> cell or None}.
 
-    The ratio is the mean over benchmarks, as in the paper.
+    The ratio is the mean over benchmarks, as in the paper. A benchmark without a number is added to `failed`.
     """
     rows = []
-    for table in tables:
+    for table in TITLES:
         chosen = [benchmark for benchmark in BENCHMARKS if benchmark.table == table and benchmark.name in names]
         for method, found in files.items():
             full = files.get("Full") if method != "Full" else None
-            cells = {benchmark.name: cell(benchmark, found, full) for benchmark in chosen}
+            cells = {}
+            for benchmark in chosen:
+                try:
+                    cells[benchmark.name] = cell(benchmark, found, full)
+                except ValueError as error:
+                    cells[benchmark.name] = None
+                    failed[f"{method}, {benchmark.name}"] = str(error)
             ratios = [entry["token_ratio"] for entry in cells.values() if entry]
             ratio = float(np.mean(ratios)) if ratios else None
             rows += [{"table": table, "method": method, "token_ratio": ratio, "benchmarks": cells}] if chosen else []
