@@ -1,7 +1,7 @@
 """The thirteen benchmarks of the paper's Tables 1 and 2: lmms-eval's tasks, the numbers they are made of, and from what.
 
-Most scores can be computed again from lmms-eval's samples file, sample by sample, which is what intervals are drawn from. Names and
-metrics are those of lmms-eval 0.7.3; a test checks the recomputed scores against its own.
+Most scores can be computed again from lmms-eval's samples file, sample by sample, which is what intervals are drawn from. Names
+and metrics are those of lmms-eval 0.7.3; a test checks the recomputed scores against its own.
 """
 
 from collections import defaultdict
@@ -101,7 +101,7 @@ BENCHMARKS = (
     ),
     Benchmark(
         "EgoSchema", 2, (Score("egoschema_subset", "score", same("pred", "ground_truth")),),
-        needs="the 500 labelled questions (the full set is scored by a server of its makers); an answer without a letter is drawn",
+        needs="the 500 labelled questions (the full set is scored by its makers' server); an answer without a letter is drawn",
     ),
     Benchmark(
         "TempCompass", 2,
