@@ -24,8 +24,9 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
+from zipr1.encode import encode, extend
 from zipr1.inputs import prepare
-from zipr1.model import EMBEDDED, TEXT_FAMILIES, VISION_FAMILIES, encode
+from zipr1.model import EMBEDDED, TEXT_FAMILIES, VISION_FAMILIES
 from zipr1.tasks.base import Example
 from zipr1.tiny import build_model
 
@@ -89,16 +90,20 @@ def model(request):
     return random_model(request.param)
 
 
-@pytest.fixture(scope="session")
-def processor(model):
-    """The processor of the model's family: they differ in what they tell about the time between frames."""
-    tiny, family = tiny_processor(), model.config.model_type
+def family_processor(family: str):
+    """The families differ in what they tell about the time between frames."""
+    tiny = tiny_processor()
     if family == "qwen2_vl":
         return Qwen2VLProcessor(tiny.image_processor, tiny.tokenizer, tiny.video_processor, tiny.chat_template)
     if family == "qwen3_vl":
         clips = Qwen3VLVideoProcessor(patch_size=8, merge_size=2, size={"shortest_edge": 4096, "longest_edge": 8 * 96 * 96})
         return Qwen3VLProcessor(tiny.image_processor, tiny.tokenizer, clips, tiny.chat_template)
     return tiny if family == "qwen2_5_vl" else tiny.tokenizer
+
+
+@pytest.fixture(scope="session")
+def processor(model):
+    return family_processor(model.config.model_type)
 
 
 def prompts(processor, examples: list[Example]):
@@ -109,37 +114,14 @@ def prompts(processor, examples: list[Example]):
     return processor(texts, padding=True, padding_side="left", return_tensors="pt")
 
 
-def front(model, inputs) -> dict[str, torch.Tensor]:
-    """What the decoder of any family takes: embeddings, padding mask and positions ((3, B, L), or (B, L) of a text model)."""
-    if model.config.model_type in VISION_FAMILIES:
-        return encode(model, inputs).embeds
-    mask = inputs["attention_mask"]
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    return {
-        "inputs_embeds": model.get_input_embeddings()(inputs["input_ids"]), "attention_mask": mask, "position_ids": positions,
-    }  # fmt: skip
-
-
-def following(embeds: dict[str, torch.Tensor], steps: torch.Tensor) -> torch.Tensor:
-    """Positions of the tokens after a prompt, in the shape of the prompt's: steps (n,)."""
-    positions = embeds["position_ids"]
-    if positions.ndim == 2:
-        return positions.amax(-1, keepdim=True) + 1 + steps
-    return (positions.amax(dim=(0, 2))[:, None] + 1 + steps).expand(3, -1, -1)
+def front(model, inputs) -> dict:
+    """What the decoder of any family takes."""
+    return encode(model, inputs).embeds
 
 
 def extended(model, embeds: dict, new: torch.Tensor) -> dict:
     """The prompt and the tokens `new` (B, n) after it, as one input of the decoder."""
-    ones = torch.ones_like(new)
-    together = {
-        "inputs_embeds": torch.cat([embeds["inputs_embeds"], model.get_input_embeddings()(new)], dim=1),
-        "attention_mask": torch.cat([embeds["attention_mask"], ones], dim=1),
-        "position_ids": torch.cat([embeds["position_ids"], following(embeds, torch.arange(new.shape[1]))], dim=-1),
-    }
-    if "visual_pos_masks" in embeds:
-        together["visual_pos_masks"] = torch.cat([embeds["visual_pos_masks"], ~ones.bool()], dim=1)
-        together["deepstack_visual_embeds"] = embeds["deepstack_visual_embeds"]
-    return together
+    return extend(model, embeds, new, torch.ones_like(new, dtype=torch.bool))
 
 
 @pytest.fixture(scope="session")

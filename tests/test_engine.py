@@ -4,9 +4,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
-from conftest import extended, following, front, prompts, random_model
+from conftest import extended, front, prompts, random_model
 
 import zipr1
+from zipr1.encode import following
 from zipr1.model import decoder, sparse
 from zipr1.reference import REFERENCE, masked_scope
 from zipr1.selection import FastV, KeepAll, Random, Recent, TopK, TopP
@@ -128,7 +129,7 @@ def manual_decode(model, inputs, steps: int):
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         out = text(
             inputs_embeds=model.get_input_embeddings()(token)[:, None], attention_mask=mask,
-            position_ids=following(embeds, torch.tensor([step])), past_key_values=out.past_key_values, use_cache=True,
+            position_ids=following(embeds, step + 1)[..., step:], past_key_values=out.past_key_values, use_cache=True,
         )  # fmt: skip
     return torch.stack(tokens, dim=1), out.past_key_values
 

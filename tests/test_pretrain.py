@@ -6,8 +6,9 @@ import torch
 from conftest import random_model, tiny_processor
 
 from zipr1.cli import main
+from zipr1.encode import encode
 from zipr1.inputs import conversation, prepare
-from zipr1.model import encode, load
+from zipr1.model import load
 from zipr1.packing import IGNORE, isolate, pack
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example

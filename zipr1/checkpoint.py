@@ -30,12 +30,13 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
-def write(folder: Path, step: int, model, processor, state: dict, config: TrainConfig) -> Path:
-    """Writes checkpoint-{step}, then deletes those beyond the limit. On failure the earlier ones stay as they were."""
+def write(folder: Path, step: int, model, processor, state: dict, config: TrainConfig, weights: dict | None = None) -> Path:
+    """Writes checkpoint-{step}, then deletes those beyond the limit. On failure the earlier ones stay as they were. `weights`:
+    those of a sharded model, gathered."""
     final, partial = folder / f"checkpoint-{step}", folder / f".partial-{step}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        save(model, processor, partial, settings(config, step))
+        save(model, processor, partial, settings(config, step), weights)
         torch.save(state | {"step": step}, partial / STATE)
         (partial / "train.json").write_text(json.dumps(asdict(config), indent=1))
         shutil.rmtree(final, ignore_errors=True)

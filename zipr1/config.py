@@ -57,6 +57,8 @@ class Objective:
     governed: bool
 
 
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
 PRESETS = {
     # ZipR1, Eq. 4 and 5 as printed; "we equally combine" the two rewards (section 2.2); KL and its weight as in GRPO.
     "paper": Objective(
@@ -107,7 +109,18 @@ class TrainConfig:
     weight_decay: float = 0.0
     epsilon: float = 0.2  # clip range of the importance ratio
     num_iterations: int = 1  # optimiser steps on each batch of rollouts
+    mini_batches: int = 1  # parts of a step's questions, each with its own optimiser step
+    max_tokens_per_batch: int | None = None  # of a pass, prompts and completions with padding; None: a mini-batch in one pass
     gradient_checkpointing: bool = False
+    fsdp: bool = False  # FSDP2: shard the weights over the processes, instead of a copy in each (DDP)
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; autocast: accelerate's --mixed_precision
+    use_peft: bool = False  # LoRA: train an adapter; the reference is the model without it
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    lora_target_modules: list[str] = field(default_factory=lambda: list(PROJECTIONS))  # of the text decoder's layers
+    completions: Literal["sampled", "given"] = "sampled"  # given: the data's own answers, no score function
+    chat_template: bool = True  # False: a prompt is its text as it is (text models)
     # None: the preset's value
     efficiency_reward: float | None = None
     sparsity_weight: float | None = None
@@ -125,6 +138,8 @@ class TrainConfig:
     p: float = 0.975  # the fixed threshold that is measured and recommended for inference
     probe_every: int = 100  # steps between measurements on the frozen probe set
     probe_per_task: int = 20  # questions of the validation split
+    report_to: Literal["tensorboard", "wandb", "trackio"] = "tensorboard"
+    max_skipped_steps: int = 3  # steps whose loss or gradient was not finite, after which the run stops
     save_steps: int = 100
     save_total_limit: int = 2
     resume: bool = False  # go on from the last checkpoint in output_dir
@@ -135,11 +150,16 @@ class TrainConfig:
         check_positive(
             self, "max_steps", "prompts_per_step", "num_generations", "max_completion_length", "num_iterations", "probe_every",
             "probe_per_task", "save_steps", "save_total_limit", "threads", "temperature", "learning_rate", "accuracy_margin",
+            "mini_batches", "max_tokens_per_batch", "lora_r", "lora_alpha",
         )  # fmt: skip
         check_share(self, "p")
         check_tasks(self.tasks)
         if self.objective.baseline == "reference" and self.objective.efficiency_reward:
             raise ValueError("baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0")
+        if self.completions == "given" and (self.objective.reward_weight or self.objective.gate != "none"):
+            raise ValueError("completions=given: nothing is sampled or rewarded; set reward_weight: 0 and gate: none")
+        if self.prompts_per_step % self.mini_batches:
+            raise ValueError(f"mini_batches={self.mini_batches}: must divide prompts_per_step={self.prompts_per_step}")
 
     @property
     def objective(self) -> Objective:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
+from torch.nn.functional import pad
+from transformers import BatchFeature
 
 from zipr1.tasks.base import CLIP_FPS, Example
 
@@ -27,11 +30,20 @@ def conversation(example: Example, turns: list[tuple[str, str]] | None = None) -
     return chat
 
 
-def prepare(processor, examples: list[Example], chats: list[list[dict]] | None = None):
-    """A left-padded batch (BatchFeature) for `examples`; `chats` replaces the single-question conversation of each.
+def tokenizer_of(processor):
+    """A text model's processor is its tokenizer."""
+    return getattr(processor, "tokenizer", processor)
+
+
+def prepare(processor, examples: list[Example], chats: list[list[dict]] | None = None, raw: bool = False):
+    """A left-padded batch (BatchFeature) for `examples`; `chats` replaces the single-question conversation of each, `raw` takes
+    the questions as they are, without a chat template.
 
     Raises ValueError from the processor for a chat whose media are missing.
     """
+    if raw:
+        texts = [example.question for example in examples]
+        return tokenizer_of(processor)(text=texts, padding=True, padding_side="left", return_tensors="pt")
     prompts = chats is None
     chats = chats or [conversation(example) for example in examples]
     images = [example.image for example in examples if example.image is not None]
@@ -45,6 +57,8 @@ def tensors(processor, chats: list[list[dict]], images: list[Image.Image], clips
     All in one call of the processor, so that input_ids, pixel_values, grids and mm_token_type_ids agree. `prompts`: the
     assistant is to speak next.
     """
+    if processor is tokenizer_of(processor):  # templates of text models take plain strings
+        chats = [[turn | {"content": "".join(part["text"] for part in turn["content"])} for turn in chat] for chat in chats]
     text = processor.apply_chat_template(chats, add_generation_prompt=prompts, tokenize=False)
     media = {}
     if images:
@@ -56,6 +70,19 @@ def tensors(processor, chats: list[list[dict]], images: list[Image.Image], clips
         ]
         media["do_sample_frames"] = False
     return processor(text=text, **media, padding=True, padding_side="left", return_tensors="pt")
+
+
+def collate(processor, parts: list) -> BatchFeature:
+    """One left-padded batch of single prompts."""
+    longest = max(part["input_ids"].shape[1] for part in parts)
+    fill = {"input_ids": tokenizer_of(processor).pad_token_id}
+    together = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        values = [torch.as_tensor(part[name]) for part in parts if name in part]
+        if name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            values = [pad(value, (longest - value.shape[1], 0), value=fill.get(name, 0)) for value in values]
+        together[name] = torch.cat(values)
+    return BatchFeature(together)
 
 
 def read_media(path: str | Path, max_frames: int) -> dict:

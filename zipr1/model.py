@@ -1,10 +1,9 @@
-"""Loading, the sparse context, and the front half of a Qwen-VL model: from processor tensors to embeddings and positions."""
+"""Loading and saving a model, and the context in which it is sparse."""
 
 import json
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +39,8 @@ def load(name: str | Path, **kwargs) -> tuple:
         kwargs.setdefault("dtype", torch.float32)  # stored in half precision, which a CPU computes ten times slower
     if not Path(source).is_dir() and str(source).count("/") != 1:
         raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
+    if (Path(source) / "adapter_config.json").is_file():
+        return load_adapter(Path(source), **kwargs)
     try:
         family = AutoConfig.from_pretrained(source).model_type
     except OSError as error:  # its own message does not name the model
@@ -52,6 +53,15 @@ def load(name: str | Path, **kwargs) -> tuple:
         raise OSError(f"{name}: its weights cannot be read ({error}); download or save them again") from error
     model.requires_grad_(False).eval()
     return model, (AutoProcessor if vision else AutoTokenizer).from_pretrained(source)
+
+
+def load_adapter(folder: Path, **kwargs) -> tuple:
+    """`load` of the base that a LoRA adapter was trained on, with the adapter in it."""
+    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    model, processor = load(base, **kwargs)
+    model.load_adapter(str(folder))
+    model.requires_grad_(False).eval()
+    return model, processor
 
 
 def load_vision(name: str | Path, **kwargs) -> tuple:
@@ -72,9 +82,10 @@ def check_family(family: str, name: str | Path) -> None:
         raise ValueError(f"{name}: model family {family!r} is not supported; use one of {known}")
 
 
-def save(model, processor, folder: Path, settings: dict | None = None) -> None:
-    """A plain transformers folder, with the rule it was trained for in zipr1.json."""
-    model.save_pretrained(folder)
+def save(model, processor, folder: Path, settings: dict | None = None, weights: dict | None = None) -> None:
+    """A plain transformers folder, or that of an adapter, with the rule it was trained for in zipr1.json. `weights` replace the
+    model's own."""
+    model.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
     if settings is not None:
         (Path(folder) / "zipr1.json").write_text(json.dumps(settings, indent=1))
@@ -188,44 +199,3 @@ def sparse(
         for handle in handles:
             handle.remove()
         set_attention(model, before)
-
-
-@dataclass
-class Encoded:
-    """A prompt after the vision tower.
-
-    `embeds` are the keyword arguments of the language model: inputs_embeds (B, L, D), attention_mask (B, L), position_ids
-    (3, B, L); for Qwen3-VL also visual_pos_masks and deepstack_visual_embeds. `features` are the visual tokens, one
-    (T*H*W, D) tensor per picture or clip.
-    """
-
-    embeds: dict[str, torch.Tensor]
-    features: list[torch.Tensor]
-
-
-def encode(model, inputs) -> Encoded:
-    """Runs the vision tower once and computes the multimodal rotary positions."""
-    ids = inputs["input_ids"]
-    embeds = model.get_input_embeddings()(ids)
-    features: list[torch.Tensor] = []
-    visual = torch.zeros_like(ids, dtype=torch.bool)
-    deepstack: list[torch.Tensor] = []  # of Qwen3-VL: features for the first layers, (B, L, D) each
-    for pixels, grid, get, token in (
-        ("pixel_values", "image_grid_thw", model.model.get_image_features, model.config.image_token_id),
-        ("pixel_values_videos", "video_grid_thw", model.model.get_video_features, model.config.video_token_id),
-    ):
-        if pixels in inputs:
-            out = get(inputs[pixels], inputs[grid])
-            features += out.pooler_output
-            here = (ids == token)[..., None]
-            visual = visual | here[..., 0]
-            embeds = embeds.masked_scatter(here, torch.cat(list(out.pooler_output)).to(embeds.dtype))
-            layers = [torch.cat(list(layer)).to(embeds.dtype) for layer in getattr(out, "deepstack_features", [])]
-            deepstack = deepstack or [torch.zeros_like(embeds) for _ in layers]
-            deepstack = [full.masked_scatter(here, part) for full, part in zip(deepstack, layers, strict=True)]
-    names = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "attention_mask")
-    positions, _ = model.model.get_rope_index(ids, **{name: inputs[name] for name in names if name in inputs})
-    embeds = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"], "position_ids": positions}
-    if deepstack:
-        embeds |= {"visual_pos_masks": visual, "deepstack_visual_embeds": [layer[visual] for layer in deepstack]}
-    return Encoded(embeds, features)

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from zipr1.config import check_positive, check_tasks
+from zipr1.encode import encode
 from zipr1.helper_loss import Helper
-from zipr1.model import encode, save
+from zipr1.model import save
 from zipr1.packing import IGNORE, isolate, pack
 from zipr1.provenance import provenance
 from zipr1.tasks import TASKS

@@ -1,12 +1,15 @@
 """Several answers to each question, each under its own threshold p, from one encoding of the picture."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
-from zipr1.model import Encoded, sparse
+from zipr1.encode import Encoded, extend, following, take
+from zipr1.model import decoder, sparse
 from zipr1.selection import TopP
 
 GRID = tuple(round(0.94 + 0.005 * i, 3) for i in range(8))  # ZipR1, section 3: [0.94, 0.975] in steps of 0.005
@@ -19,7 +22,7 @@ class Rollout:
     Carries all that the log-probability pass needs to see the same tokens again.
     """
 
-    embeds: dict[str, torch.Tensor]  # of the prompts, repeated: (N, L, D), (N, L), (3, N, L)
+    embeds: dict  # of the prompts, repeated: see zipr1.encode.Encoded
     p: tuple[float, ...]  # (N,)
     tokens: torch.Tensor  # (N, T)
     mask: torch.Tensor  # (N, T) True up to and including the end-of-turn token
@@ -29,14 +32,19 @@ class Rollout:
     temperature: float
     suppress: list[int]  # tokens that are never sampled
 
+    @property
+    def prompt(self) -> int:
+        """L, the columns that are the prompt."""
+        return self.embeds["attention_mask"].shape[1]
+
 
 def draw_thresholds(
-    kind: Literal["grid", "uniform"], seed: int, step: int, first: int, questions: int, group: int
+    kind: Literal["grid", "uniform"], seed: int, step: int, questions: Sequence[int], group: int
 ) -> tuple[float, ...]:
     """p of each rollout, a function of (seed, step, global question index): the paper's grid, each value at most once a
     group of up to 8, or U(0, 1) as in its method section."""
     values: list[float] = []
-    for question in range(first, first + questions):
+    for question in questions:
         rng = np.random.default_rng([seed, step, question, 0])
         if kind == "grid":
             order = np.concatenate([rng.permutation(len(GRID)) for _ in range(-(-group // len(GRID)))])
@@ -46,15 +54,22 @@ def draw_thresholds(
     return tuple(values)
 
 
+def token_draws(seed: int, step: int, questions: Sequence[int], group: int, length: int) -> torch.Tensor:
+    """(N, length) numbers in [0, 1), a function of (seed, step, global question index, place in the group)."""
+    rows = [np.random.default_rng([seed, step, question, 1]).random((group, length)) for question in questions]
+    return torch.from_numpy(np.concatenate(rows))
+
+
 def vision_tokens(model) -> list[int]:
     """Placeholders that an answer must not contain: a later pass would look for their pixels."""
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     return [token for name in names if (token := getattr(model.config, name, None)) is not None]
 
 
-def repeat(embeds: dict[str, torch.Tensor], group: int) -> dict[str, torch.Tensor]:
+def repeat(embeds: dict, group: int) -> dict:
     """Each prompt `group` times, next to each other."""
-    return {name: tensor.repeat_interleave(group, dim=1 if name == "position_ids" else 0) for name, tensor in embeds.items()}
+    mask = embeds["attention_mask"]
+    return take(embeds, torch.arange(len(mask), device=mask.device).repeat_interleave(group))
 
 
 def policy_logits(logits: torch.Tensor, suppress: list[int], temperature: float) -> torch.Tensor:
@@ -73,22 +88,22 @@ def sample(
     max_new_tokens: int,
     temperature: float,
     draws: torch.Tensor,
-    rule: TopP | None = None,
     scope: str = "attention",
+    synced: bool = False,
 ) -> Rollout:
     """Samples len(p) / B answers a question under Top-p sparse attention.
 
     draws (N, max_new_tokens) in [0, 1): the randomness, by inversion of the cumulative distribution, so that a row is a
-    function of its own numbers and not of its neighbours.
+    function of its own numbers and not of its neighbours. synced: every process goes on until the last has finished, as
+    sharded weights need.
     """
-    embeds = repeat(encoded.embeds, len(p) // encoded.embeds["inputs_embeds"].shape[0])
+    embeds = repeat(encoded.embeds, len(p) // len(encoded.embeds["attention_mask"]))
     suppress = vision_tokens(model)
     ends = model.generation_config.eos_token_id
-    ends = torch.tensor([ends] if isinstance(ends, int) else ends, device=draws.device)
-    text, mask = model.model.language_model, embeds["attention_mask"]
-    following = embeds["position_ids"].amax(dim=(0, 2)) + 1  # (N,)
+    ends = torch.tensor([ends] if isinstance(ends, int) else ends or [], device=draws.device)
+    text, mask, positions = decoder(model), embeds["attention_mask"], following(embeds, max_new_tokens)
     tokens, logprobs, alive = [], [], []
-    with sparse(model, rule or TopP(p), scope=scope) as trace:
+    with sparse(model, TopP(p), scope=scope) as trace:
         out = text(**embeds, use_cache=True)
         kept, token_ratio = list(trace.kept), trace.token_ratio
         going = torch.ones(len(p), dtype=torch.bool, device=draws.device)
@@ -100,13 +115,16 @@ def sample(
             logprobs.append(logp.gather(1, token[:, None])[:, 0])
             alive.append(going)
             going = going & ~torch.isin(token, ends)
-            if step + 1 == max_new_tokens or not going.any():
+            more = going.any().int()
+            if synced:
+                dist.all_reduce(more, dist.ReduceOp.MAX)
+            if step + 1 == max_new_tokens or not more:
                 break
             mask = torch.cat([mask, mask.new_ones(len(p), 1)], dim=1)
             out = text(
                 inputs_embeds=model.get_input_embeddings()(token)[:, None],
                 attention_mask=mask,
-                position_ids=(following + step).view(1, -1, 1).expand(3, -1, 1),
+                position_ids=positions[..., step : step + 1],
                 past_key_values=out.past_key_values,
                 use_cache=True,
             )
@@ -116,29 +134,33 @@ def sample(
     )  # fmt: skip
 
 
-def token_draws(seed: int, step: int, first: int, questions: int, group: int, length: int) -> torch.Tensor:
-    """(N, length) numbers in [0, 1), a function of (seed, step, global question index, place in the group)."""
-    rows = [np.random.default_rng([seed, step, q, 1]).random((group, length)) for q in range(first, first + questions)]
-    return torch.from_numpy(np.concatenate(rows))
-
-
-def completion_inputs(model, embeds: dict[str, torch.Tensor], tokens: torch.Tensor, mask: torch.Tensor) -> dict:
-    """Keyword arguments of the language model for (prompt, completion) in one pass; padding after the end is masked."""
-    following = embeds["position_ids"].amax(dim=(0, 2)) + 1
-    positions = following[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-    return {
-        "inputs_embeds": torch.cat([embeds["inputs_embeds"], model.get_input_embeddings()(tokens)], dim=1),
-        "attention_mask": torch.cat([embeds["attention_mask"], mask.long()], dim=1),
-        "position_ids": torch.cat([embeds["position_ids"], positions.expand(3, -1, -1)], dim=2),
-    }
+@torch.no_grad()
+def given(
+    model, encoded: Encoded, p: tuple[float, ...], *, tokens: torch.Tensor, mask: torch.Tensor, scope: str = "attention"
+) -> Rollout:
+    """The completions of the data, tokens and mask (B, T), in place of sampled ones; len(p) / B times each."""
+    group = len(p) // len(tokens)
+    tokens, mask = tokens.repeat_interleave(group, 0), mask.repeat_interleave(group, 0)
+    empty = torch.zeros(tokens.shape, device=tokens.device)
+    rollout = Rollout(repeat(encoded.embeds, group), p, tokens, mask, empty, [], empty[:, 0], 1.0, [])
+    with sparse(model, TopP(p), scope=scope, prompt_length=rollout.prompt) as trace:
+        logprobs = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+    return replace(rollout, logprobs=logprobs, kept=list(trace.kept), token_ratio=trace.token_ratio)
 
 
 def completion_logits(model, rollout: Rollout) -> torch.Tensor:
     """(N, T, V) the sampled-from distribution's logits at each completion token, under the attention in force."""
-    inputs = completion_inputs(model, rollout.embeds, rollout.tokens, rollout.mask)
-    hidden = model.model.language_model(**inputs, use_cache=False).last_hidden_state
-    prompt = rollout.embeds["attention_mask"].shape[1]
-    return policy_logits(model.lm_head(hidden[:, prompt - 1 : -1]), rollout.suppress, rollout.temperature)
+    inputs = extend(model, rollout.embeds, rollout.tokens, rollout.mask)
+    hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
+    return policy_logits(model.lm_head(hidden[:, rollout.prompt - 1 : -1]), rollout.suppress, rollout.temperature)
+
+
+def rows_of(rollout: Rollout, rows: torch.Tensor) -> Rollout:
+    """Some of the rows (M,), without what was kept: for a dense pass."""
+    parts = (rollout.tokens[rows], rollout.mask[rows], rollout.logprobs[rows])
+    p = tuple(rollout.p[row] for row in rows.tolist())
+    rest = (rollout.token_ratio[rows], rollout.temperature, rollout.suppress)
+    return Rollout(take(rollout.embeds, rows), p, *parts, [], *rest)
 
 
 @torch.no_grad()
@@ -148,10 +170,5 @@ def reference_logits(model, rollout: Rollout, group: int) -> torch.Tensor:
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     unique = sorted(first.values())
     place = {row: i for i, row in enumerate(unique)}
-    rows = torch.tensor(unique, device=rollout.tokens.device)
-    embeds = {n: t.index_select(1 if n == "position_ids" else 0, rows) for n, t in rollout.embeds.items()}
-    part = Rollout(
-        embeds, (), rollout.tokens[rows], rollout.mask[rows], rollout.logprobs[rows], [], rollout.token_ratio[rows],
-        rollout.temperature, rollout.suppress,
-    )  # fmt: skip
+    part = rows_of(rollout, torch.tensor(unique, device=rollout.tokens.device))
     return completion_logits(model, part)[[place[first[key]] for key in keys]]

@@ -1,0 +1,122 @@
+"""What a step learns from: questions, their rollouts and rewards, and what the reference says of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+
+from zipr1.config import TrainConfig
+from zipr1.encode import encode
+from zipr1.inputs import collate, prepare, tokenizer_of
+from zipr1.policy import Reference
+from zipr1.questions import questions
+from zipr1.rewards import Reward, reward
+from zipr1.rollout import Rollout, completion_logits, draw_thresholds, given, reference_logits, rows_of, sample, token_draws
+from zipr1.tasks.base import Example
+
+
+@dataclass
+class Experience:
+    """B questions that share padding, with G rollouts each (N = B * G)."""
+
+    examples: list[Example]
+    rollout: Rollout
+    rewards: Reward
+    reference_logits: torch.Tensor  # (N, T, V)
+    expected: torch.Tensor  # (B,) the chance that the reference answers right; of given completions, its mean log-probability
+    weight: float = 1.0  # 0 for one that is repeated, to keep this process in step with others
+
+
+def batches(lengths: Sequence[int], budget: int | None) -> list[list[int]]:
+    """Indices into `lengths`, grouped by length, so that no group holds more than `budget` tokens with its padding, unless a
+    single one does; None: all in one."""
+    if budget is None:
+        return [list(range(len(lengths)))]
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if not groups or (len(groups[-1]) + 1) * lengths[index] > budget:
+            groups.append([])
+        groups[-1].append(index)
+    return groups
+
+
+def gather_experience(
+    policy, reference: Reference, processor, accelerator: Accelerator, numbers: Sequence[int], step: int, config: TrainConfig
+) -> list[Experience]:
+    """Rollouts of the questions number `numbers` of the run, in micro-batches."""
+    examples = questions(numbers, step, config)
+    parts = [prepare(processor, [example], raw=not config.chat_template) for example in examples]
+    lengths = [config.num_generations * (part["input_ids"].shape[1] + config.max_completion_length) for part in parts]
+    groups, found = batches(lengths, config.max_tokens_per_batch), []
+    most = len(groups)
+    if config.fsdp:  # each pass of a sharded model is a pass of all processes
+        most = int(accelerator.gather(torch.tensor([most], device=accelerator.device)).max())
+    for group in groups + groups[-1:] * (most - len(groups)):
+        inputs = collate(processor, [parts[i] for i in group])
+        asked = [examples[i] for i in group]
+        rollout, rewards = policy(roll, processor, inputs, asked, [numbers[i] for i in group], step, config)
+        logits = reference(reference_logits, rollout, config.num_generations)
+        if config.completions == "given":
+            logp = logits.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
+            expected = mean_logprob(logp, rollout.mask).view(len(group), -1).mean(-1)
+        else:
+            expected = reference(expected_accuracy, processor, asked, rollout)
+        found.append(Experience(asked, rollout, rewards, logits, expected.cpu(), float(len(found) < len(groups))))
+    return found
+
+
+@torch.no_grad()
+def roll(
+    model, processor, inputs, examples: list[Example], numbers: Sequence[int], step: int, config: TrainConfig
+) -> tuple[Rollout, Reward]:
+    """The rollouts of some questions under random thresholds, and their rewards."""
+    device, group = model.device, config.num_generations
+    p = draw_thresholds(config.thresholds, config.seed, step, numbers, group)
+    encoded = encode(model, inputs.to(device))  # once per question, not once per rollout
+    if config.completions == "given":
+        tokens, mask = given_tokens(processor, examples, config.max_completion_length, device)
+        rollout = given(model, encoded, p, tokens=tokens, mask=mask, scope=config.scope)
+        accuracy = mean_logprob(rollout.logprobs, rollout.mask)
+        shape = (len(examples), group)
+        return rollout, Reward(accuracy.cpu().view(shape), (1 - rollout.token_ratio.float().cpu()).view(shape))
+    draws = token_draws(config.seed, step, numbers, group, config.max_completion_length).to(device)
+    settings = {"max_new_tokens": config.max_completion_length, "temperature": config.temperature}
+    rollout = sample(model, encoded, p, **settings, draws=draws, scope=config.scope, synced=config.fsdp)
+    tokens = rollout.tokens.masked_fill(~rollout.mask, tokenizer_of(processor).pad_token_id)
+    completions = tokenizer_of(processor).batch_decode(tokens, skip_special_tokens=True)
+    return rollout, reward(examples, completions, rollout.token_ratio)
+
+
+@torch.no_grad()
+def expected_accuracy(model, processor, examples: list[Example], rollout: Rollout) -> torch.Tensor:
+    """(B,) the probability that the dense reference samples the expected answer, word for word: what it is right at least
+    this often, without the noise of sampling it."""
+    tokenizer, device = tokenizer_of(processor), rollout.tokens.device
+    end = tokenizer.eos_token_id
+    answers = [[*tokenizer.encode(example.answer, add_special_tokens=False), end] for example in examples]
+    tokens, mask = padded(answers, end, device)
+    group = rollout.tokens.shape[0] // len(examples)
+    first = rows_of(rollout, torch.arange(0, group * len(examples), group, device=device))
+    logits = completion_logits(model, replace(first, tokens=tokens, mask=mask))
+    logp = logits.log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+    return (logp * mask).sum(-1).exp()
+
+
+def given_tokens(processor, examples: list[Example], limit: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The completions of the data, at most `limit` tokens each: tokens and mask (B, T)."""
+    answers = [tokenizer_of(processor).encode(example.answer, add_special_tokens=False)[:limit] for example in examples]
+    return padded(answers, 0, device)
+
+
+def padded(answers: list[list[int]], fill: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and mask (B, T), padded on the right."""
+    longest = max(map(len, answers))
+    tokens = torch.tensor([answer + [fill] * (longest - len(answer)) for answer in answers], device=device)
+    mask = torch.tensor([[i < len(answer) for i in range(longest)] for answer in answers], device=device)
+    return tokens, mask
+
+
+def mean_logprob(logprobs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(N, T) -> (N,) nats a token."""
+    return (logprobs * mask).sum(-1) / mask.sum(-1)

@@ -1,0 +1,163 @@
+"""The model in training: alone, in several processes (DDP) or sharded over them (FSDP2), whole or by LoRA; its reference."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from zipr1.config import TrainConfig
+from zipr1.model import decoder, load
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class Policy(nn.Module):
+    """Whatever runs the model goes through forward(), where DDP and FSDP2 have their hooks: policy(sample, ...) is
+    sample(model, ...)."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable, *args, **kwargs):
+        return work(self.model, *args, **kwargs)
+
+
+class Reference:
+    """The same model, frozen and dense: a second copy, or with LoRA the policy itself without its adapter."""
+
+    def __init__(self, policy: nn.Module, copy: nn.Module | None):
+        self.policy, self.copy = policy, copy
+
+    @torch.no_grad()
+    def __call__(self, work: Callable, *args, **kwargs):
+        """work(model, ...) on the reference."""
+        if self.copy is not None:
+            return self.copy(work, *args, **kwargs)
+        model = unwrap(self.policy)
+        model.disable_adapters()
+        try:
+            return self.policy(work, *args, **kwargs)
+        finally:
+            model.enable_adapters()
+
+
+def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerator) -> tuple:
+    """(policy, reference, processor); `source` is the model, or the checkpoint of it to go on from.
+
+    The vision tower is frozen: a picture is encoded once, and what becomes sparse is the decoder's attention.
+    """
+    settings = {"dtype": getattr(torch, config.dtype)}
+    model, processor = load(source, **settings)
+    copy = None
+    if not config.use_peft:
+        model.requires_grad_(True)
+        if hasattr(model.config, "vision_config"):
+            model.model.visual.requires_grad_(False)
+        copy = load(config.model, **settings)[0]
+    elif getattr(model, "_hf_peft_config_loaded", False):
+        model.enable_adapters()
+    else:
+        add_lora(model, config)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    policy, reference = (
+        None if part is None else place(Policy(part.to(accelerator.device)), config.fsdp, accelerator) for part in (model, copy)
+    )
+    return policy, Reference(policy, reference), processor
+
+
+def add_lora(model, config: TrainConfig) -> None:
+    """A fresh adapter on the projections of the text decoder, in float32; the rest stays frozen."""
+    from peft import LoraConfig
+
+    layers = next(name for name, module in model.named_modules() if module is decoder(model)) + ".layers"
+    targets = rf"{layers}\.\d+\..*\.({'|'.join(config.lora_target_modules)})".replace("model.", r"model\.")
+    settings = {"r": config.lora_r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+    torch.manual_seed(config.seed)  # the adapter starts from random numbers
+    model.add_adapter(LoraConfig(**settings, target_modules=targets))
+    model.peft_config["default"].base_model_name_or_path = config.model
+    for parameter in trainable(model):
+        parameter.data = parameter.data.float()
+
+
+def place(policy: Policy, fsdp: bool, accelerator: Accelerator) -> nn.Module:
+    """In every process (DDP), or sharded over them layer by layer."""
+    if not fsdp:
+        return accelerator.prepare_model(policy) if any(p.requires_grad for p in policy.parameters()) else policy
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    for layer in decoder(policy.model).layers:
+        fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+    # Not the vision tower: a process without pictures would leave the others waiting.
+    visual = getattr(policy.model.model, "visual", None)
+    ignored = set() if visual is None else set(visual.parameters())
+    return fully_shard(
+        policy,
+        mesh=mesh,
+        mp_policy=MixedPrecisionPolicy(param_dtype=dtype, cast_forward_inputs=False),
+        ignored_params=ignored,
+    )
+
+
+def unwrap(policy: nn.Module) -> nn.Module:
+    """The transformers model inside."""
+    return (policy.module if isinstance(policy, DistributedDataParallel) else policy).model
+
+
+def trainable(policy: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def accumulate(policy: nn.Module, more: bool) -> Iterator[None]:
+    """Gradients of the passes inside stay in their process while `more` are to come."""
+    if isinstance(policy, FSDPModule):
+        policy.set_requires_gradient_sync(not more)
+        yield
+    elif isinstance(policy, DistributedDataParallel) and more:
+        with policy.no_sync():
+            yield
+    else:
+        yield
+
+
+def clip_gradients(policy: nn.Module, limit: float) -> torch.Tensor:
+    """Clips by the norm over all processes and returns it."""
+    norm = nn.utils.clip_grad_norm_(trainable(policy), limit)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def whole_weights(policy: nn.Module) -> dict[str, torch.Tensor] | None:
+    """Of a sharded model, gathered (every process must call it; the main one gets them); None: they are whole already."""
+    if not isinstance(policy, FSDPModule):
+        return None
+    return {name.removeprefix("model."): part for name, part in get_model_state_dict(policy, options=WHOLE).items()}
+
+
+def optimizer_state(policy: nn.Module, optimizer) -> dict:
+    """What `restore_optimizer` takes; every process must call it."""
+    if not isinstance(policy, FSDPModule):
+        return optimizer.state_dict()
+    return get_optimizer_state_dict(policy, optimizer, options=WHOLE)
+
+
+def restore_optimizer(policy: nn.Module, optimizer, state: dict) -> None:
+    if isinstance(policy, FSDPModule):
+        set_optimizer_state_dict(policy, optimizer, state, options=WHOLE)
+    else:
+        optimizer.load_state_dict(state)

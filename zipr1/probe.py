@@ -1,0 +1,42 @@
+"""The curves that matter: what the model can do at the fixed p, and dense, on a probe set that never changes."""
+
+import torch
+
+from zipr1.config import TrainConfig
+from zipr1.encode import encode
+from zipr1.evaluate import evaluate
+from zipr1.experience import given_tokens, mean_logprob
+from zipr1.inputs import prepare
+from zipr1.rollout import completion_logits, given
+from zipr1.selection import TopP
+from zipr1.tasks.base import Example
+
+
+def measure(model, processor, probe: list[Example], config: TrainConfig) -> dict[str, float]:
+    """Accuracy and token ratio at the fixed p, and dense accuracy; of given completions, log-probabilities in place of
+    accuracies. Every process measures the whole probe set, so that the passes of a sharded model stay in step."""
+    if config.completions == "given":
+        return measure_given(model, processor, probe, config)
+    sparse_rows = evaluate(model, processor, probe, TopP(config.p), "probe", quiet=True, scope=config.scope)
+    dense_rows = evaluate(model, processor, probe, None, "probe", quiet=True)
+    count = len(probe)
+    return {
+        "probe/accuracy": sum(row.right for row in sparse_rows) / count,
+        "probe/token_ratio": sum(row.token_ratio for row in sparse_rows) / count,
+        "probe/full_accuracy": sum(row.right for row in dense_rows) / count,
+    }
+
+
+@torch.no_grad()
+def measure_given(model, processor, probe: list[Example], config: TrainConfig) -> dict[str, float]:
+    """In nats a token, one prompt at a time."""
+    rows = []
+    for example in probe:
+        encoded = encode(model, prepare(processor, [example], raw=not config.chat_template).to(model.device))
+        tokens, mask = given_tokens(processor, [example], config.max_completion_length, model.device)
+        rollout = given(model, encoded, (config.p,), tokens=tokens, mask=mask, scope=config.scope)
+        dense = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+        sparse = mean_logprob(rollout.logprobs, mask).item()
+        rows.append((sparse, rollout.token_ratio.item(), mean_logprob(dense, mask).item()))
+    names = ("probe/logprob", "probe/token_ratio", "probe/full_logprob")
+    return dict(zip(names, torch.tensor(rows, dtype=torch.float64).mean(0).tolist(), strict=True))
