@@ -1,10 +1,11 @@
 """Sparse attention behind transformers' attention interface: choose, gather, attend causally, scatter, evict.
 
-A call's settings come as the keyword argument `zipr1` of the forward pass, never from a global: gradient checkpointing
-recomputes a layer with the arguments it was called with.
+A call's settings come as the keyword argument `zipr1` of the forward pass (a function that returns them), never from a global:
+gradient checkpointing recomputes a layer with the arguments it was called with.
 """
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -86,9 +87,10 @@ def sparse_attention(
     module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs
 ) -> tuple[torch.Tensor, None]:
     """query (B, H, L, D), key and value (B, Hkv, K, D) after rotary -> output (B, L, H, D), zero outside T."""
-    call: Call | None = kwargs.pop(NAME, None)
-    if call is None:
+    get: Callable[[], Call] | None = kwargs.pop(NAME, None)
+    if get is None:
         raise RuntimeError("this model's attention is set to 'zipr1' outside of `with zipr1.sparse(model, rule)`")
+    call = get()
     if call.rows is not None:
         call.rows.set(None)
     if call.past:

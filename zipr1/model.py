@@ -174,7 +174,8 @@ def sparse(
             for entries in (trace.kept, trace.relaxed, trace.flipped):
                 entries.clear()
             trace.cache = None if cache is None else weakref.ref(cache)
-        kwargs[NAME] = Call(rule, trace, cache, past, prompt_length, replay, relax_floor, min_tokens, keep_kv, rows)
+        call = Call(rule, trace, cache, past, prompt_length, replay, relax_floor, min_tokens, keep_kv, rows)
+        kwargs[NAME] = lambda: call  # FSDP2 copies whatever dataclass it finds among a layer's arguments, and the trace in it
         return args, kwargs
 
     inside = True

@@ -74,7 +74,7 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
                 continue
 
             def run(rule=rule):
-                sparse_attention(module, query, key, value, None, **{NAME: Call(rule, Trace())}, **settings)
+                sparse_attention(module, query, key, value, None, **{NAME: lambda: Call(rule, Trace())}, **settings)
 
             times = paired(
                 lambda: sdpa_attention_forward(module, query, key, value, None, **settings), run, config.repeats, device

@@ -45,7 +45,7 @@ def reference_selection(query, key, scaling: float, p: float, choice: str, recen
 
 def reference_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):
     """Same contract as `attention.sparse_attention`, for prompt passes."""
-    call = kwargs[NAME]
+    call = kwargs[NAME]()
     batch, heads, length, _ = query.shape
     if attention_mask is None:
         attention_mask = torch.ones(batch, length, dtype=torch.bool)

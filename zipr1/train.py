@@ -81,11 +81,11 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
             weights = whole_weights(policy)
             if accelerator.is_main_process:
                 checkpoint.write(folder, step + 1, unwrap(policy), processor, state, config, weights)
-    accelerator.end_training()
     final, weights = folder / "final", whole_weights(policy)
     if accelerator.is_main_process:
         save(unwrap(policy), processor, final, checkpoint.settings(config, config.max_steps), weights)
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return final
 
 
