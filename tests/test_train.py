@@ -124,10 +124,10 @@ def test_presets_are_what_they_are_called():
         TrainConfig(prompts_per_step=0)
 
 
-@pytest.mark.parametrize("preset", ["paper", "exact"])
-def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, preset):
+@pytest.mark.parametrize("kind", [{"preset": "paper"}, {"preset": "exact"}, {"use_peft": True}], ids=["paper", "exact", "lora"])
+def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, kind):
     """Killed with SIGKILL after its first checkpoint, then resumed: bit for bit the same."""
-    settings = SMALL | {"preset": preset, "max_steps": 6, "save_steps": 2}
+    settings = SMALL | kind | {"max_steps": 6, "save_steps": 2}
     whole = train(TrainConfig(**settings, output_dir=str(tmp_path / "whole")), quiet=True)
     folder = tmp_path / "broken"
     flags = [f"--{name}={json.dumps(value) if isinstance(value, list) else value}" for name, value in settings.items()]
@@ -141,7 +141,8 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, preset):
     assert (folder / "checkpoint-2").is_dir() and not (folder / "final").exists()
     done = subprocess.run([*command, "--resume"], env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    first, second = (load_file(path / "model.safetensors") for path in (whole, folder / "final"))
+    weights = "adapter_model.safetensors" if "use_peft" in kind else "model.safetensors"
+    first, second = (load_file(path / weights) for path in (whole, folder / "final"))
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
     steps = [[json.loads(line)["step"] for line in (p / "metrics.jsonl").open()] for p in (tmp_path / "whole", folder)]
@@ -241,3 +242,25 @@ def test_a_trained_model_is_a_plain_folder(tmp_path):
     moved = [n for n, p in model.named_parameters() if not torch.equal(p, before.get_parameter(n).to(p.dtype))]
     assert moved and not any("visual" in name for name in moved)  # the vision tower stays as it was
     assert not list(Path(final).glob("*.bin")) and not list(Path(final).glob("*.pt"))
+
+
+def test_an_adapter_is_trained_and_the_model_without_it_is_the_reference(tmp_path, tiny):
+    """LoRA: a small folder that `load` and PEFT take; the base is untouched."""
+    from peft import PeftModel
+
+    final = train(TrainConfig(**SMALL, max_steps=2, use_peft=True, output_dir=str(tmp_path)), quiet=True)
+    assert sorted(path.name for path in final.glob("*.safetensors")) == ["adapter_model.safetensors"]
+    names = list(load_file(final / "adapter_model.safetensors"))
+    assert len(names) == 2 * 7 * 5 and not any("visual" in name for name in names)  # A and B of seven projections, five layers
+    model, processor = load(final)
+    base, _ = tiny
+    inputs = prepare(processor, examples_of(["shapes"], "val", 2))
+    with torch.no_grad():
+        plain, trained = base(**inputs).logits, model(**inputs).logits
+        assert not torch.allclose(trained, plain, atol=1e-3)
+        model.disable_adapters()
+        assert torch.equal(model(**inputs).logits, plain)
+        peft = PeftModel.from_pretrained(load("zipr1/tiny")[0], final)
+        torch.testing.assert_close(peft(**inputs).logits, trained)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert rows[2]["kl"] != pytest.approx(rows[1]["kl"], rel=1e-3)  # measured against what does not move

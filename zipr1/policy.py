@@ -146,7 +146,11 @@ def whole_weights(policy: nn.Module) -> dict[str, torch.Tensor] | None:
     """Of a sharded model, gathered (every process must call it; the main one gets them); None: they are whole already."""
     if not isinstance(policy, FSDPModule):
         return None
-    return {name.removeprefix("model."): part for name, part in get_model_state_dict(policy, options=WHOLE).items()}
+    weights = {name.removeprefix("model."): part for name, part in get_model_state_dict(policy, options=WHOLE).items()}
+    model = unwrap(policy)
+    if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
+        weights.pop("lm_head.weight", None)  # a second name
+    return weights
 
 
 def optimizer_state(policy: nn.Module, optimizer) -> dict:
