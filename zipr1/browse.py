@@ -5,6 +5,7 @@ import io
 import re
 
 from PIL import Image
+from tqdm.auto import tqdm
 
 from zipr1.evaluate import Record
 from zipr1.runs import Run
@@ -21,10 +22,10 @@ def browsable(runs: list[Run], per_task: int) -> dict:
     {"asked": number of questions in all, "methods": list of `methods_of`, "questions": list of `entry`}
     """
     methods = methods_of(runs)
-    questions: dict[str, Answers] = {}
+    questions: dict[tuple[str, str], Answers] = {}  # by what is expected too: a task may have changed between two runs
     for index, records in enumerate(records for run in runs for records in run.records.values()):
         for record in records:
-            questions.setdefault(record.id, {})[index] = record
+            questions.setdefault((record.id, record.expected), {})[index] = record
 
     def agreed(answers: Answers) -> bool:
         return not any(differs(answers, index, methods) for index in answers)
@@ -34,7 +35,8 @@ def browsable(runs: list[Run], per_task: int) -> dict:
         tasks.setdefault(next(iter(answers.values())).task, []).append(answers)
     known = sorted(tasks, key=lambda task: [*TASKS, task].index(task))
     chosen = [answers for task in known for answers in tasks[task][:per_task]]
-    return {"asked": len(questions), "methods": methods, "questions": [entry(answers, methods) for answers in chosen]}
+    bar = tqdm(chosen, desc="drawing the pictures", unit="question", leave=False)  # the game of the task "ego" takes its time
+    return {"asked": len(questions), "methods": methods, "questions": [entry(answers, methods) for answers in bar]}
 
 
 def methods_of(runs: list[Run]) -> list[dict]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from zipr1.evaluate import Record, read_records
 
 KNOWN = ("table.json", "tables.json", "curve.json", "records*.jsonl", "metrics.jsonl", "*/metrics.jsonl")
-# The demo's files, under the names of its table.
+# The demo's files of records, in the order and under the names of its table.
 DEMO = {"full": "Full", "zipvl": "ZipVL", "paper": "ZipR1 (paper)", "exact": "ZipR1 (exact)"}
 
 
@@ -40,14 +40,13 @@ def read_run(folder: Path) -> Run:
     if isinstance(curve, list):  # of eval: one model
         curve = {table["config"]["model"]: curve}
     records: dict[str, list[Record]] = {}
-    for path in found:
-        if path.name.startswith("records"):
-            kind = path.stem.removeprefix("records").removeprefix("-")
-            for record in read_records(path):
-                records.setdefault(DEMO.get(kind, kind) or record.method, []).append(record)
+    files = {path.stem.removeprefix("records").removeprefix("-"): path for path in found if path.name.startswith("records")}
+    for kind in sorted(files, key=lambda kind: [*DEMO, kind].index(kind)):
+        for record in read_records(files[kind]):
+            records.setdefault(DEMO.get(kind, kind) or record.method, []).append(record)
     return Run(
         name=str(folder),
-        provenance={name: origin[name] for name in ("command", "commit", "device", "versions") if name in origin},
+        provenance=origin and {name: origin.get(name) for name in ("command", "commit", "device", "versions")},
         settings={name: origin[name] for name in ("config", "demo", "train") if name in origin},
         rows=(table["rows"] if isinstance(table, dict) else table) or [],
         suite=(tables or {}).get("rows", []),

@@ -84,7 +84,7 @@ function picture(question, answer, layer) {
 }
 
 function kept(answer, layer) {
-  const line = element("p", { class: "soft" }, "kept by layer: ");
+  const line = element("p", { class: "soft" }, "kept of the prompt, by layer: ");
   answer.layers.forEach((ratio, i) => line.append(i ? " · " : "", element(i + 1 === layer ? "b" : "span", {}, percent(ratio))));
   if (!answer.kept && answer.ratio < 1) line.append(" (which tokens was not recorded: run it again to see them)");
   return line;
@@ -140,8 +140,9 @@ function render() {
   );
   page = Math.max(0, Math.min(page, Math.ceil(matching.length / PAGE) - 1));
   const part = matching.slice(page * PAGE, (page + 1) * PAGE);
-  const span = part.length ? `${page * PAGE + 1} to ${page * PAGE + part.length} of ` : "";
-  document.getElementById("count").textContent = `${span}${matching.length} of the ${questions.length} questions here`;
+  const span = part.length ? `Questions ${page * PAGE + 1} to ${page * PAGE + part.length} of ${matching.length}` : "No question";
+  const rest = matching.length < questions.length ? ` that match, of ${questions.length}` : "";
+  document.getElementById("count").textContent = span + rest;
   document.getElementById("previous").disabled = page === 0;
   document.getElementById("next").disabled = (page + 1) * PAGE >= matching.length;
   const layer = Number(form.layer.value);
@@ -162,6 +163,7 @@ function changed(keep = false) {
 function read() {
   const values = new URLSearchParams(location.hash.slice(1));
   for (const name of fields) if (values.has(name)) form[name].value = values.get(name);
+  for (const select of form.querySelectorAll("select")) if (select.selectedIndex < 0) select.selectedIndex = 0; // no such value
   page = Number(values.get("page") ?? 1) - 1;
   render();
 }
