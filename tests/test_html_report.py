@@ -294,13 +294,14 @@ def test_a_browser_runs_nothing_of_an_answer(copy, tmp_path):
 @pytest.mark.slow
 def test_a_screenshot_is_not_blank(run, tmp_path):
     page_of(run)
-    shots = []
-    for scheme in (1, 0):  # light, dark
-        picture = tmp_path / f"{scheme}.png"
+    shots, gold = {}, {}
+    for name, method, scheme in (("plain", 0, 1), ("light", 1, 1), ("dark", 1, 0)):  # plain: Full, over which nothing is drawn
+        picture = tmp_path / f"{name}.png"
         flags = (f"--screenshot={picture}", "--window-size=1200,2400", f"--blink-settings=preferredColorScheme={scheme}")
-        opened(run / "out" / "report.html", "method=1", tmp_path / "d", *flags)
-        shots.append(np.asarray(Image.open(picture).convert("RGB")).astype(int))
-    for shot in shots:
-        gold = np.abs(shot - (255, 200, 0)).max(-1) < 40  # lines of a pixel are blended with what is under them
-        assert len(np.unique(shot.reshape(-1, 3), axis=0)) > 1000 and gold.sum() > 3000
-    assert shots[0][5, 5].min() > 230 and shots[1][5, 5].max() < 40
+        opened(run / "out" / "report.html", f"method={method}", tmp_path / "d", *flags)
+        shots[name] = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+        # Lines of a pixel are blended with what is under them.
+        gold[name] = (np.abs(shots[name] - (255, 200, 0)).max(-1) < 40).sum()
+        assert len(np.unique(shots[name] @ (65536, 256, 1))) > 1000
+    assert min(gold["light"], gold["dark"]) > 2 * gold["plain"]
+    assert shots["light"][5, 5].min() > 230 and shots["dark"][5, 5].max() < 40
