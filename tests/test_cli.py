@@ -172,5 +172,5 @@ def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, 
 def test_the_installed_command_works():
     done = subprocess.run([sys.executable, "-m", "zipr1.cli", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and all(
-        name in done.stdout for name in ("answer", "train", "eval", "bench", "demo", "pretrain")
+        name in done.stdout for name in ("answer", "train", "eval", "bench", "demo", "pretrain", "report")
     )

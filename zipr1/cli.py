@@ -1,24 +1,38 @@
-"""`zipr1 answer | train | eval | bench | demo | pretrain`: one dataclass a command, flags and YAML derive from it.
+"""`zipr1 answer | train | eval | bench | demo | pretrain | report`: one dataclass a command, flags and YAML derive from it.
 
 Exit status 0, 2 for misuse (a bad value, file or setting) and 1 for a failure. Results go to stdout, the rest to stderr.
 """
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from jsonargparse import ArgumentParser
 
 
-def add_command(commands, name: str, settings: type, flags: tuple[str, ...] = (), positional: tuple[str, ...] = ()) -> None:
-    """A subcommand whose options are the fields of a dataclass; a YAML file may hold any of them."""
+def add_command(
+    commands,
+    name: str,
+    settings: type,
+    flags: tuple[str, ...] = (),
+    positional: tuple[str, ...] = (),
+    short: tuple[str, ...] = (),
+) -> None:
+    """A subcommand whose options are the fields of a dataclass; a YAML file may hold any of them.
+
+    flags: fields that are switches; positional: fields without a name, of text or a list of it; short: fields of text that
+    their first letter names too.
+    """
+    types = {field.name: field.type for field in fields(settings)}
     parser = ArgumentParser(description=settings.__doc__, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     for field in positional:
-        parser.add_argument(field, type=str)
+        parser.add_argument(field, type=str, nargs="+" if types[field] == list[str] else None)
     for field in flags:
         parser.add_argument(f"--{field}", action="store_true")
-    parser.add_class_arguments(settings, skip={*flags, *positional})
+    for field in short:
+        parser.add_argument(f"-{field[0]}", f"--{field}", type=str, default=getattr(settings, field))
+    parser.add_class_arguments(settings, skip={*flags, *positional, *short})
     commands.add_subcommand(name, parser, help=settings.__doc__.split(": ", 1)[1])
 
 
@@ -29,6 +43,7 @@ def parse(arguments: list[str]):
     from zipr1.config import TrainConfig
     from zipr1.demo import DemoConfig
     from zipr1.evaluate import EvalConfig
+    from zipr1.html_report import ReportConfig
     from zipr1.pretrain import PretrainConfig
 
     if len(arguments) > 1 and arguments[0] in ("train", "pretrain") and arguments[1].endswith((".yaml", ".yml")):
@@ -40,6 +55,7 @@ def parse(arguments: list[str]):
         "bench": BenchConfig,
         "demo": DemoConfig,
         "pretrain": PretrainConfig,
+        "report": ReportConfig,
     }
     parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
     commands = parser.add_subcommands(dest="command")
@@ -49,6 +65,7 @@ def parse(arguments: list[str]):
     add_command(commands, "bench", BenchConfig, ("json",))
     add_command(commands, "demo", DemoConfig, ("json",))
     add_command(commands, "pretrain", PretrainConfig)
+    add_command(commands, "report", ReportConfig, positional=("runs",), short=("output",))
     chosen = parser.parse_args(arguments)
     command = chosen.command
     values = vars(parser.instantiate(chosen)[command])  # nested dataclasses too: the stages of pretrain
@@ -87,6 +104,10 @@ def run(command: str, config) -> str:
 
         rows, found = demo(config)
         return json.dumps(rows) if config.json else found
+    if command == "report":
+        from zipr1.html_report import report
+
+        return report(config)
     from zipr1.pretrain import pretrain
 
     return json.dumps({"config": asdict(config), "validation": pretrain(config)})

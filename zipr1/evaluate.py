@@ -1,16 +1,18 @@
 """Tasks x methods -> records, one an answer; through generate(), as any user would."""
 
+import base64
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from zipr1.config import check_positive, check_tasks
-from zipr1.inputs import prepare
+from zipr1.inputs import prepare, visual_grid
 from zipr1.model import check_length, load_vision, sparse, trained_scope
 from zipr1.selection import Random, Recent, Rule, TopK, TopP
 from zipr1.tasks import TASKS
@@ -67,6 +69,14 @@ class Record:
     token_ratio: float
     layer_ratios: tuple[float, ...]
     tokens: int  # of the prompt
+    # Of sparse methods; None under "full" and in files of earlier versions:
+    grid: tuple[int, int, int] | None = None  # frame pairs, rows, columns: the visual tokens in their order
+    kept: tuple[str, ...] | None = None  # per layer, a bit a visual token (`packed`)
+
+
+def packed(mask: np.ndarray) -> str:
+    """A mask (n,) as base64 of its bits, the first token in the highest bit of the first byte."""
+    return base64.b64encode(np.packbits(mask)).decode()
 
 
 def rule_of(method: str, p: float, ratio: float) -> Rule | None:
@@ -116,18 +126,22 @@ def evaluate(
         check_length(model, inputs, MAX_NEW_TOKENS)
         settings = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
         if rule is None:
-            out, ratios = model.generate(**inputs, **settings), torch.ones(len(part), layers)
+            out, ratios, kept = model.generate(**inputs, **settings), torch.ones(len(part), layers), None
         else:
             with sparse(model, rule, scope=scope) as trace:
                 out, ratios = model.generate(**inputs, **settings), trace.layer_ratios
+                kept = [layer.cpu().numpy() for layer in trace.kept]
         answers = processor.batch_decode(out[:, length:], skip_special_tokens=True)
         lengths = inputs["attention_mask"].sum(-1).tolist()
-        for example, answer, layer_ratios, tokens in zip(part, answers, ratios.tolist(), lengths, strict=True):
+        visual = inputs["mm_token_type_ids"].bool().cpu().numpy()
+        rows = zip(part, answers, ratios.tolist(), lengths, strict=True)
+        for i, (example, answer, layer_ratios, tokens) in enumerate(rows):
             right = TASKS[example.task].right(answer, example.answer)
             mean = sum(layer_ratios) / layers
             p = rule.p if isinstance(rule, TopP) else None
             row = (example.task, example.id, method, p, answer, example.answer, right, mean)
-            records.append(Record(*row, tuple(round(ratio, 4) for ratio in layer_ratios), tokens))
+            where = (visual_grid(inputs, i, processor), tuple(packed(layer[i][visual[i]]) for layer in kept)) if kept else ()
+            records.append(Record(*row, tuple(round(ratio, 4) for ratio in layer_ratios), tokens, *where))
         bar.update(len(part))
     bar.close()
     return records
@@ -136,6 +150,17 @@ def evaluate(
 def write_records(records: list[Record], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
+
+
+def read_records(path: Path) -> list[Record]:
+    """What `write_records` wrote, by this version or an earlier one. Raises ValueError with the line that is no record."""
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            records.append(Record(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}:{number}: not a record of `zipr1 eval` ({error}); run it again") from error
+    return records
 
 
 def run_paper_suite(config: EvalConfig) -> tuple[list[dict], str]:

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot_curves(curves: dict[str, list[dict]], full_accuracy: float | None, path: Path) -> None:
+def plot_curves(curves: dict[str, list[dict]], full_accuracy: float | None, file: Path | IO) -> None:
     """Accuracy against measured token ratio, one line a model, one point a threshold."""
     figure, axes = new_plot()
     for name, rows in curves.items():
@@ -87,10 +88,10 @@ def plot_curves(curves: dict[str, list[dict]], full_accuracy: float | None, path
     axes.set_xlabel("token ratio, % (numbers at the points: p)")
     axes.set_ylabel("mean accuracy, %")
     axes.legend()
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    figure.savefig(file, dpi=150, bbox_inches="tight")
 
 
-def plot_training(runs: dict[str, Path], path: Path) -> None:
+def plot_training(runs: dict[str, Path], file: Path | IO) -> None:
     """Reward parts, token ratio at the fixed p, and KL over the steps of each run (its metrics.jsonl)."""
     panels = {
         "reward: accuracy": "rewards/accuracy", "reward: 1 - token ratio": "rewards/efficiency",
@@ -110,7 +111,7 @@ def plot_training(runs: dict[str, Path], path: Path) -> None:
     grid.flat[0].legend(fontsize=8)
     for axes in grid[1]:
         axes.set_xlabel("step")
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    figure.savefig(file, dpi=150, bbox_inches="tight")
 
 
 def new_plot(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 4.5)):
