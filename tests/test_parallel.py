@@ -23,7 +23,9 @@ SETTINGS = {
 
 def run(folder, processes: int, **settings) -> tuple[dict, list[dict]]:
     """Weights and metrics of a run in a process of its own, or in several under torch's launcher."""
-    flags = [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in (SETTINGS | settings).items()]
+    flags = [
+        f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in (SETTINGS | settings).items()
+    ]
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"] if processes > 1 else []
     command = [sys.executable, "-m", *launcher, "zipr1.cli", "train", *flags, f"--output_dir={folder}"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

@@ -72,7 +72,7 @@ def roll(
 ) -> tuple[Rollout, Reward]:
     """The rollouts of some questions under random thresholds, and their rewards."""
     device, group = model.device, config.num_generations
-    p = draw_thresholds(config.thresholds, config.seed, step, numbers, group)
+    p = draw_thresholds(config.thresholds, config.seed, step, numbers, group, config.dense_share)
     encoded = encode(model, inputs.to(device))  # once per question, not once per rollout
     if config.completions == "given":
         tokens, mask = given_tokens(processor, examples, config.max_completion_length, device)

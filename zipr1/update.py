@@ -39,7 +39,8 @@ def losses(
     loss = -objective.reward_weight * gain + objective.beta * kl
     if objective.sparsity_weight:
         weight = objective.sparsity_weight * (factor if objective.governed else 1.0)
-        loss = loss + weight * gates.flatten().to(device) * trace.relaxed_ratio
+        sparse_rows = torch.tensor([p < 1 for p in rollout.p], device=device)
+        loss = loss + weight * gates.flatten().to(device) * sparse_rows * trace.relaxed_ratio
     with torch.no_grad():
         ratio = (logprobs - rollout.logprobs).exp()
         entropy = -(logp.exp() * logp.masked_fill(logp == float("-inf"), 0)).sum(-1)
