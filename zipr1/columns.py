@@ -20,8 +20,9 @@ def general(row: dict, number: int, root: Path) -> Row:
     row_id = str(number if row.get("id") is None else row["id"])
     if row.get("image") is not None and row.get("images"):
         raise ValueError(f"row {row_id}: columns 'image' and 'images' both hold pictures: leave one empty")
-    pictures = [("image", row["image"])] if row.get("image") is not None else [("images", one) for one in row.get("images") or []]
-    images = tuple(medium(value, root, name, row_id) for name, value in pictures)
+    name = "image" if row.get("image") is not None else "images"
+    pictures = row.get(name) if isinstance(row.get(name), list) else [row[name]] if row.get(name) is not None else []
+    images = tuple(medium(value, root, name, row_id) for value in pictures)
     video = None if row.get("video") is None else medium(row["video"], root, "video", row_id)
     name = "answer" if row.get("answer") is not None else "solution"
     answer = final(text(row, name, row_id))
@@ -50,6 +51,9 @@ def chat(messages: list[dict], images: int, video: bool, row_id: str) -> tuple[d
     for message in messages:
         content = message.get("content") or ""
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        kinds = [part.get("type") for part in parts]
+        if not {*kinds} <= {"text", "image", "video"}:
+            raise ValueError(f"row {row_id}: column 'prompt' has parts of type {kinds}: expected text, image or video")
         # Arrow gives every part all keys that any part of the column has.
         parts = [{"type": "text", "text": p["text"]} if p["type"] == "text" else {"type": p["type"]} for p in parts]
         turns.append({"role": message["role"], "content": parts})

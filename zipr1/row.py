@@ -60,5 +60,7 @@ def medium(value, root: Path, name: str, row_id: str) -> Medium:
     if isinstance(value, bytes):
         path, data = None, value
     if data is None and not (isinstance(path, str) and path):
-        raise ValueError(f"row {row_id}: column {name!r} is {value!r}: give the path of a file below the media root, or its bytes")
+        raise ValueError(
+            f"row {row_id}: column {name!r} is {value!r}: give the path of a file below the media root, or its bytes"
+        )
     return Medium(f"column {name!r}" if path is None else str(root / path), data)

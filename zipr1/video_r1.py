@@ -1,8 +1,8 @@
 """Video-R1-260k as published (arXiv 2503.21776): one JSON list of rows such as
 
-    {"problem_id": 2, "problem": "What appears on the screen?", "data_type": "video", "problem_type": "multiple choice",
-     "options": ["A. A dog", "B. A cat"], "solution": "<answer>B</answer>", "path": "./PerceptionTest/video_1.mp4",
-     "data_source": "PerceptionTest"}
+{"problem_id": 2, "problem": "What appears on the screen?", "data_type": "video", "problem_type": "multiple choice",
+ "options": ["A. A dog", "B. A cat"], "solution": "<answer>B</answer>", "path": "./PerceptionTest/video_1.mp4",
+ "data_source": "PerceptionTest"}
 """
 
 from pathlib import Path
@@ -33,7 +33,9 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
         raise ValueError(f"row {row_id}: column 'data_type' is {data_type!r}: expected image, video or text")
     answer = final(text(row, "solution", row_id))
     if not answer:
-        raise ValueError(f"row {row_id}: column 'solution' is {row['solution']!r}: put an answer between <answer> and </answer>")
+        raise ValueError(
+            f"row {row_id}: column 'solution' is {row['solution']!r}: put an answer between <answer> and </answer>"
+        )
     options = row.get("options") or []
     lines = [text(row, "problem", row_id).strip(), *(["Options:", *map(str, options)] if options else []), INSTRUCTIONS[kind]]
     question = "\n".join([*lines, THINK] if think else lines)
