@@ -137,6 +137,17 @@ def test_media_inside_the_table(root, kind):
     check_general(open_rows(str(place), max_frames=8))
 
 
+def test_columns_of_mixed_types(root):
+    """Numbers beside words, as people write JSON: rows keep what they say."""
+    more = published(6, *PUBLISHED[0]) | {"problem_id": "six", "data_source": 3}
+    rows = open_rows(video_r1(root, more))
+    assert [rows.example(i).id for i in (0, 6)] == ["0", "six"]
+    rows = open_rows(write(root / "mixed.json", [{"prompt": "?", "answer": 3}, {"prompt": "?", "answer": "three"}]))
+    assert [rows.example(i).answer for i in range(2)] == ["3", "three"]
+    with pytest.raises(ValueError, match="row 0: column 'answer' is None: give a text"):
+        open_rows(write(root / "none.json", [{"prompt": "?", "answer": None}])).example(0)
+
+
 def test_a_chat_as_prompt(root):
     system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which colour?"}
     parts = [{"type": "text", "text": "First"}, {"type": "image"}, {"type": "text", "text": "then"}, {"type": "image"}]
@@ -173,7 +184,7 @@ def test_the_order_is_a_function_of_seed_and_position(root):
 
 def test_broken_media_are_named(root):
     whole = (root / "clips/grey.mkv").read_bytes()
-    (root / "clips/cut.mkv").write_bytes(whole[: len(whole) // 3])
+    (root / "clips/cut.mkv").write_bytes(whole[: len(whole) // 2])
     (root / "pictures/half.png").write_bytes((root / "pictures/red.png").read_bytes()[:60])
     Image.new("RGB", (9, 9)).save(root / "moves.gif", save_all=True, append_images=[Image.new("RGB", (9, 9), "red")])
     paths = [("video", "clips/cut.mkv"), ("image", "pictures/half.png"), ("image", "moves.gif"), ("image", "clips/grey.mkv")]
@@ -236,12 +247,14 @@ def test_check_refuses_with_a_word(capsys, root):
     (root / "torn.json").write_text('[{"prompt": "a", "answer"')
     (root / "rows.txt").write_text("prompt")
     write(root / "none.jsonl", [])
+    write(root / "none.json", [])
     cases = [
         (["check", str(root / "gone.json")], "gone.json: no such file"),
         (["check", str(root / "other.json")], "columns question, reply: expected"),
-        (["check", str(root / "torn.json")], "torn.json: cannot be read"),
+        (["check", str(root / "torn.json")], "torn.json: split 'train' cannot be read ("),
         (["check", str(root / "rows.txt")], "expected a name that ends in .json"),
-        (["check", str(root / "none.jsonl")], "none.jsonl"),
+        (["check", str(root / "none.jsonl")], "none.jsonl: no rows"),
+        (["check", str(root / "none.json")], "none.json: split 'train' cannot be read"),
         (["check", video_r1(root), "--max_prompt_length", "0"], "max_prompt_length=0"),
         (["check", video_r1(root), "--workers", "-1"], "workers=-1"),
         (["check", video_r1(root), "--model", "no/such/folder"], "no/such/folder"),

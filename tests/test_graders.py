@@ -15,7 +15,10 @@ def row(problem_type: str, answer: str) -> Example:
 @pytest.mark.parametrize(
     ("problem_type", "answer", "completion", "expected"),
     [
-        *(("multiple choice", "B", said, 1) for said in ("B", "B.", "(B)", "B) a cat", "B. a cat", " B\n", "<answer>B</answer>")),
+        *(
+            ("multiple choice", "B", said, 1)
+            for said in ("B", "B.", "(B)", "B) a cat", "B. a cat", " B\n", "<answer>B</answer>")
+        ),
         *(("multiple choice", "B", said, 0) for said in ("C", "C. B", "(A)")),
         *(("multiple choice", "B", said, None) for said in ("b", "A cat", "Banana", "the second", "", "<answer></answer>")),
         ("multiple choice", "B. a cat", "B", 1),

@@ -24,7 +24,7 @@ def general(row: dict, number: int, root: Path) -> Row:
     pictures = row.get(name) if isinstance(row.get(name), list) else [row[name]] if row.get(name) is not None else []
     images = tuple(medium(value, root, name, row_id) for value in pictures)
     video = None if row.get("video") is None else medium(row["video"], root, "video", row_id)
-    name = "answer" if row.get("answer") is not None else "solution"
+    name = "solution" if row.get("answer") is None and row.get("solution") is not None else "answer"
     answer = final(text(row, name, row_id))
     if not answer:
         raise ValueError(f"row {row_id}: column {name!r} is {row[name]!r}: put an answer between <answer> and </answer>")

@@ -1,7 +1,7 @@
 """Rows to post-train on, from where users keep them; memory-mapped by `datasets`, media read when their row is used."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,7 +19,8 @@ FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # what dat
 class Rows:
     """The rows of a data set by their number."""
 
-    table: object  # datasets.Dataset, which gives Arrow tables: media stay bytes
+    table: object  # datasets.Dataset that gives Arrow tables: media stay bytes
+    features: object  # datasets.Features that decode the rest
     root: Path  # that paths of media start from
     max_frames: int  # of a clip
     think: bool  # ask Video-R1's questions for <think>
@@ -29,7 +30,7 @@ class Rows:
 
     def row(self, index: int) -> Row:
         """Row `index` without its media. Raises ValueError for a malformed one, which names row and column."""
-        values = self.table[index].to_pylist()[0]
+        values = self.features.decode_example(self.table[index].to_pylist()[0])
         if values.keys() >= COLUMNS:
             return published(values, index, self.root, self.think)
         return general(values, index, self.root)
@@ -49,16 +50,17 @@ def open_rows(
     read or lacks columns.
     """
     table = load_table(data, split)
+    if not len(table):
+        raise ValueError(f"{data}: no rows; give a data set with at least one")
     columns = set(table.column_names)
     if not columns >= COLUMNS and not ("prompt" in columns and columns & {"answer", "solution"}):
         raise ValueError(
             f"{data}: columns {', '.join(sorted(columns))}: expected those of Video-R1 ({', '.join(sorted(COLUMNS))}, options, "
             f"path), or prompt, answer and, for media, one of {', '.join(MEDIA)}; rename them"
         )
-    if not len(table):
-        raise ValueError(f"{data}: no rows; give a data set with at least one")
     default = Path(data) if Path(data).is_dir() else Path(data).parent
-    return Rows(table.with_format("arrow"), Path(media_root) if media_root else default, max_frames, think)
+    root = Path(media_root) if media_root else default
+    return Rows(table.with_format("arrow"), without_media(table.features), root, max_frames, think)
 
 
 def load_table(data: str, split: str):
@@ -80,8 +82,24 @@ def load_table(data: str, split: str):
         if path.is_file():
             return datasets.load_dataset(FORMATS[path.suffix], data_files=data, split=split)
         return datasets.load_dataset(data, split=split)
-    except (datasets.exceptions.DatasetGenerationError, KeyError) as error:
-        raise ValueError(f"{data}: cannot be read ({error.__cause__ or error}); one row an object, the same columns") from error
+    except StopIteration as error:  # what datasets says of an empty file
+        raise ValueError(f"{data}: no rows; give a data set with at least one") from error
+    except (datasets.exceptions.DatasetGenerationError, ValueError, KeyError) as error:
+        raise ValueError(f"{data}: split {split!r} cannot be read ({error.__cause__ or error})") from error
+
+
+def without_media(features):
+    """How to decode what is no picture, clip or sound: those are read by us, who name what is broken."""
+    import datasets
+
+    media = (datasets.Image, datasets.Video, datasets.Audio)
+
+    def plain(feature):
+        if isinstance(feature, datasets.List):
+            return datasets.List(plain(feature.feature))
+        return replace(feature, decode=False) if isinstance(feature, media) else feature
+
+    return datasets.Features({name: plain(feature) for name, feature in features.items()})
 
 
 def order(rows: Rows, seed: int) -> Callable[[int], int]:

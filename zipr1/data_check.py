@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -147,6 +148,8 @@ def findings(reading: Reading, workers: int) -> Iterator[Finding]:
 def load_processor(name: str) -> tuple:
     """(processor, positions) of a Qwen-VL model, without its weights. Raises ValueError for another model."""
     source = EMBEDDED.get(name, name)
+    if not Path(source).is_dir() and name.count("/") != 1:
+        raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
     try:
         config = AutoConfig.from_pretrained(source)
     except OSError as error:
