@@ -23,7 +23,7 @@ def row(problem_type: str, answer: str) -> Example:
         *(("multiple choice", "B", said, None) for said in ("b", "A cat", "Banana", "the second", "", "<answer></answer>")),
         ("multiple choice", "B. a cat", "B", 1),
         ("multiple choice", "B", "<think>A, or C? <answer>C</answer> no.</think> <answer>B</answer>", 1),
-        ("multiple choice", "B", "<think>B. seems", None),
+        ("numerical", "12", "<think>There are 12", None),  # no answer yet
         ("numerical", "1234.5", "1,234.5", 1),
         ("numerical", "0.75", "3/4", 1),
         ("numerical", "0.75", r"$\frac{3}{4}$", 1),
@@ -63,7 +63,7 @@ def test_scores(problem_type, answer, completion, expected):
         ("OCR", "A B C D E", "A B C", "A B"),  # 3/5 and 2/5
         ("free-form", "a red ball rolls", "the red ball", "the red bus"),  # 0.51, and (2/7 + 0 + 2/7) / 3
         ("regression", "2.0", "2.1", "2.11"),  # 5 % off, and 5.5 %
-        ("regression", "100", "95", "94.9"),
+        ("regression", "2.2", "2.09", "2.08"),  # 5 %, which floats make a little more
         ("numerical", "3.14", "3.144", "3.146"),
     ],
 )

@@ -27,7 +27,7 @@ def grade(example: Example, completion: str, graded: bool = False) -> float:
     Raises ValueError for a problem type that has no grader.
     """
     value = score(example, completion) or 0.0
-    # Half a billionth is for 2.1 against 2.0: 5 % off, but for the last bit.
+    # Half a billionth is for 2.09 against 2.2: 5 % off, but for the last bit.
     return value if graded else float(value >= RIGHT_FROM[example.problem_type] - 5e-10)
 
 
