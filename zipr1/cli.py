@@ -1,4 +1,4 @@
-"""`zipr1 answer | train | eval | bench | demo | pretrain | report`: one dataclass a command, flags and YAML derive from it.
+"""`zipr1 answer | train | eval | bench | demo | pretrain | report | data check`: a dataclass each, flags and YAML derive from it.
 
 Exit status 0, 2 for misuse (a bad value, file or setting) and 1 for a failure. Results go to stdout, the rest to stderr.
 """
@@ -41,6 +41,7 @@ def parse(arguments: list[str]):
     from zipr1.answer import AnswerConfig
     from zipr1.bench import BenchConfig
     from zipr1.config import TrainConfig
+    from zipr1.data_check import DataCheckConfig
     from zipr1.demo import DemoConfig
     from zipr1.evaluate import EvalConfig
     from zipr1.html_report import ReportConfig
@@ -56,6 +57,7 @@ def parse(arguments: list[str]):
         "demo": DemoConfig,
         "pretrain": PretrainConfig,
         "report": ReportConfig,
+        "data check": DataCheckConfig,
     }
     parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
     commands = parser.add_subcommands(dest="command")
@@ -66,9 +68,15 @@ def parse(arguments: list[str]):
     add_command(commands, "demo", DemoConfig, ("json",))
     add_command(commands, "pretrain", PretrainConfig)
     add_command(commands, "report", ReportConfig, positional=("runs",), short=("output",))
+    data = ArgumentParser(description="Data sets to post-train on.", allow_abbrev=False)
+    commands.add_subcommand("data", data, help="`check` reads a data set once and reports what of it cannot be used.")
+    add_command(data.add_subcommands(dest="action"), "check", DataCheckConfig, ("json",), ("file",))
     chosen = parser.parse_args(arguments)
     command = chosen.command
-    values = vars(parser.instantiate(chosen)[command])  # nested dataclasses too: the stages of pretrain
+    values = parser.instantiate(chosen)[command]  # nested dataclasses too: the stages of pretrain
+    if command == "data":
+        command, values = f"data {values.action}", values[values.action]
+    values = vars(values)
     values.pop("config")
     return command, settings[command](**values)
 
@@ -108,6 +116,15 @@ def run(command: str, config) -> str:
         from zipr1.html_report import report
 
         return report(config)
+    if command == "data check":
+        from zipr1.data_check import DataError, check_data
+
+        report = check_data(config)
+        found = json.dumps(asdict(report)) if config.json else report.describe()
+        if report.usable < report.rows:
+            print(found)
+            raise DataError(f"{config.file}: {report.rows - report.usable} of {report.rows} rows cannot be used")
+        return found
     from zipr1.pretrain import pretrain
 
     return json.dumps({"config": asdict(config), "validation": pretrain(config)})
@@ -116,6 +133,7 @@ def run(command: str, config) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """The console script; `arguments` default to those of the process."""
     from zipr1.checkpoint import CheckpointError
+    from zipr1.data_check import DataError
     from zipr1.suite import SuiteError
 
     try:
@@ -123,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(run(command, config))
     except (ValueError, TypeError, FileNotFoundError) as error:  # MediaError is a ValueError
         sys.exit(complain(error, 2))
-    except (CheckpointError, SuiteError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+    except (CheckpointError, DataError, SuiteError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         sys.exit(complain(error, 1))
 
 

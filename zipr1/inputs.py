@@ -1,5 +1,6 @@
 """From an Example, or a file, to the tensors of a Qwen-VL processor. Nothing is substituted: what cannot be read, raises."""
 
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -16,10 +17,19 @@ class MediaError(ValueError):
     """A picture or a clip that cannot be read; the message names the file and the reason."""
 
 
+class MissingMedia(MediaError):
+    """A row of a data set names a picture or a clip that is not there."""
+
+
+class NotStill(MediaError):
+    """A file that is no picture, or one that moves."""
+
+
 def conversation(example: Example, turns: list[tuple[str, str]] | None = None) -> list[dict]:
-    """The chat of one example: the picture or clip and the question, or several `turns` of (question, answer)."""
-    medium = {"type": "video"} if example.frames is not None else {"type": "image"}
-    media = [medium] if example.frames is not None or example.image is not None else []
+    """The chat of one example: its pictures or clip and the question, or several `turns` of (question, answer)."""
+    if example.messages:
+        return list(example.messages)
+    media = [{"type": "image"}] * len(example.pictures) + [{"type": "video"}] * (example.frames is not None)
     if turns is None:
         return [{"role": "user", "content": [*media, {"type": "text", "text": example.question}]}]
     chat = []
@@ -46,7 +56,7 @@ def prepare(processor, examples: list[Example], chats: list[list[dict]] | None =
         return tokenizer_of(processor)(text=texts, padding=True, padding_side="left", return_tensors="pt")
     prompts = chats is None
     chats = chats or [conversation(example) for example in examples]
-    images = [example.image for example in examples if example.image is not None]
+    images = [picture for example in examples for picture in example.pictures]
     clips = [(example.frames, example.fps) for example in examples if example.frames is not None]
     return tensors(processor, chats, images, clips, prompts)
 
@@ -94,43 +104,77 @@ def read_media(path: str | Path, max_frames: int) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of a picture or a clip")
     try:
-        with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) == 1:
-                return {"image": image.convert("RGB")}
-    except UnidentifiedImageError:
-        pass  # not a picture: a clip, or nothing that can be read
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{path}: broken picture ({error}); give a file that opens in a viewer") from error
+        return {"image": read_picture(path)}
+    except NotStill:
+        pass  # a clip, or nothing that can be read
     frames, fps = read_clip(path, max_frames)
     return {"frames": frames, "fps": fps}
 
 
-def read_clip(path: str | Path, max_frames: int, fps: float | None = None) -> tuple[tuple[Image.Image, ...], float]:
+def read_picture(source: str | Path | bytes, name: str | Path = "") -> Image.Image:
+    """A still picture in RGB, from a file or from its bytes, which errors call `name`. Raises MediaError."""
+    name = name or source
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if getattr(image, "n_frames", 1) == 1:
+                return image.convert("RGB")
+            raise NotStill(f"{name}: {image.n_frames} pictures in one file; give a single one, or a clip as a clip")
+    except UnidentifiedImageError as error:
+        raise NotStill(f"{name}: not a picture; give a file that opens in a viewer") from error
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise MediaError(f"{name}: broken picture ({error}); give a file that opens in a viewer") from error
+
+
+def promise(container) -> tuple[float, float]:
+    """(seconds of video that the header of a container promises, 0 if none; seconds from one frame to the next)."""
+    stream = container.streams.video[0]
+    if stream.duration and container.format.name.startswith(("mov", "avi")):
+        seconds = float(stream.duration * stream.time_base)
+    elif container.duration and container.format.name.startswith("matroska"):
+        seconds = container.duration / av.time_base
+    else:  # a GIF, say, holds its last frame for as long as it likes
+        seconds = 0.0
+    return seconds, 1 / float(stream.average_rate) if stream.average_rate else seconds
+
+
+def read_clip(
+    source: str | Path | bytes, max_frames: int, fps: float | None = None, name: str | Path = ""
+) -> tuple[tuple[Image.Image, ...], float]:
     """Evenly spaced frames of a clip, first and last included, and how many of them there are a second.
 
     At most `max_frames`, and no more than `fps` a second but for two at least; an even number, because Qwen-VL joins frames in
     pairs, but for a clip of one frame or a `max_frames` of 1. Every frame is decoded, only those are kept. A file that does not
-    say when its frames are shown is taken for CLIP_FPS. Raises MediaError.
+    say when its frames are shown is taken for CLIP_FPS. `source` is a file or its bytes, which errors call `name`. Raises
+    MediaError, also for a file of which less than half is there.
     """
+    name = name or source
+
+    def opened():
+        container = av.open(BytesIO(source) if isinstance(source, bytes) else str(source))
+        for stream in container.streams.video[:1]:
+            stream.thread_type = "AUTO"
+        return container
+
     try:
-        with av.open(str(path)) as container:
+        with opened() as container:
             if not container.streams.video:
-                raise MediaError(f"{path}: no video stream; give a picture or a clip")
-            container.streams.video[0].thread_type = "AUTO"
+                raise MediaError(f"{name}: no video stream; give a picture or a clip")
             times = [frame.time for frame in container.decode(video=0)]
+            promised, interval = promise(container)
         if not times:
-            raise MediaError(f"{path}: a clip without frames; give one with at least one frame")
+            raise MediaError(f"{name}: a clip without frames; give one with at least one frame")
         seconds = (times[-1] or 0) - (times[0] or 0)
+        if times[-1] is not None and times[-1] + interval < promised / 2:
+            raise MediaError(f"{name}: cut short, ends after {times[-1]:.1f} of {promised:.1f} seconds; download it again")
         count = min(max_frames, len(times), *([max(2, int(seconds * fps) + 1)] if fps else []))
         count -= count % 2 if count > 1 else 0
         wanted = np.linspace(0, len(times) - 1, count).round().astype(int).tolist()
         chosen = set(wanted)
-        with av.open(str(path)) as container:
-            container.streams.video[0].thread_type = "AUTO"
+        with opened() as container:
             kept = {i: frame.to_image() for i, frame in enumerate(container.decode(video=0)) if i in chosen}
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{path}: neither a readable picture nor a readable clip ({reason})") from error
+        raise MediaError(f"{name}: neither a readable picture nor a readable clip ({reason})") from error
     return tuple(kept[i] for i in wanted), (count - 1) / seconds if seconds > 0 and count > 1 else CLIP_FPS
 
 

@@ -13,15 +13,23 @@ CELL = 16  # pixels: the side of the square one visual token of zipr1/tiny cover
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one picture or one clip."""
+    """One question about one picture or one clip, of an embedded task; or a row of a data set, with any number of pictures."""
 
     id: str  # "shapes/test/17/3": task, split, scene, question
-    task: str
+    task: str  # "" for a row of a data set
     question: str
     answer: str
     image: Image.Image | None = None
     frames: tuple[Image.Image, ...] | None = None
     fps: float = CLIP_FPS  # of `frames`
+    images: tuple[Image.Image, ...] = ()  # several pictures, in the order in which the prompt names them
+    messages: tuple[dict, ...] = ()  # the whole prompt, where it is more than a question
+    problem_type: str = ""  # how `answer` is graded (zipr1.graders); "": by the task
+    columns: dict = field(default_factory=dict)  # what else the row says, for users' own reward functions
+
+    @property
+    def pictures(self) -> tuple[Image.Image, ...]:
+        return self.images if self.image is None else (self.image, *self.images)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,265 @@
+"""Rows of data sets as users keep them: what becomes of them, and what `zipr1 data check` says. Real media, written here."""
+
+import json
+
+import av
+import datasets
+import numpy as np
+import pytest
+from conftest import tiny_processor
+from PIL import Image
+from test_cli import run
+
+from zipr1.data import open_rows, order
+from zipr1.inputs import MediaError, MissingMedia, prepare
+
+PUBLISHED = [  # data type, problem type, options, answer, path
+    ("image", "multiple choice", ["A. red", "B. blue"], "A", "./pictures/red.png"),
+    ("video", "multiple choice", ["A) left", "B) right"], "B", "./clips/grey.mkv"),
+    ("video", "numerical", [], "1,234.5", "clips/grey.mkv"),
+    ("image", "OCR", [], "STOP AHEAD", "pictures/red.png"),
+    ("image", "free-form", [], "a red ball", "pictures/red.png"),
+    ("video", "regression", [], "2.5", "clips/grey.mkv"),
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Where datasets keeps its Arrow files."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A media root: pictures in two colours, a clip of 3 seconds, 8 frames each, every one brighter by 10."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "clips").mkdir()
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "pictures/red.png")
+    Image.new("RGB", (96, 48), "blue").save(tmp_path / "pictures/blue.png")
+    with av.open(str(tmp_path / "clips/grey.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
+        for i in range(24):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * i, dtype=np.uint8), "rgb24")))
+        container.mux(stream.encode())
+    return tmp_path
+
+
+def published(number: int, data_type: str, problem_type: str, options: list, answer: str, path: str) -> dict:
+    return {
+        "problem_id": number, "problem": f"Question {number}?", "data_type": data_type, "problem_type": problem_type,
+        "options": options, "solution": f"<answer>{answer}</answer>", "path": path, "data_source": "" if number else "CLEVR",
+    }  # fmt: skip
+
+
+def write(path, rows: list) -> str:
+    path.write_text("\n".join(map(json.dumps, rows)) if path.suffix == ".jsonl" else json.dumps(rows))
+    return str(path)
+
+
+def video_r1(root, *more: dict) -> str:
+    return write(root / "rows.json", [*(published(i, *row) for i, row in enumerate(PUBLISHED)), *more])
+
+
+def test_published_rows(root):
+    rows = open_rows(video_r1(root), max_frames=4)
+    examples = [rows.example(i) for i in range(len(rows))]
+    assert [example.problem_type for example in examples] == [row[1] for row in PUBLISHED]
+    assert [example.answer for example in examples] == [row[3] for row in PUBLISHED]
+    asked = "Question {}?\nOptions:\n{}\n{}\nAnswer with the letter of the right option only."
+    assert examples[0].question == asked.format(0, "A. red", "B. blue")
+    assert examples[1].question == asked.format(1, "A) left", "B) right")
+    assert examples[3].question == "Question 3?\nAnswer with the text as it is written, and nothing else."
+    assert examples[0].image.size == (64, 48) and examples[0].frames is None
+    assert [np.asarray(frame).mean() for frame in examples[1].frames] == [0, 80, 150, 230]  # frames 0, 8, 15, 23 of 24
+    assert examples[1].image is None and examples[1].fps == pytest.approx(3 / (23 / 8))
+    assert examples[0].columns["solution"] == "<answer>A</answer>" and examples[0].columns["data_source"] == "CLEVR"
+
+
+def test_thinking_is_an_option(root):
+    question = open_rows(video_r1(root), think=True).example(2).question
+    assert question.startswith("Question 2?\nAnswer with the number only.\nThink first") and "</think>" in question
+
+
+def test_the_media_root_may_lie_elsewhere(root, tmp_path_factory):
+    file = write(tmp_path_factory.mktemp("elsewhere") / "rows.json", [published(0, *PUBLISHED[0])])
+    assert open_rows(file, str(root)).example(0).image.size == (64, 48)
+    with pytest.raises(MissingMedia, match=r"row 0: .*red\.png: no such file"):
+        open_rows(file).example(0)
+
+
+GENERAL = [
+    {"prompt": "Which colour?", "image": "pictures/blue.png", "answer": "blue", "level": 1},
+    {"prompt": "Same size?", "images": ["pictures/blue.png", "pictures/red.png"], "answer": "no", "level": 2},
+    {"prompt": "Brighter?", "video": "clips/grey.mkv", "answer": "yes", "level": 3},
+    {"prompt": "One and one?", "answer": "2", "problem_type": "numerical", "level": 4},
+]
+
+
+def check_general(rows) -> None:
+    blue, pair, clip, text = (rows.example(i) for i in range(4))
+    assert blue.question == "Which colour?" and blue.image.size == (96, 48) and blue.columns["level"] == 1
+    assert [picture.size for picture in pair.images] == [(96, 48), (64, 48)] and pair.image is None
+    assert len(clip.frames) == 8 and clip.pictures == ()
+    assert text.pictures == () and text.frames is None
+    assert [example.problem_type for example in (blue, pair, clip, text)] == ["exact", "exact", "exact", "numerical"]
+    # Pictures, a clip and bare text in one batch: the picture pads of each row are those of its own pictures.
+    processor = tiny_processor()
+    batch = prepare(processor, [blue, pair, clip, text])
+    pads = (batch["input_ids"] == processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")).sum(-1).tolist()
+    of_each = (batch["image_grid_thw"].prod(-1) // 4).tolist()
+    assert len(of_each) == 3 and pads == [of_each[0], sum(of_each[1:]), 0, 0]
+    assert of_each[0] == of_each[1] > of_each[2] and len(batch["video_grid_thw"]) == 1
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_any_columns(root, name):
+    check_general(open_rows(write(root / name, GENERAL), max_frames=8))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "save_to_disk"])
+def test_media_inside_the_table(root, kind):
+    """As the hub has it: pictures and clips as bytes."""
+    picture = datasets.Image()
+    features = {"prompt": datasets.Value("string"), "image": picture, "images": datasets.List(picture)}
+    features |= {"video": datasets.Features({"bytes": datasets.Value("binary"), "path": datasets.Value("string")})}
+    features |= {name: datasets.Value("string") for name in ("answer", "problem_type")} | {"level": datasets.Value("int64")}
+
+    def data(path: str) -> dict:
+        return {"bytes": (root / path).read_bytes(), "path": None}
+
+    rows = [{name: row.get(name) for name in features} for row in GENERAL]
+    rows[0]["image"], rows[2]["video"] = data(GENERAL[0]["image"]), data(GENERAL[2]["video"])
+    rows[1]["images"] = [data(path) for path in GENERAL[1]["images"]]
+    table = datasets.Dataset.from_list(rows, features=datasets.Features(features))
+    place = root / ("rows.parquet" if kind == "parquet" else "rows")
+    table.to_parquet(place) if kind == "parquet" else table.save_to_disk(place)
+    check_general(open_rows(str(place), max_frames=8))
+
+
+def test_columns_of_mixed_types(root):
+    """Numbers beside words, as people write JSON: rows keep what they say."""
+    more = published(6, *PUBLISHED[0]) | {"problem_id": "six", "data_source": 3}
+    rows = open_rows(video_r1(root, more))
+    assert [rows.example(i).id for i in (0, 6)] == ["0", "six"]
+    rows = open_rows(write(root / "mixed.json", [{"prompt": "?", "answer": 3}, {"prompt": "?", "answer": "three"}]))
+    assert [rows.example(i).answer for i in range(2)] == ["3", "three"]
+    with pytest.raises(ValueError, match="row 0: column 'answer' is None: give a text"):
+        open_rows(write(root / "none.json", [{"prompt": "?", "answer": None}])).example(0)
+
+
+def test_a_chat_as_prompt(root):
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which colour?"}
+    parts = [{"type": "text", "text": "First"}, {"type": "image"}, {"type": "text", "text": "then"}, {"type": "image"}]
+    rows = [
+        {"prompt": [system, user], "image": "pictures/red.png", "answer": "red"},
+        {"prompt": [{"role": "user", "content": parts}], "images": ["pictures/red.png", "pictures/blue.png"], "answer": "x"},
+        {"prompt": [{"role": "user", "content": parts}], "image": "pictures/red.png", "answer": "x"},
+        {"prompt": [user, {"role": "assistant", "content": "Red."}], "image": "pictures/red.png", "answer": "x"},
+    ]
+    texts = []
+    for i, row in enumerate(rows[:2]):  # datasets takes a column for text or for parts, not for both
+        example = open_rows(write(root / f"rows{i}.json", [row])).example(0)
+        ids = prepare(tiny_processor(), [example])["input_ids"][0]
+        pads = tiny_processor().tokenizer.convert_tokens_to_ids(["<|image_pad|>"])[0]
+        kept = [token for j, token in enumerate(ids.tolist()) if token != pads or ids[j - 1] != pads]
+        texts.append(tiny_processor().tokenizer.decode(kept))
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert "Be brief.<|im_end|>" in texts[0] and f"user\n{picture}Which colour?<|im_end|>" in texts[0]
+    assert f"First{picture}then{picture}<|im_end|>" in texts[1]
+    with pytest.raises(ValueError, match=r"row 0: column 'prompt' names \['image', 'image'\], the row has \['image'\]"):
+        open_rows(write(root / "rows2.json", rows[2:3])).example(0)
+    with pytest.raises(ValueError, match="row 0: column 'prompt' is a chat that does not end with the user"):
+        open_rows(write(root / "rows3.json", rows[3:])).example(0)
+
+
+def test_the_order_is_a_function_of_seed_and_position(root):
+    rows = open_rows(video_r1(root))
+    draw, n = order(rows, seed=1), len(rows)
+    epochs = [[draw(epoch * n + i) for i in range(n)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(n)) for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
+    assert [order(rows, seed=1)(i) for i in (13, 2)] == [epochs[2][1], epochs[0][2]]  # a resumed run draws the same
+    assert [order(rows, seed=2)(i) for i in range(n)] != epochs[0]
+
+
+def test_broken_media_are_named(root):
+    whole = (root / "clips/grey.mkv").read_bytes()
+    (root / "clips/cut.mkv").write_bytes(whole[: len(whole) // 2])
+    (root / "pictures/half.png").write_bytes((root / "pictures/red.png").read_bytes()[:60])
+    Image.new("RGB", (9, 9)).save(root / "moves.gif", save_all=True, append_images=[Image.new("RGB", (9, 9), "red")])
+    paths = [("video", "clips/cut.mkv"), ("image", "pictures/half.png"), ("image", "moves.gif"), ("image", "clips/grey.mkv")]
+    rows = open_rows(video_r1(root, *(published(i, kind, "OCR", [], "x", path) for i, (kind, path) in enumerate(paths, 6))))
+    words = [r"row 6: .*cut\.mkv: cut short", r"row 7: .*half\.png: broken picture", r"row 8: .*moves\.gif: 2 pictures",
+             r"row 9: .*grey\.mkv: not a picture"]  # fmt: skip
+    for index, word in enumerate(words, 6):
+        with pytest.raises(MediaError, match=word):
+            rows.example(index)
+
+
+def test_check_finds_nothing_wrong(capsys, root):
+    status, out, err = run(capsys, "data", "check", video_r1(root), "--json", "--workers", "0")
+    report = json.loads(out)
+    assert status == 0 and "6/6" in err
+    assert report["rows"] == report["usable"] == 6 and not any(report["problems"].values())
+    assert report["data_type"] == {"image": 3, "video": 3} and report["data_source"] == {"CLEVR": 1, "": 5}
+    assert report["problem_type"] == {"multiple choice": 2, "numerical": 1, "OCR": 1, "free-form": 1, "regression": 1}
+    rows, lengths = open_rows(str(root / "rows.json"), max_frames=8), []
+    for i in range(6):  # zipr1/tiny takes eight frames at most
+        lengths.append(prepare(tiny_processor(), [rows.example(i)])["input_ids"].shape[1])
+    assert report["longest_prompt"] == max(lengths)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_check_reports_every_row_that_cannot_be_used(capsys, root, workers):
+    (root / "pictures/text.png").write_text("this is no picture")
+    file = video_r1(
+        root,
+        published(6, "image", "OCR", [], "x", "pictures/none.png"),
+        published(7, "image", "OCR", [], "x", "pictures/text.png"),
+        published(8, "image", "golf", [], "x", "pictures/red.png"),
+        published(9, "image", "multiple choice", ["A. x"], "x", "pictures/red.png"),
+        published(10, "image", "numerical", [], " ", "pictures/red.png"),
+        published(11, "video", "OCR", [], "x", ""),
+        published(12, "image", "free-form", [], "x", "pictures/red.png") | {"problem": "why " * 300},
+    )
+    arguments = ("data", "check", file, "--media_root", str(root), "--max_prompt_length", "200", "--workers", workers)
+    status, out, err = run(capsys, *arguments, "--json")
+    report = json.loads(out)
+    assert status == 1 and "7 of 13 rows cannot be used" in err
+    found = report["problems"]
+    assert {name: len(messages) for name, messages in found.items()} == {
+        "missing media": 1, "broken media": 1, "malformed rows": 4, "over-long prompts": 1,
+    }  # fmt: skip
+    assert "row 6: " in found["missing media"][0] and "none.png: no such file" in found["missing media"][0]
+    assert "row 7: " in found["broken media"][0] and "text.png" in found["broken media"][0]
+    words = ["row 8: column 'problem_type' is 'golf'", "row 9: its own answer 'x' is not right as multiple choice",
+             "row 10: column 'solution' is '<answer> </answer>'", "row 11: column 'path' is ''"]  # fmt: skip
+    assert all(word in message for word, message in zip(words, found["malformed rows"], strict=True))
+    assert "row 12: a prompt of " in found["over-long prompts"][0] and "above 200" in found["over-long prompts"][0]
+    assert report["usable"] == 6 and report["longest_prompt"] > 300
+    if workers == "0":
+        status, out, _ = run(capsys, *arguments)
+        assert status == 1 and "malformed rows      4\n  row 8: " in out and "13 rows, 6 of them usable" in out
+
+
+def test_check_refuses_with_a_word(capsys, root):
+    write(root / "other.json", [{"question": "?", "reply": "!"}])
+    (root / "torn.json").write_text('[{"prompt": "a", "answer"')
+    (root / "rows.txt").write_text("prompt")
+    write(root / "none.jsonl", [])
+    write(root / "none.json", [])
+    cases = [
+        (["check", str(root / "gone.json")], "gone.json: no such file"),
+        (["check", str(root / "other.json")], "columns question, reply: expected"),
+        (["check", str(root / "torn.json")], "torn.json: split 'train' cannot be read ("),
+        (["check", str(root / "rows.txt")], "expected a name that ends in .json"),
+        (["check", str(root / "none.jsonl")], "none.jsonl: no rows"),
+        (["check", str(root / "none.json")], "none.json: split 'train' cannot be read"),
+        (["check", video_r1(root), "--max_prompt_length", "0"], "max_prompt_length=0"),
+        (["check", video_r1(root), "--workers", "-1"], "workers=-1"),
+        (["check", video_r1(root), "--model", "no/such/folder"], "no/such/folder"),
+        (["mend", "rows.json"], "mend"),
+    ]
+    for arguments, word in cases:
+        status, out, err = run(capsys, "data", *arguments)
+        assert status == 2 and word in err and "Traceback" not in err and out == "", (arguments, status, err)

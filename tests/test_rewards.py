@@ -1,0 +1,92 @@
+"""Who decides what an answer is worth: the task, the problem type of the row, or the user's own function."""
+
+import sys
+
+import pytest
+import torch
+
+from zipr1.rewards import load_function, reward
+from zipr1.tasks import TASKS
+from zipr1.tasks.base import Example
+
+ROWS = [
+    Example("1", "", "Which?", "B", problem_type="multiple choice", columns={"level": 3, "path": "a.png"}),
+    Example("2", "", "How far?", "10", problem_type="regression", columns={"level": 5}),
+]
+SAID = ["B", "red", "9", "9.8"]  # two for each row
+RATIO = torch.tensor([0.5, 0.25, 1.0, 0.75])
+
+
+def test_each_row_by_its_own_type():
+    got = reward(ROWS, SAID, RATIO)
+    assert got.accuracy.tolist() == [[1, 0], [0, 1]]
+    assert got.efficiency.tolist() == [[0.5, 0.75], [0, 0.25]]
+    assert got.unparsable.tolist() == [[False, True], [False, False]]
+    torch.testing.assert_close(reward(ROWS, SAID, RATIO, graded=True).accuracy, torch.tensor([[1, 0], [0.9, 0.98]]))
+
+
+def test_a_task_and_a_row_in_one_batch():
+    question = TASKS["shapes"].example("test", 0)
+    got = reward([question, ROWS[0]], [question.answer + ".", "none", "(B)", "C"], RATIO)
+    assert got.accuracy.tolist() == [[1, 0], [1, 0]] and not got.unparsable.any()
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A user's module in the current folder."""
+    (tmp_path / "own_rewards.py").write_text(
+        "seen = {}\n"
+        "def by_length(completions, answer, level, **columns):\n"
+        "    seen.update(columns, answer=answer, level=level)\n"
+        "    return [len(said) / 10 for said in completions]\n"
+        "def too_few(completions, **columns):\n    return [1.0]\n"
+        "def none(completions, **columns):\n    return [1.0, 0.0, None, 1.0]\n"
+        "def endless(completions, **columns):\n    return [1.0, float('inf'), 0.0, 1.0]\n"
+        "number = 3\n"
+    )
+    (tmp_path / "torn_rewards.py").write_text("import no_such_library\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    sys.modules.pop("own_rewards", None)
+
+
+@pytest.mark.parametrize("path", ["own_rewards:by_length", "own_rewards.by_length"])
+def test_a_users_function_gets_the_columns(module, path):
+    got = reward(ROWS, SAID, RATIO, function=load_function(path))
+    torch.testing.assert_close(got.accuracy, torch.tensor([[0.1, 0.3], [0.1, 0.3]]))
+    assert sys.modules["own_rewards"].seen == {
+        "prompts": ["Which?", "Which?", "How far?", "How far?"],
+        "answer": ["B", "B", "10", "10"],
+        "level": [3, 3, 5, 5],
+        "path": ["a.png", "a.png", None, None],
+        "problem_type": ["multiple choice", "multiple choice", "regression", "regression"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("too_few", "too_few returned 1 numbers for 4 completions"),
+        ("none", "none returned None for the completion '9' of row 2"),
+        ("endless", "endless returned inf for the completion 'red' of row 1"),
+    ],
+)
+def test_what_a_function_must_return(module, name, word):
+    with pytest.raises(ValueError, match=word):
+        reward(ROWS, SAID, RATIO, function=load_function(f"own_rewards:{name}"))
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "word"),
+    [
+        ("by_length", ValueError, "expected package.module:name"),
+        ("no_such.module:f", ValueError, "no module 'no_such'"),
+        ("own_rewards:nothing", ValueError, "has no function 'nothing'"),
+        ("own_rewards:number", ValueError, "has no function 'number'"),
+        ("torn_rewards:f", ModuleNotFoundError, "no_such_library"),  # the module is there, what it needs is not
+    ],
+)
+def test_a_function_that_is_not_there(module, path, error, word):
+    with pytest.raises(error, match=word):
+        load_function(path)

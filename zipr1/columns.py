@@ -1,0 +1,67 @@
+"""Any data set with the columns prompt, image or images or video, and answer (or solution); all others go to Example.columns.
+
+    {"prompt": "What is this?", "image": "cat.png", "answer": "a cat", "level": 3}
+
+The prompt is a text or a chat, a list of messages. `problem_type` says how the answer is graded (zipr1.graders); "exact"
+without it.
+"""
+
+from pathlib import Path
+
+from zipr1.graders import final
+from zipr1.row import Row, medium, text
+from zipr1.tasks.base import Example
+
+MEDIA = ("image", "images", "video")
+
+
+def general(row: dict, number: int, root: Path) -> Row:
+    """A row by its columns; paths of media lie below `root`. Raises ValueError."""
+    row_id = str(number if row.get("id") is None else row["id"])
+    if row.get("image") is not None and row.get("images"):
+        raise ValueError(f"row {row_id}: columns 'image' and 'images' both hold pictures: leave one empty")
+    name = "image" if row.get("image") is not None else "images"
+    pictures = row.get(name) if isinstance(row.get(name), list) else [row[name]] if row.get(name) is not None else []
+    images = tuple(medium(value, root, name, row_id) for value in pictures)
+    video = None if row.get("video") is None else medium(row["video"], root, "video", row_id)
+    name = "solution" if row.get("answer") is None and row.get("solution") is not None else "answer"
+    answer = final(text(row, name, row_id))
+    if not answer:
+        raise ValueError(f"row {row_id}: column {name!r} is {row[name]!r}: put an answer between <answer> and </answer>")
+    messages: tuple[dict, ...] = ()
+    if isinstance(row.get("prompt"), list):
+        messages = chat(row["prompt"], len(images), video is not None, row_id)
+        question = "\n".join(part["text"] for part in messages[-1]["content"] if part["type"] == "text")
+    else:
+        question = text(row, "prompt", row_id)
+    used = {"prompt", "answer", "problem_type", *MEDIA}
+    columns = {name: value for name, value in row.items() if name not in used}
+    kind = row.get("problem_type") or "exact"
+    return Row(Example(row_id, "", question, answer, messages=messages, problem_type=kind, columns=columns), images, video)
+
+
+def chat(messages: list[dict], images: int, video: bool, row_id: str) -> tuple[dict, ...]:
+    """Messages whose contents are lists of parts; media that no message names come first in the first one of the user.
+
+    Raises ValueError where the messages name other media than the row has, or do not end with the user.
+    """
+    if not messages or messages[-1].get("role") != "user":
+        raise ValueError(f"row {row_id}: column 'prompt' is a chat that does not end with the user: drop what follows")
+    turns = []
+    for message in messages:
+        content = message.get("content") or ""
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        kinds = [part.get("type") for part in parts]
+        if not {*kinds} <= {"text", "image", "video"}:
+            raise ValueError(f"row {row_id}: column 'prompt' has parts of type {kinds}: expected text, image or video")
+        # Arrow gives every part all keys that any part of the column has.
+        parts = [{"type": "text", "text": p["text"]} if p["type"] == "text" else {"type": p["type"]} for p in parts]
+        turns.append({"role": message["role"], "content": parts})
+    named = [part["type"] for turn in turns for part in turn["content"] if part["type"] != "text"]
+    media = ["image"] * images + ["video"] * video
+    if not named:
+        first = next(turn for turn in turns if turn["role"] == "user")
+        first["content"] = [*({"type": kind} for kind in media), *first["content"]]
+    elif sorted(named) != media:
+        raise ValueError(f"row {row_id}: column 'prompt' names {named or 'no media'}, the row has {media or 'none'}: mend one")
+    return tuple(turns)
