@@ -6,12 +6,14 @@ import av
 import datasets
 import numpy as np
 import pytest
-from conftest import tiny_processor
+from conftest import random_model, tiny_processor
 from PIL import Image
 from test_cli import run
 
+from zipr1.config import TrainConfig
 from zipr1.data import open_rows, order
 from zipr1.inputs import MediaError, MissingMedia, prepare
+from zipr1.train import train
 
 PUBLISHED = [  # data type, problem type, options, answer, path
     ("image", "multiple choice", ["A. red", "B. blue"], "A", "./pictures/red.png"),
@@ -263,3 +265,53 @@ def test_check_refuses_with_a_word(capsys, root):
     for arguments, word in cases:
         status, out, err = run(capsys, "data", *arguments)
         assert status == 2 and word in err and "Traceback" not in err and out == "", (arguments, status, err)
+
+
+SMALL = {"prompts_per_step": 6, "num_generations": 2, "max_steps": 2, "probe_per_task": 3, "max_completion_length": 4}
+
+
+def test_training_on_rows_of_every_kind(root):
+    """Pictures, clips and text in one batch, a broken file among them: counted, named, and nothing in its place."""
+    (root / "broken.png").write_bytes(b"no picture")
+    probe = write(root / "probe.json", [published(i, *row) for i, row in enumerate(PUBLISHED)])
+    data = video_r1(root, published(7, "image", "OCR", [], "x", "broken.png"), {**published(8, "text", *PUBLISHED[0][1:4], "")})
+    out = root / "out"
+    settings = SMALL | {"data": data, "probe_data": probe, "output_dir": str(out), "graded": True}
+    train(TrainConfig(**settings, baseline="group"), quiet=True)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    assert "probe/accuracy" in rows[0] and "probe/token_ratio" in rows[2]
+    failed = (out / "failed-rows-0.txt").read_text().splitlines()
+    assert sum(row["failed_rows"] for row in rows[1:]) == len(failed) > 0
+    assert all("row 7" in line and "broken.png" in line for line in failed)
+
+
+def test_training_with_a_users_reward(root, monkeypatch):
+    monkeypatch.chdir(root)
+    (root / "mine.py").write_text("def level(completions, level, **columns):\n    return [float(one) for one in level]\n")
+    rows = [{"prompt": "Say a word.", "answer": "word", "level": i % 2} for i in range(12)]
+    data = write(root / "text.jsonl", rows)
+    settings = SMALL | {"data": data, "probe_data": data, "output_dir": str(root / "out"), "reward_function": "mine:level"}
+    train(TrainConfig(**settings), quiet=True)
+    metrics = [json.loads(line) for line in (root / "out" / "metrics.jsonl").open()]
+    assert metrics[1]["rewards/accuracy"] + metrics[2]["rewards/accuracy"] == pytest.approx(
+        1.0
+    )  # all twelve rows, half at level 1
+
+
+def test_training_on_given_completions(root):
+    """A text model, prompts as they are, the completions of the data: no sampling; KL and token ratio fall."""
+    random_model("llama").save_pretrained(root / "model")
+    tiny_processor().tokenizer.save_pretrained(root / "model")
+    text = "the way that a word is kept by the model is what it holds of the text before it "
+    rows = [{"prompt": text[4 * i :] * 6, "completion": text[:12]} for i in range(8)]
+    data = write(root / "text.jsonl", rows)
+    settings = {"data": data, "probe_data": data, "completions": "given", "chat_template": False, "probe_per_task": 8}
+    settings |= {"reward_weight": 0.0, "gate": "none", "governed": False, "sparsity_weight": 20.0, "learning_rate": 3e-3}
+    settings |= {"prompts_per_step": 4, "num_generations": 2, "max_steps": 12, "max_completion_length": 8}
+    train(TrainConfig(**settings, model=str(root / "model"), output_dir=str(root / "out"), decay_share=0.1), quiet=True)
+    metrics = [json.loads(line) for line in (root / "out" / "metrics.jsonl").open()]
+    assert metrics[-1]["probe/token_ratio"] < metrics[0]["probe/token_ratio"] - 0.05
+    assert metrics[1]["completions/mean_length"] > 3
+    assert metrics[0]["probe/logprob"] < 0 and metrics[0]["probe/full_logprob"] < 0
+    with pytest.raises(ValueError, match="completions=given"):
+        TrainConfig(**settings | {"gate": "answer"})

@@ -264,3 +264,13 @@ def test_an_adapter_is_trained_and_the_model_without_it_is_the_reference(tmp_pat
         torch.testing.assert_close(peft(**inputs).logits, trained)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert rows[2]["kl"] != pytest.approx(rows[1]["kl"], rel=1e-3)  # measured against what does not move
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    """The step is not taken and counted; after a few, the run stops, and its questions are kept."""
+    settings = SMALL | {"max_steps": 5, "learning_rate": 1e30, "max_skipped_steps": 1, "warmup_steps": 1}
+    with pytest.raises(FloatingPointError, match="2 steps had a loss or gradient"):
+        train(TrainConfig(**settings, output_dir=str(tmp_path)), quiet=True)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [row.get("skipped") for row in rows] == [None, 0.0, 1.0]
+    assert torch.load(tmp_path / "not-finite-0.pt", weights_only=True)["step"] == 2

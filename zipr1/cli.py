@@ -1,4 +1,4 @@
-"""`zipr1 answer | train | eval | bench | demo | pretrain | report | data check`: a dataclass each, flags and YAML derive from it.
+"""`zipr1 answer | train | eval | bench | demo | pretrain | report | data check`: a dataclass each, for flags and YAML.
 
 Exit status 0, 2 for misuse (a bad value, file or setting) and 1 for a failure. Results go to stdout, the rest to stderr.
 """

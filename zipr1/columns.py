@@ -1,4 +1,5 @@
-"""Any data set with the columns prompt, image or images or video, and answer (or solution); all others go to Example.columns.
+"""Any data set with the columns prompt, image or images or video, and answer (or solution, or
+completion); all others go to Example.columns.
 
     {"prompt": "What is this?", "image": "cat.png", "answer": "a cat", "level": 3}
 
@@ -24,8 +25,9 @@ def general(row: dict, number: int, root: Path) -> Row:
     pictures = row.get(name) if isinstance(row.get(name), list) else [row[name]] if row.get(name) is not None else []
     images = tuple(medium(value, root, name, row_id) for value in pictures)
     video = None if row.get("video") is None else medium(row["video"], root, "video", row_id)
-    name = "solution" if row.get("answer") is None and row.get("solution") is not None else "answer"
-    answer = final(text(row, name, row_id))
+    name = next((name for name in ("answer", "completion", "solution") if row.get(name) is not None), "answer")
+    answer = text(row, name, row_id)
+    answer = answer if name == "completion" else final(answer)  # a completion is taken to the letter
     if not answer:
         raise ValueError(f"row {row_id}: column {name!r} is {row[name]!r}: put an answer between <answer> and </answer>")
     messages: tuple[dict, ...] = ()
@@ -34,7 +36,7 @@ def general(row: dict, number: int, root: Path) -> Row:
         question = "\n".join(part["text"] for part in messages[-1]["content"] if part["type"] == "text")
     else:
         question = text(row, "prompt", row_id)
-    used = {"prompt", "answer", "problem_type", *MEDIA}
+    used = {"prompt", "answer", "completion", "problem_type", *MEDIA}
     columns = {name: value for name, value in row.items() if name not in used}
     kind = row.get("problem_type") or "exact"
     return Row(Example(row_id, "", question, answer, messages=messages, problem_type=kind, columns=columns), images, video)

@@ -96,6 +96,14 @@ class TrainConfig:
     preset: Literal["paper", "exact"] = "exact"
     output_dir: str = "runs/train"
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    data: str | None = None  # rows to train on instead of the tasks: Video-R1 JSON, .jsonl, .parquet, a folder or hub id
+    media_root: str | None = None  # that paths of media start from; None: the folder of the data
+    probe_data: str | None = None  # rows to measure on, other ones; needed with `data`
+    max_frames: int = 16  # of a clip
+    max_prompt_length: int | None = None  # tokens; longer rows are left out and counted
+    think: bool = False  # ask Video-R1's questions for <think>
+    graded: bool = False  # grades between 0 and 1, where a problem type has them, instead of right or wrong
+    reward_function: str | None = None  # package.module:name with TRL's signature, instead of the graders
     max_steps: int = 300
     prompts_per_step: int = 4  # B: questions a step
     num_generations: int = 8  # G: rollouts a question, each under its own p
@@ -138,7 +146,7 @@ class TrainConfig:
     scope: Literal["attention", "layer"] = "attention"  # what follows the kept tokens (zipr1.sparse)
     p: float = 0.975  # the fixed threshold that is measured and recommended for inference
     probe_every: int = 100  # steps between measurements on the frozen probe set
-    probe_per_task: int = 20  # questions of the validation split
+    probe_per_task: int = 20  # questions of each task's validation split, or rows of probe_data
     report_to: Literal["tensorboard", "wandb", "trackio"] = "tensorboard"
     max_skipped_steps: int = 3  # steps whose loss or gradient was not finite, after which the run stops
     save_steps: int = 100
@@ -151,7 +159,7 @@ class TrainConfig:
         check_positive(
             self, "max_steps", "prompts_per_step", "num_generations", "max_completion_length", "num_iterations", "probe_every",
             "probe_per_task", "save_steps", "save_total_limit", "threads", "temperature", "learning_rate", "accuracy_margin",
-            "mini_batches", "max_tokens_per_batch", "lora_r", "lora_alpha",
+            "mini_batches", "max_tokens_per_batch", "lora_r", "lora_alpha", "max_frames", "max_prompt_length",
         )  # fmt: skip
         check_share(self, "p")
         if not 0 <= self.dense_share < 1:
@@ -161,6 +169,8 @@ class TrainConfig:
             raise ValueError("baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0")
         if self.completions == "given" and (self.objective.reward_weight or self.objective.gate != "none"):
             raise ValueError("completions=given: nothing is sampled or rewarded; set reward_weight: 0 and gate: none")
+        if self.data and not self.probe_data:
+            raise ValueError(f"data={self.data}: name probe_data too, rows to measure on that are not trained on")
         if self.prompts_per_step % self.mini_batches:
             raise ValueError(f"mini_batches={self.mini_batches}: must divide prompts_per_step={self.prompts_per_step}")
 

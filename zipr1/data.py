@@ -53,7 +53,7 @@ def open_rows(
     if not len(table):
         raise ValueError(f"{data}: no rows; give a data set with at least one")
     columns = set(table.column_names)
-    if not columns >= COLUMNS and not ("prompt" in columns and columns & {"answer", "solution"}):
+    if not columns >= COLUMNS and not ("prompt" in columns and columns & {"answer", "completion", "solution"}):
         raise ValueError(
             f"{data}: columns {', '.join(sorted(columns))}: expected those of Video-R1 ({', '.join(sorted(COLUMNS))}, options, "
             f"path), or prompt, answer and, for media, one of {', '.join(MEDIA)}; rename them"

@@ -12,8 +12,9 @@ import torch
 from tqdm.auto import tqdm
 
 from zipr1.config import check_positive, check_tasks
-from zipr1.inputs import prepare, visual_grid
+from zipr1.inputs import prepare, tokenizer_of, visual_grid
 from zipr1.model import check_length, load_vision, sparse, trained_scope
+from zipr1.rewards import accuracy
 from zipr1.selection import Random, Recent, Rule, TopK, TopP
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
@@ -115,6 +116,7 @@ def evaluate(
     batch_size: int = 25,
     quiet: bool = False,
     scope: str = "attention",
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[Record]:
     """Greedy answers to all examples under one rule."""
     model.eval()
@@ -123,24 +125,25 @@ def evaluate(
     for part in batches(examples, batch_size):
         inputs = prepare(processor, part).to(model.device)
         length, layers = inputs["input_ids"].shape[1], model.config.get_text_config().num_hidden_layers
-        check_length(model, inputs, MAX_NEW_TOKENS)
-        settings = {"max_new_tokens": MAX_NEW_TOKENS, "do_sample": False}
+        check_length(model, inputs, max_new_tokens)
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": False}
         if rule is None:
             out, ratios, kept = model.generate(**inputs, **settings), torch.ones(len(part), layers), None
         else:
             with sparse(model, rule, scope=scope) as trace:
                 out, ratios = model.generate(**inputs, **settings), trace.layer_ratios
                 kept = [layer.cpu().numpy() for layer in trace.kept]
-        answers = processor.batch_decode(out[:, length:], skip_special_tokens=True)
+        answers = tokenizer_of(processor).batch_decode(out[:, length:], skip_special_tokens=True)
         lengths = inputs["attention_mask"].sum(-1).tolist()
-        visual = inputs["mm_token_type_ids"].bool().cpu().numpy()
+        drawn = kept is not None and all(len(example.pictures) + (example.frames is not None) == 1 for example in part)
+        visual = inputs["mm_token_type_ids"].bool().cpu().numpy() if drawn else None
         rows = zip(part, answers, ratios.tolist(), lengths, strict=True)
         for i, (example, answer, layer_ratios, tokens) in enumerate(rows):
-            right = TASKS[example.task].right(answer, example.answer)
+            right = accuracy(example, answer) == 1
             mean = sum(layer_ratios) / layers
             p = rule.p if isinstance(rule, TopP) else None
             row = (example.task, example.id, method, p, answer, example.answer, right, mean)
-            where = (visual_grid(inputs, i, processor), tuple(packed(layer[i][visual[i]]) for layer in kept)) if kept else ()
+            where = (visual_grid(inputs, i, processor), tuple(packed(layer[i][visual[i]]) for layer in kept)) if drawn else ()
             records.append(Record(*row, tuple(round(ratio, 4) for ratio in layer_ratios), tokens, *where))
         bar.update(len(part))
     bar.close()

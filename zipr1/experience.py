@@ -8,10 +8,9 @@ from accelerate import Accelerator
 
 from zipr1.config import TrainConfig
 from zipr1.encode import encode
-from zipr1.inputs import collate, prepare, tokenizer_of
+from zipr1.inputs import collate, tokenizer_of
 from zipr1.policy import Reference
-from zipr1.questions import questions
-from zipr1.rewards import Reward, reward
+from zipr1.rewards import Reward, load_function, reward
 from zipr1.rollout import Rollout, completion_logits, draw_thresholds, given, reference_logits, rows_of, sample, token_draws
 from zipr1.tasks.base import Example
 
@@ -42,11 +41,16 @@ def batches(lengths: Sequence[int], budget: int | None) -> list[list[int]]:
 
 
 def gather_experience(
-    policy, reference: Reference, processor, accelerator: Accelerator, numbers: Sequence[int], step: int, config: TrainConfig
+    policy,
+    reference: Reference,
+    processor,
+    accelerator: Accelerator,
+    asked: tuple[list[int], list[Example], list],
+    step: int,
+    config: TrainConfig,
 ) -> list[Experience]:
-    """Rollouts of the questions number `numbers` of the run, in micro-batches."""
-    examples = questions(numbers, step, config)
-    parts = [prepare(processor, [example], raw=not config.chat_template) for example in examples]
+    """Rollouts of the questions that `Questions.read` gave, in micro-batches."""
+    numbers, examples, parts = asked
     lengths = [config.num_generations * (part["input_ids"].shape[1] + config.max_completion_length) for part in parts]
     groups, found = batches(lengths, config.max_tokens_per_batch), []
     most = len(groups)
@@ -54,15 +58,15 @@ def gather_experience(
         most = int(accelerator.gather(torch.tensor([most], device=accelerator.device)).max())
     for group in groups + groups[-1:] * (most - len(groups)):
         inputs = collate(processor, [parts[i] for i in group])
-        asked = [examples[i] for i in group]
-        rollout, rewards = policy(roll, processor, inputs, asked, [numbers[i] for i in group], step, config)
+        these = [examples[i] for i in group]
+        rollout, rewards = policy(roll, processor, inputs, these, [numbers[i] for i in group], step, config)
         logits = reference(reference_logits, rollout, config.num_generations)
         if config.completions == "given":
             logp = logits.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
             expected = mean_logprob(logp, rollout.mask).view(len(group), -1).mean(-1)
         else:
-            expected = reference(expected_accuracy, processor, asked, rollout)
-        found.append(Experience(asked, rollout, rewards, logits, expected.cpu(), float(len(found) < len(groups))))
+            expected = reference(expected_accuracy, processor, these, rollout)
+        found.append(Experience(these, rollout, rewards, logits, expected.cpu(), float(len(found) < len(groups))))
     return found
 
 
@@ -79,13 +83,15 @@ def roll(
         rollout = given(model, encoded, p, tokens=tokens, mask=mask, scope=config.scope)
         accuracy = mean_logprob(rollout.logprobs, rollout.mask)
         shape = (len(examples), group)
-        return rollout, Reward(accuracy.cpu().view(shape), (1 - rollout.token_ratio.float().cpu()).view(shape))
+        efficiency = (1 - rollout.token_ratio.float().cpu()).view(shape)
+        return rollout, Reward(accuracy.cpu().view(shape), efficiency, torch.zeros(shape, dtype=torch.bool))
     draws = token_draws(config.seed, step, numbers, group, config.max_completion_length).to(device)
     settings = {"max_new_tokens": config.max_completion_length, "temperature": config.temperature}
     rollout = sample(model, encoded, p, **settings, draws=draws, scope=config.scope, synced=config.fsdp)
     tokens = rollout.tokens.masked_fill(~rollout.mask, tokenizer_of(processor).pad_token_id)
     completions = tokenizer_of(processor).batch_decode(tokens, skip_special_tokens=True)
-    return rollout, reward(examples, completions, rollout.token_ratio)
+    function = load_function(config.reward_function) if config.reward_function else None
+    return rollout, reward(examples, completions, rollout.token_ratio, config.graded, function)
 
 
 @torch.no_grad()

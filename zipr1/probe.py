@@ -4,7 +4,7 @@ import torch
 
 from zipr1.config import TrainConfig
 from zipr1.encode import encode
-from zipr1.evaluate import evaluate
+from zipr1.evaluate import MAX_NEW_TOKENS, evaluate
 from zipr1.experience import given_tokens, mean_logprob
 from zipr1.inputs import prepare
 from zipr1.rollout import completion_logits, given
@@ -17,8 +17,9 @@ def measure(model, processor, probe: list[Example], config: TrainConfig) -> dict
     accuracies. Every process measures the whole probe set, so that the passes of a sharded model stay in step."""
     if config.completions == "given":
         return measure_given(model, processor, probe, config)
-    sparse_rows = evaluate(model, processor, probe, TopP(config.p), "probe", quiet=True, scope=config.scope)
-    dense_rows = evaluate(model, processor, probe, None, "probe", quiet=True)
+    settings = {"quiet": True, "max_new_tokens": MAX_NEW_TOKENS if not config.data else config.max_completion_length}
+    sparse_rows = evaluate(model, processor, probe, TopP(config.p), "probe", scope=config.scope, **settings)
+    dense_rows = evaluate(model, processor, probe, None, "probe", **settings)
     count = len(probe)
     return {
         "probe/accuracy": sum(row.right for row in sparse_rows) / count,

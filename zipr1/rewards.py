@@ -5,7 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -23,7 +23,7 @@ class Reward:
 
     accuracy: torch.Tensor
     efficiency: torch.Tensor
-    unparsable: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    unparsable: torch.Tensor
 
     def total(self, efficiency_weight: float, gate: torch.Tensor) -> torch.Tensor:
         """(B, G) r = r_per + weight * gate * r_eff; the paper's has weight 1 and no gate."""

@@ -16,13 +16,13 @@ from tqdm.auto import tqdm
 
 from zipr1 import checkpoint
 from zipr1.config import TrainConfig
-from zipr1.evaluate import examples_of
 from zipr1.experience import gather_experience
 from zipr1.grpo import Governor
 from zipr1.metrics import Log
 from zipr1.model import save
 from zipr1.policy import load_policy, optimizer_state, restore_optimizer, trainable, unwrap, whole_weights
 from zipr1.probe import measure
+from zipr1.questions import Questions, probe_questions
 from zipr1.update import update
 
 
@@ -43,8 +43,8 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         raise ValueError(f"{folder}: holds checkpoints of an earlier run; give --resume, or another output_dir")
     policy, reference, processor = load_policy(config, found[0] if found else config.model, accelerator)
     optimizer = torch.optim.AdamW(trainable(policy), lr=config.learning_rate, weight_decay=config.weight_decay)
-    probe = examples_of(config.tasks, "val", config.probe_per_task)
-    start, governor = 0, Governor(config.accuracy_tolerance, config.accuracy_margin)
+    questions, probe = Questions(config, processor), probe_questions(config, processor)
+    skipped, start, governor = 0, 0, Governor(config.accuracy_tolerance, config.accuracy_margin)
     if found:
         state = found[1]
         start, governor = state["step"], Governor(**state["governor"])
@@ -61,14 +61,25 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config)
         policy.eval()
-        parts = [
-            gather_experience(policy, reference, processor, accelerator, numbers, step, config)
-            for numbers in shares(step, config, accelerator)
-        ]
+        asked = [questions.read(numbers, step) for numbers in shares(step, config, accelerator)]
+        fewest, failed = everywhere(accelerator, min(len(one[0]) for one in asked), len(questions.failed))
+        questions.report(accelerator.process_index, folder)
+        if not fewest:  # without a question, a process would leave the others waiting
+            log(step + 1, {"dropped": 1.0, "failed_rows": failed})
+            continue
+        parts = [gather_experience(policy, reference, processor, accelerator, one, step, config) for one in asked]
         policy.train()
         for _ in range(config.num_iterations):
             records = [update(policy, optimizer, accelerator, part, governor.factor, config) for part in parts]
-        record = {name: sum(one[name] for one in records) / len(records) for name in records[0]}
+        record = {name: sum(one[name] for one in records) / len(records) for name in records[0]} | {"failed_rows": failed}
+        skipped += record["skipped"] > 0
+        if skipped > config.max_skipped_steps:
+            file = folder / f"not-finite-{accelerator.process_index}.pt"
+            torch.save({"step": step, "questions": [one[0] for one in asked], "metrics": record}, file)
+            raise FloatingPointError(
+                f"step {step + 1}: {skipped} steps had a loss or gradient that is not finite; lower learning_rate or raise "
+                f"relax_floor; the questions of the last are in {file}"
+            )
         governor.update(record["rewards/accuracy"] - record["reference_accuracy"])
         record |= {"governor/gap": governor.gap, "governor/factor": governor.factor}
         record |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
@@ -87,6 +98,12 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return final
+
+
+def everywhere(accelerator: Accelerator, fewest: int, failed: int) -> tuple[int, int]:
+    """The least of the one and the sum of the other over all processes."""
+    found = accelerator.gather(torch.tensor([[fewest, failed]], device=accelerator.device))
+    return int(found[:, 0].min()), int(found[:, 1].sum())
 
 
 def shares(step: int, config: TrainConfig, accelerator: Accelerator) -> list[range]:

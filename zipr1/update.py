@@ -51,6 +51,7 @@ def losses(
             "reward_std": spread,
             "rewards/accuracy": rewards.accuracy,
             "rewards/efficiency": rewards.efficiency,
+            "unparsable": rewards.unparsable.float(),
             "frac_reward_zero_std": (spread == 0).float(),
             "reference_accuracy": part.expected[:, None].expand_as(total),
             "token_ratio": rollout.token_ratio,
