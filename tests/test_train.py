@@ -274,3 +274,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert [row.get("skipped") for row in rows] == [None, 0.0, 1.0]
     assert torch.load(tmp_path / "not-finite-0.pt", weights_only=True)["step"] == 2
+
+
+def test_what_a_run_came_to(tmp_path, capsys):
+    """The row that --json prints, the samples and the model card say the same as the metrics."""
+    from zipr1.cli import main
+
+    flags = [f"--{name}={json.dumps(value)}" for name, value in (SMALL | {"max_steps": 2, "probe_every": 1}).items()]
+    main(["train", *flags, f"--output_dir={tmp_path}", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert found["token_ratio"] == rows[2]["probe/token_ratio"] and found["baseline_accuracy"] == rows[0]["probe/accuracy"]
+    assert found["worst_accuracy"] == min(row["probe/accuracy"] for row in rows) and found["step"] == 2
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").open()]
+    assert [row["step"] for row in samples] == [1] * 8 + [2] * 8
+    for row in samples:
+        assert row["rewards/efficiency"] == pytest.approx(1 - row["token_ratio"], abs=1e-6)
+        assert row["rewards/accuracy"] == (row["completion"] == row["expected"])
+    card = (tmp_path / "final" / "README.md").read_text()
+    assert "base_model: zipr1/tiny" in card and f"| after | {found['token_ratio']:.3f} |" in card

@@ -12,7 +12,16 @@ from zipr1.config import TrainConfig
 from zipr1.model import save
 
 STATE = "trainer.pt"
-FREE = {"resume", "output_dir", "threads", "save_steps", "save_total_limit"}  # may differ when a run goes on
+FREE = {
+    "resume",
+    "output_dir",
+    "threads",
+    "save_steps",
+    "save_total_limit",
+    "push_to_hub",
+    "json",
+    "report_to",
+}  # may differ when a run goes on
 
 
 class CheckpointError(RuntimeError):

@@ -62,7 +62,7 @@ def parse(arguments: list[str]):
     parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
     commands = parser.add_subcommands(dest="command")
     add_command(commands, "answer", AnswerConfig, ("compare", "json"), ("file", "question"))
-    add_command(commands, "train", TrainConfig, ("resume",))
+    add_command(commands, "train", TrainConfig, ("resume", "json"))
     add_command(commands, "eval", EvalConfig, ("json",), ("model",))
     add_command(commands, "bench", BenchConfig, ("json",))
     add_command(commands, "demo", DemoConfig, ("json",))
@@ -89,9 +89,11 @@ def run(command: str, config) -> str:
         result = answer(config)
         return json.dumps(result) if config.json else describe(result)
     if command == "train":
+        from zipr1.metrics import final_row
         from zipr1.train import train
 
-        return f"{train(config)}"
+        final = train(config)
+        return json.dumps(final_row(final.parent)) if config.json else f"{final}"
     if command == "eval":
         from zipr1.evaluate import run_eval
         from zipr1.suite import SuiteError

@@ -151,6 +151,8 @@ class TrainConfig:
     max_skipped_steps: int = 3  # steps whose loss or gradient was not finite, after which the run stops
     save_steps: int = 100
     save_total_limit: int = 2
+    push_to_hub: str | None = None  # owner/name on the Hugging Face hub, for the result
+    json: bool = False  # print what the run came to, as one JSON object
     resume: bool = False  # go on from the last checkpoint in output_dir
     seed: int = 0
     threads: int = 1

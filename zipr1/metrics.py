@@ -1,4 +1,4 @@
-"""Where the numbers of a training run go: metrics.jsonl, the trackers, run.json. What each means: docs/metrics.md."""
+"""Where the numbers of a training run go: metrics.jsonl, samples.jsonl, trackers, run.json. What they mean: docs/metrics.md."""
 
 import json
 from dataclasses import asdict
@@ -7,7 +7,10 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from zipr1.config import TrainConfig
+from zipr1.experience import Experience
 from zipr1.provenance import provenance
+
+SHOWN = 8  # answers of a table of samples
 
 
 class Log:
@@ -20,12 +23,51 @@ class Log:
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "run.json").write_text(json.dumps({"config": asdict(config)} | provenance(), indent=1))
-            rows = self.path.read_text().splitlines() if self.path.exists() else []
-            kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= start] if start else []
-            self.path.write_text("".join(row + "\n" for row in kept))
+            for path in (self.path, folder / "samples.jsonl"):
+                rows = path.read_text().splitlines() if path.exists() else []
+                kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= start] if start else []
+                path.write_text("".join(row + "\n" for row in kept))
 
     def __call__(self, step: int, record: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
             with self.path.open("a") as file:
                 file.write(json.dumps({"step": step} | record) + "\n")
         self.accelerator.log(record, step=step)
+
+    def samples(self, step: int, tokenizer, part: Experience) -> None:
+        """Appends some answers with their thresholds, token ratios and reward parts to samples.jsonl."""
+        rollout, rewards = part.rollout, part.rewards
+        group = len(rollout.p) // len(part.examples)
+        with (self.path.parent / "samples.jsonl").open("a") as file:
+            for row in range(min(SHOWN, len(rollout.p))):
+                example, place = part.examples[row // group], divmod(row, group)
+                found = {
+                    "step": step,
+                    "id": example.id,
+                    "prompt": example.question,
+                    "expected": example.answer,
+                    "completion": tokenizer.decode(rollout.tokens[row][rollout.mask[row]], skip_special_tokens=True),
+                    "p": rollout.p[row],
+                    "token_ratio": rollout.token_ratio[row].item(),
+                    "rewards/accuracy": rewards.accuracy[place].item(),
+                    "rewards/efficiency": rewards.efficiency[place].item(),
+                }
+                file.write(json.dumps(found) + "\n")
+
+
+def final_row(folder: Path) -> dict[str, float]:
+    """What a run came to, on its probe set: before and after, and the seconds its steps took."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    probes = [row for row in rows if "probe/token_ratio" in row]
+    accuracy, full = ("accuracy", "full_accuracy") if "probe/accuracy" in rows[0] else ("logprob", "full_logprob")
+    return {
+        "step": probes[-1]["step"],
+        "token_ratio": probes[-1]["probe/token_ratio"],
+        accuracy: probes[-1][f"probe/{accuracy}"],
+        full: probes[-1][f"probe/{full}"],
+        "baseline_token_ratio": probes[0]["probe/token_ratio"],
+        f"baseline_{accuracy}": probes[0][f"probe/{accuracy}"],
+        f"baseline_{full}": probes[0][f"probe/{full}"],
+        f"worst_{accuracy}": min(row[f"probe/{accuracy}"] for row in probes),
+        "seconds": sum(row.get("seconds", 0.0) for row in rows),
+    }

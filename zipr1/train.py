@@ -12,14 +12,17 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
+from huggingface_hub import HfApi
 from tqdm.auto import tqdm
 
 from zipr1 import checkpoint
 from zipr1.config import TrainConfig
 from zipr1.experience import gather_experience
 from zipr1.grpo import Governor
-from zipr1.metrics import Log
+from zipr1.inputs import tokenizer_of
+from zipr1.metrics import Log, final_row
 from zipr1.model import save
+from zipr1.model_card import model_card
 from zipr1.policy import load_policy, optimizer_state, restore_optimizer, trainable, unwrap, whole_weights
 from zipr1.probe import measure
 from zipr1.questions import Questions, probe_questions
@@ -85,6 +88,8 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         record |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
         if (step + 1) % config.probe_every == 0 or step + 1 == config.max_steps:
             record |= policy(measure, processor, probe, config)
+            if accelerator.is_main_process:
+                log.samples(step + 1, tokenizer_of(processor), parts[0][0])
         log(step + 1, record)
         bar.set_postfix(reward=f"{record['reward']:.2f}", ratio=f"{record['token_ratio']:.2f}")
         if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
@@ -95,6 +100,9 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     final, weights = folder / "final", whole_weights(policy)
     if accelerator.is_main_process:
         save(unwrap(policy), processor, final, checkpoint.settings(config, config.max_steps), weights)
+        model_card(config, final_row(folder)).save(final / "README.md")
+        if config.push_to_hub:
+            HfApi().upload_folder(repo_id=config.push_to_hub, folder_path=final)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return final

@@ -1,0 +1,63 @@
+"""README.md of a trained model: what it is, what it came to, how to use it."""
+
+from importlib.metadata import version
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from zipr1.config import TrainConfig
+
+TEXT = """
+# {name}
+
+{base} after ZipR1 post-training ([arXiv 2504.18579](https://arxiv.org/abs/2504.18579)), preset `{preset}`, {steps} steps, scope
+`{scope}`. It is meant to be run under Top-p token-sparse attention:
+
+```python
+import zipr1
+
+model, processor = zipr1.load("{name}")
+with zipr1.sparse(model, zipr1.TopP({p}), scope="{scope}") as trace:
+    out = model.generate(**inputs, max_new_tokens=64)
+trace.token_ratio  # measured
+```
+
+On the probe set of the training ({probes}), p = {p}:
+
+| | token ratio | {metric}, sparse | {metric}, dense |
+|---|---|---|---|
+| before | {baseline_token_ratio:.3f} | {before:.3f} | {before_full:.3f} |
+| after | {token_ratio:.3f} | {after:.3f} | {after_full:.3f} |
+
+Made with zipr1 {version}, transformers {transformers}, torch {torch}. Settings: `zipr1.json`.
+"""
+
+
+def model_card(config: TrainConfig, found: dict[str, float]) -> ModelCard:
+    """`found` is `metrics.final_row`."""
+    metric = "accuracy" if "accuracy" in found else "logprob"
+    data = ModelCardData(
+        base_model=config.model,
+        library_name="peft" if config.use_peft else "transformers",
+        pipeline_tag="text-generation" if config.completions == "given" else "image-text-to-text",
+        tags=["zipr1", "token-sparse", "grpo"],
+    )
+    text = TEXT.format(
+        name=config.push_to_hub or config.output_dir,
+        base=config.model,
+        preset=config.preset,
+        steps=config.max_steps,
+        scope=config.scope,
+        p=config.p,
+        probes=config.probe_data or ", ".join(config.tasks),
+        metric="accuracy" if metric == "accuracy" else "log-probability a token",
+        baseline_token_ratio=found["baseline_token_ratio"],
+        token_ratio=found["token_ratio"],
+        before=found[f"baseline_{metric}"],
+        after=found[metric],
+        before_full=found[f"baseline_full_{metric}"],
+        after_full=found[f"full_{metric}"],
+        version=version("zipr1"),
+        transformers=version("transformers"),
+        torch=version("torch"),
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
