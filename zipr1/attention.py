@@ -15,6 +15,7 @@ from transformers.masking_utils import causal_mask_function
 
 from zipr1.scope import KeptRows
 from zipr1.selection import Rule, Scores, TopP, columns_of, probe_ranks, probe_scores, relaxed_count
+from zipr1.varlen import packable, packed_attention
 
 NAME = "zipr1"
 
@@ -106,16 +107,21 @@ def sparse_attention(
     most, least, total = torch.stack([counts.max(), counts.min(), counts.sum()]).tolist()
     if least == length:
         return sdpa_attention_forward(module, query, key, value, None, **kwargs)
-    index = columns_of(kept, most)
+    index, place = columns_of(kept, most), positions(kept, total)
     filled = torch.arange(most, device=kept.device) < counts[:, None]
     short_key, short_value = rows(key, index), rows(value, index)
-    # The gathered tokens keep their order and their padding comes last, where the causal mask hides it from every
-    # real query: one plain causal kernel serves samples that kept different numbers.
-    out, _ = sdpa_attention_forward(module, rows(query, index), short_key, short_value, None, **kwargs)
-    real, place = out.reshape(batch * most, -1), positions(kept, total)
-    if least < most:
-        real = real.index_select(0, positions(filled, total))
-    full = real.new_zeros(batch * length, real.shape[-1]).index_copy_(0, place, real).view(batch, length, *out.shape[2:])
+    if least < most and packable(query, kwargs.get("dropout", 0.0)):
+        real = packed_attention(query, key, value, place, counts, most, kwargs["scaling"])
+    else:
+        # The gathered tokens keep their order and their padding comes last, where the causal mask hides it from every
+        # real query: one plain causal kernel serves samples that kept different numbers.
+        out, _ = sdpa_attention_forward(module, rows(query, index), short_key, short_value, None, **kwargs)
+        real = out.flatten(0, 1)
+        if least < most:
+            real = real.index_select(0, positions(filled, total))
+    flat = real.flatten(1)
+    full = flat.new_zeros(batch * length, flat.shape[-1]).index_copy_(0, place, flat)
+    full = full.view(batch, length, *real.shape[1:])
     if call.cache is not None:
         stored = call.cache.layers[module.layer_idx]
         if call.keep_kv:
