@@ -188,13 +188,15 @@ def plain_steps(tmp_path_factory):
         {"reward_weight": 1.0},
         {"num_iterations": 2},
         {"gradient_checkpointing": True},
+        {"bf16": True},
+        {"max_tokens_per_batch": 500},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_each_setting_changes_what_it_should(tmp_path, plain_steps, change):
-    """Two steps: gradient checkpointing alone leaves the weights as they are."""
+    """Two steps: gradient checkpointing and micro-batches leave the weights as they are."""
     same = torch.allclose(two_steps(tmp_path, **change), plain_steps, rtol=1e-3, atol=1e-6)
-    assert same == ("gradient_checkpointing" in change)
+    assert same == (next(iter(change)) in ("gradient_checkpointing", "max_tokens_per_batch"))
 
 
 def test_resuming_with_other_settings_is_refused(tmp_path):

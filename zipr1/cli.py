@@ -1,4 +1,4 @@
-"""`zipr1 answer | train | eval | bench | demo | pretrain | report | data check`: a dataclass each, for flags and YAML.
+"""`zipr1 answer | train | eval | bench | demo | pretrain | report | plan | data check`: a dataclass each, for flags and YAML.
 
 Exit status 0, 2 for misuse (a bad value, file or setting) and 1 for a failure. Results go to stdout, the rest to stderr.
 """
@@ -45,6 +45,7 @@ def parse(arguments: list[str]):
     from zipr1.demo import DemoConfig
     from zipr1.evaluate import EvalConfig
     from zipr1.html_report import ReportConfig
+    from zipr1.plan import PlanConfig
     from zipr1.pretrain import PretrainConfig
 
     if len(arguments) > 1 and arguments[0] in ("train", "pretrain") and arguments[1].endswith((".yaml", ".yml")):
@@ -57,6 +58,7 @@ def parse(arguments: list[str]):
         "demo": DemoConfig,
         "pretrain": PretrainConfig,
         "report": ReportConfig,
+        "plan": PlanConfig,
         "data check": DataCheckConfig,
     }
     parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
@@ -67,6 +69,7 @@ def parse(arguments: list[str]):
     add_command(commands, "bench", BenchConfig, ("json",))
     add_command(commands, "demo", DemoConfig, ("json",))
     add_command(commands, "pretrain", PretrainConfig)
+    add_command(commands, "plan", PlanConfig, ("json",), ("recipe",))
     add_command(commands, "report", ReportConfig, positional=("runs",), short=("output",))
     data = ArgumentParser(description="Data sets to post-train on.", allow_abbrev=False)
     commands.add_subcommand("data", data, help="`check` reads a data set once and reports what of it cannot be used.")
@@ -114,6 +117,11 @@ def run(command: str, config) -> str:
 
         rows, found = demo(config)
         return json.dumps(rows) if config.json else found
+    if command == "plan":
+        from zipr1.plan import run_plan
+
+        found = run_plan(config)
+        return json.dumps(asdict(found) | {"total_gb": found.total_gb}) if config.json else found.describe()
     if command == "report":
         from zipr1.html_report import report
 

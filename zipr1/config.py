@@ -122,7 +122,7 @@ class TrainConfig:
     max_tokens_per_batch: int | None = None  # of a pass, prompts and completions with padding; None: a mini-batch in one pass
     gradient_checkpointing: bool = False
     fsdp: bool = False  # FSDP2: shard the weights over the processes, instead of a copy in each (DDP)
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights; autocast: accelerate's --mixed_precision
+    bf16: bool = False  # compute in bfloat16, and keep the reference in it; trained weights stay in float32
     use_peft: bool = False  # LoRA: train an adapter; the reference is the model without it
     lora_r: int = 16
     lora_alpha: int = 32

@@ -70,12 +70,14 @@ def following(embeds: dict, count: int) -> torch.Tensor:
 
 def extend(model, embeds: dict, tokens: torch.Tensor, mask: torch.Tensor) -> dict:
     """The decoder's input for (prompt, completion) in one pass: tokens and mask (B, T), False after the end."""
+    new = model.get_input_embeddings()(tokens)
     together = {
-        "inputs_embeds": torch.cat([embeds["inputs_embeds"], model.get_input_embeddings()(tokens)], dim=1),
+        # The reference may be of another dtype than the policy that encoded the prompt.
+        "inputs_embeds": torch.cat([embeds["inputs_embeds"].to(new.dtype), new], dim=1),
         "attention_mask": torch.cat([embeds["attention_mask"], mask.long()], dim=1),
         "position_ids": torch.cat([embeds["position_ids"], following(embeds, tokens.shape[1])], dim=-1),
     }
     if "visual_pos_masks" in embeds:
         together["visual_pos_masks"] = torch.cat([embeds["visual_pos_masks"], torch.zeros_like(mask)], dim=1)
-        together["deepstack_visual_embeds"] = embeds["deepstack_visual_embeds"]
+        together["deepstack_visual_embeds"] = [layer.to(new.dtype) for layer in embeds["deepstack_visual_embeds"]]
     return together

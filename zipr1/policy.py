@@ -60,14 +60,15 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
 
     The vision tower is frozen: a picture is encoded once, and what becomes sparse is the decoder's attention.
     """
-    settings = {"dtype": getattr(torch, config.dtype)}
-    model, processor = load(source, **settings)
+    frozen = torch.bfloat16 if config.bf16 else torch.float32
+    # Steps of 1e-6 would be rounded away in bfloat16: what is trained is in float32.
+    model, processor = load(source, dtype=frozen if config.use_peft else torch.float32)
     copy = None
     if not config.use_peft:
         model.requires_grad_(True)
         if hasattr(model.config, "vision_config"):
             model.model.visual.requires_grad_(False)
-        copy = load(config.model, **settings)[0]
+        copy = load(config.model, dtype=frozen)[0]
     elif getattr(model, "_hf_peft_config_loaded", False):
         model.enable_adapters()
     else:

@@ -35,7 +35,8 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     torch.set_num_threads(config.threads)
     folder = Path(config.output_dir)
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)  # none of them changes
-    accelerator = Accelerator(log_with=config.report_to, project_dir=folder, kwargs_handlers=[ddp])
+    precision = "bf16" if config.bf16 else "no"
+    accelerator = Accelerator(mixed_precision=precision, log_with=config.report_to, project_dir=folder, kwargs_handlers=[ddp])
     if config.prompts_per_step % (config.mini_batches * accelerator.num_processes):
         raise ValueError(
             f"prompts_per_step={config.prompts_per_step}: must be a multiple of mini_batches={config.mini_batches} times "

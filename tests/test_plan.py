@@ -1,0 +1,75 @@
+"""The plan against what is really there: weights, adapters, optimizer states and counted FLOPs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import run
+from torch.utils.flop_counter import FlopCounterMode
+
+from zipr1.config import TrainConfig
+from zipr1.model import decoder, load
+from zipr1.plan import plan
+from zipr1.policy import add_lora, trainable
+from zipr1.recipe import read_recipe
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_weights_and_states_are_those_of_the_model(lora):
+    config = TrainConfig(use_peft=lora, lora_r=4)
+    model, _ = load("zipr1/tiny")
+    if lora:
+        add_lora(model, config)
+    else:
+        model.requires_grad_(True)
+        model.model.visual.requires_grad_(False)
+    found = plan(config, prompt=100, ratio=0.5, processes=1, tflops=None)
+    count = sum(parameter.numel() for parameter in trainable(model))
+    assert found.trained == count and found.seconds is None
+    assert found.parameters == sum(p.numel() for p in load("zipr1/tiny")[0].parameters())
+    optimizer = torch.optim.AdamW(trainable(model))
+    for parameter in trainable(model):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    states = sum(t.numel() * t.element_size() for state in optimizer.state.values() for t in state.values() if t.ndim)
+    assert found.optimizer_gb * 1e9 == pytest.approx(states, rel=1e-6)
+    assert found.gradients_gb * 1e9 == 4 * count
+
+
+def test_flops_are_those_that_torch_counts():
+    """Of the reference's passes. Torch does not count its kernel for attention on a CPU, the causal half of a square."""
+    config = TrainConfig(prompts_per_step=1, num_generations=1, max_completion_length=8)
+    model, _ = load("zipr1/tiny")
+    text = model.config.get_text_config()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        hidden = decoder(model)(inputs_embeds=torch.zeros(1, 128, text.hidden_size), use_cache=False).last_hidden_state
+        model.lm_head(hidden[:, -8:])
+    attention = 4 * text.num_attention_heads * 32 * 128**2 / 2 * text.num_hidden_layers
+    found = plan(config, prompt=120, ratio=0.5, processes=1, tflops=1e-3)
+    assert found.reference_tflop * 1e12 == pytest.approx(2 * (counter.get_total_flops() + attention), rel=1e-3)
+    assert found.seconds == pytest.approx(found.tflop / 1e-3)
+
+
+def test_sharding_and_scope_take_less():
+    config = TrainConfig()
+    whole = plan(config, 1000, 0.25, 4, None)
+    assert plan(replace(config, fsdp=True), 1000, 0.25, 4, None).weights_gb == whole.weights_gb / 4
+    assert plan(replace(config, scope="layer"), 1000, 0.25, 4, None).update_tflop < 0.7 * whole.update_tflop
+    assert plan(replace(config, gradient_checkpointing=True), 1000, 0.25, 4, None).activations_gb < whole.activations_gb
+
+
+def test_the_command(capsys):
+    status, out, _ = run(capsys, "plan", str(ROOT / "recipes/tiny_zipr1.yaml"), "--prompt", "100", "--json")
+    assert status == 0 and json.loads(out)["trained"] == plan(TrainConfig(), 100, 0.5, 1, None).trained
+    status, _, err = run(capsys, "plan", str(ROOT / "recipes/tiny_zipr1.yaml"), "--ratio", "2")
+    assert status == 2 and "ratio=2" in err
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl_7b", "qwen2_5_vl_3b", "qwen2_5_vl_7b", "smollm2_zipr1", "tiny_zipr1"])
+def test_recipes_are_read(name):
+    config = read_recipe(TrainConfig, ROOT / f"recipes/{name}.yaml")
+    assert config.preset == "exact"

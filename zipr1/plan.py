@@ -1,0 +1,143 @@
+"""What a step of post-training will take, from shapes: memory of a process and FLOPs. Pure arithmetic; nothing is loaded.
+
+Weights are counted on a model without storage. Left out: buffers of communication, what a kernel keeps for itself, the vision
+tower's work (once a question) and fragmentation. Beside a measurement: docs/results.md.
+"""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+from zipr1.bounds import Shape, layer_flops
+from zipr1.config import TrainConfig, check_positive, check_share
+from zipr1.model import EMBEDDED, VISION_FAMILIES, check_family
+from zipr1.recipe import read_recipe
+
+GB = 1e9
+
+
+@dataclass
+class PlanConfig:
+    """`zipr1 plan`: what a step of a training recipe will take, from shapes; loads and trains nothing."""
+
+    recipe: str  # of zipr1 train
+    prompt: int = 2048  # tokens
+    ratio: float = 0.5  # of them that a layer keeps, mean over the run
+    processes: int = 1
+    tflops: float | None = None  # what one process really does in a second, for an estimate of the time
+    json: bool = False  # print one JSON object
+
+    def __post_init__(self):
+        check_positive(self, "prompt", "processes", "tflops")
+        check_share(self, "ratio")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of one process, in GB; TFLOP of one step over all processes."""
+
+    processes: int
+    parameters: int
+    trained: int
+    weights_gb: float
+    reference_gb: float
+    gradients_gb: float
+    optimizer_gb: float
+    activations_gb: float  # of the largest pass with gradients
+    logits_gb: float  # of policy and reference over the vocabulary, and what the loss makes of them
+    rollout_tflop: float
+    reference_tflop: float
+    update_tflop: float
+    seconds: float | None  # at the given speed
+
+    @property
+    def total_gb(self) -> float:
+        return sum(value for name, value in asdict(self).items() if name.endswith("_gb"))
+
+    @property
+    def tflop(self) -> float:
+        return self.rollout_tflop + self.reference_tflop + self.update_tflop
+
+    def describe(self) -> str:
+        millions = f"{self.parameters / 1e6:.1f}M parameters, {self.trained / 1e6:.2f}M of them trained"
+        lines = [f"{millions}, {self.processes} processes"]
+        lines += [f"{name[:-3]:<14}{value:9.3f} GB" for name, value in asdict(self).items() if name.endswith("_gb")]
+        lines.append(f"{'in all':<14}{self.total_gb:9.3f} GB a process")
+        lines += [f"{name[:-6]:<14}{value:9.3f} TFLOP" for name, value in asdict(self).items() if name.endswith("_tflop")]
+        seconds = "" if self.seconds is None else f", {self.seconds:.1f} s at the given speed"
+        lines.append(f"{'a step':<14}{self.tflop:9.3f} TFLOP{seconds}")
+        return "\n".join(lines)
+
+
+def run_plan(settings: PlanConfig) -> Plan:
+    config = read_recipe(TrainConfig, settings.recipe)
+    return plan(config, settings.prompt, settings.ratio, settings.processes, settings.tflops)
+
+
+def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops: float | None) -> Plan:
+    """See PlanConfig. A ratio speeds up only what the scope lets follow it (zipr1.bounds)."""
+    source = EMBEDDED.get(config.model, config.model)
+    settings = AutoConfig.from_pretrained(source)
+    check_family(settings.model_type, config.model)
+    kind = AutoModelForImageTextToText if settings.model_type in VISION_FAMILIES else AutoModelForCausalLM
+    with torch.device("meta"):
+        model = kind.from_config(settings)
+    model.tie_weights()
+    text, shape = settings.get_text_config(), Shape.of(settings.get_text_config())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    visual = sum(parameter.numel() for name, parameter in model.named_parameters() if ".visual." in f".{name}")
+    trained = lora_parameters(shape, config) if config.use_peft else parameters - visual
+    size = 2 if config.bf16 else 4  # of the reference, and of what is computed
+    held = size if config.use_peft else 4  # of the weights; what is trained is in float32
+    shards = processes if config.fsdp else 1
+
+    rows = config.prompts_per_step * config.num_generations // (config.mini_batches * processes)
+    length = prompt + config.max_completion_length
+    if config.max_tokens_per_batch:
+        rows = max(config.num_generations, min(rows, config.max_tokens_per_batch // length))
+    kept = ratio if config.scope == "layer" else 1.0
+    inside = length * size * (shape.head * (2 * shape.heads + 2 * shape.kv_heads) + shape.hidden * 6 + kept * 3 * shape.mlp)
+    probes = 128 * shape.heads * prompt * 4 * 2 if config.objective.sparsity_weight else 0
+    layers = (length * shape.hidden * size * shape.layers + inside) if config.gradient_checkpointing else inside * shape.layers
+    activations = rows * (layers + probes * (1 if config.gradient_checkpointing else shape.layers))
+    logits = 6 * rows * config.max_completion_length * text.vocab_size * 4  # policy, its log and gradient; the same of the KL
+
+    everything = config.prompts_per_step * config.num_generations
+    head = 2 * config.max_completion_length * text.vocab_size * text.hidden_size
+    dense = shape.layers * layer_flops(shape, length) + head
+    sparse = shape.layers * layer_flops(shape, length, ratio, config.scope) + head
+    rollout = everything * sparse
+    reference = (everything + config.prompts_per_step) * dense
+    update = everything * sparse * (4 if config.gradient_checkpointing else 3) * config.num_iterations
+    work = (rollout + reference + update) / 1e12
+    return Plan(
+        processes=processes,
+        parameters=parameters,
+        trained=trained,
+        weights_gb=parameters * held / shards / GB,
+        reference_gb=0.0 if config.use_peft else parameters * size / shards / GB,
+        gradients_gb=trained * 4 / shards / GB,
+        optimizer_gb=2 * trained * 4 / shards / GB,
+        activations_gb=activations / GB,
+        logits_gb=logits / GB,
+        rollout_tflop=rollout / 1e12,
+        reference_tflop=reference / 1e12,
+        update_tflop=update / 1e12,
+        seconds=work / tflops / processes if tflops else None,
+    )
+
+
+def lora_parameters(shape: Shape, config: TrainConfig) -> int:
+    """Of an adapter on the projections of every layer."""
+    query, key = shape.heads * shape.head, shape.kv_heads * shape.head
+    sides = {
+        "q_proj": shape.hidden + query,
+        "k_proj": shape.hidden + key,
+        "v_proj": shape.hidden + key,
+        "o_proj": query + shape.hidden,
+        "gate_proj": shape.hidden + shape.mlp,
+        "up_proj": shape.hidden + shape.mlp,
+        "down_proj": shape.mlp + shape.hidden,
+    }
+    return shape.layers * config.lora_r * sum(sides[name] for name in config.lora_target_modules)
