@@ -303,7 +303,7 @@ def test_training_on_given_completions(root):
     random_model("llama").save_pretrained(root / "model")
     tiny_processor().tokenizer.save_pretrained(root / "model")
     text = "the way that a word is kept by the model is what it holds of the text before it "
-    rows = [{"prompt": text[4 * i :] * 6, "completion": text[:12]} for i in range(8)]
+    rows = [{"prompt": text[4 * i :] * 6, "completion": text[:24]} for i in range(8)]
     data = write(root / "text.jsonl", rows)
     settings = {"data": data, "probe_data": data, "completions": "given", "chat_template": False, "probe_per_task": 8}
     settings |= {"reward_weight": 0.0, "gate": "none", "governed": False, "sparsity_weight": 20.0, "learning_rate": 3e-3}
@@ -315,3 +315,14 @@ def test_training_on_given_completions(root):
     assert metrics[0]["probe/logprob"] < 0 and metrics[0]["probe/full_logprob"] < 0
     with pytest.raises(ValueError, match="completions=given"):
         TrainConfig(**settings | {"gate": "answer"})
+
+
+def test_rows_that_cannot_be_used_stop_the_run(root):
+    """No untrained model comes out of it."""
+    rows = [{"prompt": "Say a word.", "answer": "word", "problem_type": "golf"}] * 8
+    data, out = write(root / "golf.jsonl", rows), root / "out"
+    probe = write(root / "probe.jsonl", [{"prompt": "Say a word.", "answer": "word"}])
+    settings = SMALL | {"max_steps": 9, "data": data, "probe_data": probe, "output_dir": str(out)}
+    with pytest.raises(ValueError, match="2 steps in a row without usable rows"):
+        train(TrainConfig(**settings, max_skipped_steps=1), quiet=True)
+    assert "golf" in (out / "failed-rows-0.txt").read_text() and not (out / "final").exists()

@@ -53,7 +53,9 @@ def row(problem_type: str, answer: str) -> Example:
 def test_scores(problem_type, answer, completion, expected):
     got = score(row(problem_type, answer), completion)
     assert got == (None if expected is None else pytest.approx(expected))
-    assert grade(row(problem_type, answer), completion, graded=True) == pytest.approx(expected or 0)
+    assert grade(row(problem_type, answer), completion, graded=True) == (
+        expected if expected is None else pytest.approx(expected)
+    )
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,6 @@ def plain_steps(tmp_path_factory):
         {"reward_weight": 1.0},
         {"num_iterations": 2},
         {"gradient_checkpointing": True},
-        {"bf16": True},
         {"max_tokens_per_batch": 500},
     ],
     ids=lambda change: next(iter(change)),
@@ -274,7 +273,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match="2 steps had a loss or gradient"):
         train(TrainConfig(**settings, output_dir=str(tmp_path)), quiet=True)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
-    assert [row.get("skipped") for row in rows] == [None, 0.0, 1.0]
+    assert [row.get("skipped") for row in rows] == [None, 0.0, 1.0, 1.0]
     assert torch.load(tmp_path / "not-finite-0.pt", weights_only=True)["step"] == 2
 
 
@@ -295,3 +294,44 @@ def test_what_a_run_came_to(tmp_path, capsys):
         assert row["rewards/accuracy"] == (row["completion"] == row["expected"])
     card = (tmp_path / "final" / "README.md").read_text()
     assert "base_model: zipr1/tiny" in card and f"| after | {found['token_ratio']:.3f} |" in card
+
+
+def test_computing_in_bfloat16_trains_float32_weights(tmp_path):
+    """In a process of its own: accelerate fixes the precision of a process once."""
+    flags = [f"--{name}={json.dumps(value)}" for name, value in (SMALL | {"max_steps": 2, "bf16": True}).items()]
+    command = [sys.executable, "-m", "zipr1.cli", "train", *flags, f"--output_dir={tmp_path}"]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    weights, before = load_file(tmp_path / "final" / "model.safetensors"), load("zipr1/tiny")[0].model.language_model
+    moved = weights["model.layers.0.mlp.up_proj.weight"] - before.layers[0].mlp.up_proj.weight
+    assert weights["model.layers.0.mlp.up_proj.weight"].dtype == torch.float32 and 0 < moved.abs().max() < 1e-3
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert 0 <= rows[1]["kl"] < 0.1 and rows[1]["flip_rate"] < 0.1  # policy and reference agree on what they are given
+
+
+def test_dense_rollouts(tmp_path):
+    """They keep everything, earn nothing for sparsity and are not what the governor goes by."""
+    assert draw_thresholds("grid", 0, 0, range(200), 4, 0.25).count(1.0) == pytest.approx(200, abs=40)
+    settings = SMALL | {"max_steps": 1, "output_dir": str(tmp_path)}
+    train(TrainConfig(**settings, dense_share=0.999), quiet=True)
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])
+    assert row["token_ratio"] == 1.0 and row["governor/gap"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fsdp": True}, "needs a launcher"),
+        ({"chat_template": False}, "chat_template=false"),
+        ({"reward_function": "no.such:thing"}, "no.such"),
+        ({"completions": "given"}, "completions=given"),
+        ({"mini_batches": 3}, "mini_batches=3"),
+        ({"data": "x.json"}, "probe_data"),
+        ({"data": "x.json", "probe_data": "x.json"}, "x.json: no such file"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_cannot_be(tmp_path, change, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        train(TrainConfig(**SMALL | {"max_steps": 1, "output_dir": str(tmp_path)} | change), quiet=True)
+    assert not (tmp_path / "final").exists()

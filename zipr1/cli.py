@@ -92,10 +92,14 @@ def run(command: str, config) -> str:
         result = answer(config)
         return json.dumps(result) if config.json else describe(result)
     if command == "train":
+        from accelerate import PartialState
+
         from zipr1.metrics import final_row
         from zipr1.train import train
 
         final = train(config)
+        if not PartialState().is_main_process:
+            return ""
         return json.dumps(final_row(final.parent)) if config.json else f"{final}"
     if command == "eval":
         from zipr1.evaluate import run_eval
@@ -148,7 +152,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         command, config = parse(sys.argv[1:] if arguments is None else arguments)
-        print(run(command, config))
+        if found := run(command, config):
+            print(found)
     except (ValueError, TypeError, FileNotFoundError) as error:  # MediaError is a ValueError
         sys.exit(complain(error, 2))
     except (CheckpointError, DataError, SuiteError, OSError, FloatingPointError, ModuleNotFoundError) as error:

@@ -53,9 +53,11 @@ def chat(messages: list[dict], images: int, video: bool, row_id: str) -> tuple[d
     for message in messages:
         content = message.get("content") or ""
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        kinds = [part.get("type") for part in parts]
+        kinds = [part.get("type") if isinstance(part, dict) else type(part).__name__ for part in parts]
         if not {*kinds} <= {"text", "image", "video"}:
             raise ValueError(f"row {row_id}: column 'prompt' has parts of type {kinds}: expected text, image or video")
+        if any(part["type"] == "text" and not isinstance(part.get("text"), str) for part in parts):
+            raise ValueError(f"row {row_id}: column 'prompt' has a part of type text without its text")
         # Arrow gives every part all keys that any part of the column has.
         parts = [{"type": "text", "text": p["text"]} if p["type"] == "text" else {"type": p["type"]} for p in parts]
         turns.append({"role": message["role"], "content": parts})

@@ -90,7 +90,7 @@ PRESETS = {
 
 @dataclass
 class TrainConfig:
-    """`zipr1 train`: ZipR1 post-training of a Qwen-VL model."""
+    """`zipr1 train`: ZipR1 post-training of a Qwen-VL model, or of a text model on rows."""
 
     model: str = "zipr1/tiny"  # hub id, folder, or the embedded model; also the frozen dense reference
     preset: Literal["paper", "exact"] = "exact"
@@ -100,14 +100,14 @@ class TrainConfig:
     media_root: str | None = None  # that paths of media start from; None: the folder of the data
     probe_data: str | None = None  # rows to measure on, other ones; needed with `data`
     max_frames: int = 16  # of a clip
-    max_prompt_length: int | None = None  # tokens; longer rows are left out and counted
+    max_prompt_length: int | None = None  # tokens; longer rows are left out and counted. None: what the positions leave
     think: bool = False  # ask Video-R1's questions for <think>
     graded: bool = False  # grades between 0 and 1, where a problem type has them, instead of right or wrong
     reward_function: str | None = None  # package.module:name with TRL's signature, instead of the graders
     max_steps: int = 300
     prompts_per_step: int = 4  # B: questions a step
     num_generations: int = 8  # G: rollouts a question, each under its own p
-    max_completion_length: int = 6
+    max_completion_length: int = 6  # tokens; enough for the embedded tasks, raise it for your data
     temperature: float = 1.0
     thresholds: Literal["grid", "uniform"] = "grid"  # p of the rollouts: 0.94 .. 0.975 by 0.005, or U(0, 1)
     dense_share: float = 0.0  # of the rollouts under p = 1, which hold the dense accuracy
@@ -126,7 +126,6 @@ class TrainConfig:
     use_peft: bool = False  # LoRA: train an adapter; the reference is the model without it
     lora_r: int = 16
     lora_alpha: int = 32
-    lora_dropout: float = 0.0
     lora_target_modules: list[str] = field(default_factory=lambda: list(PROJECTIONS))  # of the text decoder's layers
     completions: Literal["sampled", "given"] = "sampled"  # given: the data's own answers, no score function
     chat_template: bool = True  # False: a prompt is its text as it is (text models)
@@ -148,7 +147,8 @@ class TrainConfig:
     probe_every: int = 100  # steps between measurements on the frozen probe set
     probe_per_task: int = 20  # questions of each task's validation split, or rows of probe_data
     report_to: Literal["tensorboard", "wandb", "trackio"] = "tensorboard"
-    max_skipped_steps: int = 3  # steps whose loss or gradient was not finite, after which the run stops
+    max_skipped_steps: int = 3  # whose loss or gradient was not finite, or in a row without usable rows; then the run stops
+    probe_batch_size: int = 25  # prompts of one pass; fewer for long ones
     save_steps: int = 100
     save_total_limit: int = 2
     push_to_hub: str | None = None  # owner/name on the Hugging Face hub, for the result
@@ -160,8 +160,9 @@ class TrainConfig:
     def __post_init__(self):
         check_positive(
             self, "max_steps", "prompts_per_step", "num_generations", "max_completion_length", "num_iterations", "probe_every",
-            "probe_per_task", "save_steps", "save_total_limit", "threads", "temperature", "learning_rate", "accuracy_margin",
-            "mini_batches", "max_tokens_per_batch", "lora_r", "lora_alpha", "max_frames", "max_prompt_length",
+            "probe_per_task", "probe_batch_size", "save_steps", "save_total_limit", "threads", "temperature", "learning_rate",
+            "accuracy_margin", "mini_batches", "max_tokens_per_batch", "lora_r", "lora_alpha", "max_frames",
+            "max_prompt_length",
         )  # fmt: skip
         check_share(self, "p")
         if not 0 <= self.dense_share < 1:

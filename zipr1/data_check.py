@@ -101,7 +101,7 @@ class Reading(Dataset):
         source = row.example.columns.get("data_source") or ""
         known = {"data_type": row.data_type, "problem_type": row.example.problem_type, "data_source": str(source)}
         try:
-            if grade(row.example, row.example.answer) < 1:
+            if grade(row.example, row.example.answer) != 1:
                 reason = f"its own answer {row.example.answer!r} is not right as {row.example.problem_type}: mend one of them"
                 return Finding(**known, problem="malformed rows", message=f"row {row.example.id}: {reason}")
             tokens = prepare(self.processor, [row.read(self.rows.max_frames)])["input_ids"].shape[1]

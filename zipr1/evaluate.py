@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from zipr1.config import check_positive, check_tasks
 from zipr1.inputs import prepare, tokenizer_of, visual_grid
 from zipr1.model import check_length, load_vision, sparse, trained_scope
-from zipr1.rewards import accuracy
+from zipr1.rewards import accuracy, from_function
 from zipr1.selection import Random, Recent, Rule, TopK, TopP
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
@@ -117,13 +117,16 @@ def evaluate(
     quiet: bool = False,
     scope: str = "attention",
     max_new_tokens: int = MAX_NEW_TOKENS,
+    raw: bool = False,
+    function: Callable | None = None,
 ) -> list[Record]:
-    """Greedy answers to all examples under one rule."""
+    """Greedy answers to all examples under one rule; `raw` prompts have no chat template; a user's reward `function` calls a
+    completion right that it gives more than half."""
     model.eval()
     records = []
     bar = tqdm(total=len(examples), desc=method, unit="answer", disable=quiet, leave=False)
     for part in batches(examples, batch_size):
-        inputs = prepare(processor, part).to(model.device)
+        inputs = prepare(processor, part, raw=raw).to(model.device)
         length, layers = inputs["input_ids"].shape[1], model.config.get_text_config().num_hidden_layers
         check_length(model, inputs, max_new_tokens)
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False}
@@ -139,7 +142,7 @@ def evaluate(
         visual = inputs["mm_token_type_ids"].bool().cpu().numpy() if drawn else None
         rows = zip(part, answers, ratios.tolist(), lengths, strict=True)
         for i, (example, answer, layer_ratios, tokens) in enumerate(rows):
-            right = accuracy(example, answer) == 1
+            right = from_function(function, [(example, answer)])[0] > 0.5 if function else accuracy(example, answer) == 1
             mean = sum(layer_ratios) / layers
             p = rule.p if isinstance(rule, TopP) else None
             row = (example.task, example.id, method, p, answer, example.answer, right, mean)

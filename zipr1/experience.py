@@ -11,7 +11,7 @@ from zipr1.encode import encode
 from zipr1.inputs import collate, tokenizer_of
 from zipr1.policy import Reference
 from zipr1.rewards import Reward, load_function, reward
-from zipr1.rollout import Rollout, completion_logits, draw_thresholds, given, reference_logits, rows_of, sample, token_draws
+from zipr1.rollout import Rollout, completion_logits, draw_thresholds, given, reference_logits, sample, some, token_draws
 from zipr1.tasks.base import Example
 
 
@@ -23,11 +23,14 @@ class Experience:
     rollout: Rollout
     rewards: Reward
     reference_logits: torch.Tensor  # (N, T, V)
-    expected: torch.Tensor  # (B,) the chance that the reference answers right; of given completions, its mean log-probability
+    expected: (
+        torch.Tensor
+    )  # (B,) the chance that the reference answers right, or of rows whether one answer of it was; of given
+    # completions, its mean log-probability
     weight: float = 1.0  # 0 for one that is repeated, to keep this process in step with others
 
 
-def batches(lengths: Sequence[int], budget: int | None) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], budget: int | None) -> list[list[int]]:
     """Indices into `lengths`, grouped by length, so that no group holds more than `budget` tokens with its padding, unless a
     single one does; None: all in one."""
     if budget is None:
@@ -52,18 +55,20 @@ def gather_experience(
     """Rollouts of the questions that `Questions.read` gave, in micro-batches."""
     numbers, examples, parts = asked
     lengths = [config.num_generations * (part["input_ids"].shape[1] + config.max_completion_length) for part in parts]
-    groups, found = batches(lengths, config.max_tokens_per_batch), []
+    groups, found = micro_batches(lengths, config.max_tokens_per_batch), []
     most = len(groups)
     if config.fsdp:  # each pass of a sharded model is a pass of all processes
         most = int(accelerator.gather(torch.tensor([most], device=accelerator.device)).max())
     for group in groups + groups[-1:] * (most - len(groups)):
         inputs = collate(processor, [parts[i] for i in group])
-        these = [examples[i] for i in group]
-        rollout, rewards = policy(roll, processor, inputs, these, [numbers[i] for i in group], step, config)
+        these, places = [examples[i] for i in group], [numbers[i] for i in group]
+        rollout, rewards = policy(roll, processor, inputs, these, places, step, config)
         logits = reference(reference_logits, rollout, config.num_generations)
         if config.completions == "given":
             logp = logits.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
             expected = mean_logprob(logp, rollout.mask).view(len(group), -1).mean(-1)
+        elif config.data:  # a grader takes more than one wording
+            expected = reference(roll, processor, inputs, these, places, step, config, dense=True)[1].accuracy[:, 0]
         else:
             expected = reference(expected_accuracy, processor, these, rollout)
         found.append(Experience(these, rollout, rewards, logits, expected.cpu(), float(len(found) < len(groups))))
@@ -72,11 +77,20 @@ def gather_experience(
 
 @torch.no_grad()
 def roll(
-    model, processor, inputs, examples: list[Example], numbers: Sequence[int], step: int, config: TrainConfig
+    model,
+    processor,
+    inputs,
+    examples: list[Example],
+    numbers: Sequence[int],
+    step: int,
+    config: TrainConfig,
+    dense: bool = False,
 ) -> tuple[Rollout, Reward]:
-    """The rollouts of some questions under random thresholds, and their rewards."""
-    device, group = model.device, config.num_generations
-    p = draw_thresholds(config.thresholds, config.seed, step, numbers, group, config.dense_share)
+    """The rollouts of some questions under random thresholds, and their rewards; or one dense answer to each."""
+    device, group = model.device, 1 if dense else config.num_generations
+    p = (1.0,) * len(numbers)
+    if not dense:
+        p = draw_thresholds(config.thresholds, config.seed, step, numbers, group, config.dense_share)
     encoded = encode(model, inputs.to(device))  # once per question, not once per rollout
     if config.completions == "given":
         tokens, mask = given_tokens(processor, examples, config.max_completion_length, device)
@@ -90,8 +104,7 @@ def roll(
     rollout = sample(model, encoded, p, **settings, draws=draws, scope=config.scope, synced=config.fsdp)
     tokens = rollout.tokens.masked_fill(~rollout.mask, tokenizer_of(processor).pad_token_id)
     completions = tokenizer_of(processor).batch_decode(tokens, skip_special_tokens=True)
-    function = load_function(config.reward_function) if config.reward_function else None
-    return rollout, reward(examples, completions, rollout.token_ratio, config.graded, function)
+    return rollout, reward(examples, completions, rollout.token_ratio, config.graded, load_function(config.reward_function))
 
 
 @torch.no_grad()
@@ -103,7 +116,7 @@ def expected_accuracy(model, processor, examples: list[Example], rollout: Rollou
     answers = [[*tokenizer.encode(example.answer, add_special_tokens=False), end] for example in examples]
     tokens, mask = padded(answers, end, device)
     group = rollout.tokens.shape[0] // len(examples)
-    first = rows_of(rollout, torch.arange(0, group * len(examples), group, device=device))
+    first = some(rollout, torch.arange(0, group * len(examples), group, device=device))
     logits = completion_logits(model, replace(first, tokens=tokens, mask=mask))
     logp = logits.log_softmax(-1).gather(2, tokens[..., None])[..., 0]
     return (logp * mask).sum(-1).exp()

@@ -21,14 +21,16 @@ RIGHT_FROM = {
 }
 
 
-def grade(example: Example, completion: str, graded: bool = False) -> float:
-    """The grade of a completion in [0, 1], or with graded=False 1.0 for a right one, else 0.0; 0.0 if it cannot be read.
+def grade(example: Example, completion: str, graded: bool = False) -> float | None:
+    """The grade of a completion in [0, 1], or with graded=False 1.0 for a right one, else 0.0; None if it cannot be read.
 
     Raises ValueError for a problem type that has no grader.
     """
-    value = score(example, completion) or 0.0
+    value = score(example, completion)
+    if graded or value is None:
+        return value
     # Half a billionth is for 2.09 against 2.2: 5 % off, but for the last bit.
-    return value if graded else float(value >= RIGHT_FROM[example.problem_type] - 5e-10)
+    return float(value >= RIGHT_FROM[example.problem_type] - 5e-10)
 
 
 def score(example: Example, completion: str) -> float | None:

@@ -68,6 +68,8 @@ def tensors(processor, chats: list[list[dict]], images: list[Image.Image], clips
     assistant is to speak next.
     """
     if processor is tokenizer_of(processor):  # templates of text models take plain strings
+        if images or clips:
+            raise ValueError("a text model sees no pictures or clips: use a Qwen-VL model, or rows without media")
         chats = [[turn | {"content": "".join(part["text"] for part in turn["content"])} for turn in chat] for chat in chats]
     text = processor.apply_chat_template(chats, add_generation_prompt=prompts, tokenize=False)
     media = {}

@@ -19,9 +19,11 @@ class Log:
 
     def __init__(self, folder: Path, accelerator: Accelerator, config: TrainConfig, start: int):
         self.path, self.accelerator = folder / "metrics.jsonl", accelerator
-        accelerator.init_trackers(config.report_to)
+        folder.mkdir(parents=True, exist_ok=True)
+        accelerator.init_trackers("zipr1")
+        if not start:
+            (folder / f"failed-rows-{accelerator.process_index}.txt").unlink(missing_ok=True)
         if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
             (folder / "run.json").write_text(json.dumps({"config": asdict(config)} | provenance(), indent=1))
             for path in (self.path, folder / "samples.jsonl"):
                 rows = path.read_text().splitlines() if path.exists() else []

@@ -17,9 +17,11 @@ from transformers import (
     AutoTokenizer,
     DynamicCache,
 )
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from zipr1.attention import NAME, Call, Trace
 from zipr1.cache import make_sparse
+from zipr1.inputs import tokenizer_of
 from zipr1.scope import KeptRows
 from zipr1.selection import Rule
 
@@ -39,8 +41,8 @@ def load(name: str | Path, **kwargs) -> tuple:
         kwargs.setdefault("dtype", torch.float32)  # stored in half precision, which a CPU computes ten times slower
     if not Path(source).is_dir() and str(source).count("/") != 1:
         raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
-    if (Path(source) / "adapter_config.json").is_file():
-        return load_adapter(Path(source), **kwargs)
+    if is_adapter(source):
+        return load_adapter(str(source), **kwargs)
     try:
         family = AutoConfig.from_pretrained(source).model_type
     except OSError as error:  # its own message does not name the model
@@ -52,14 +54,22 @@ def load(name: str | Path, **kwargs) -> tuple:
     except SafetensorError as error:
         raise OSError(f"{name}: its weights cannot be read ({error}); download or save them again") from error
     model.requires_grad_(False).eval()
-    return model, (AutoProcessor if vision else AutoTokenizer).from_pretrained(source)
+    processor = (AutoProcessor if vision else AutoTokenizer).from_pretrained(source)
+    if tokenizer_of(processor).pad_token_id is None:
+        tokenizer_of(processor).pad_token = tokenizer_of(processor).eos_token
+    return model, processor
 
 
-def load_adapter(folder: Path, **kwargs) -> tuple:
+def is_adapter(source: str | Path) -> bool:
+    """Whether a folder or hub id holds a LoRA adapter instead of a model."""
+    return find_adapter_config_file(str(source)) is not None
+
+
+def load_adapter(source: str, **kwargs) -> tuple:
     """`load` of the base that a LoRA adapter was trained on, with the adapter in it."""
-    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    base = json.loads(Path(find_adapter_config_file(source)).read_text())["base_model_name_or_path"]
     model, processor = load(base, **kwargs)
-    model.load_adapter(str(folder))
+    model.load_adapter(source)
     model.requires_grad_(False).eval()
     return model, processor
 

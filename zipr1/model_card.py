@@ -1,10 +1,12 @@
 """README.md of a trained model: what it is, what it came to, how to use it."""
 
 from importlib.metadata import version
+from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from zipr1.config import TrainConfig
+from zipr1.model import VISION_FAMILIES
 
 TEXT = """
 # {name}
@@ -32,17 +34,17 @@ Made with zipr1 {version}, transformers {transformers}, torch {torch}. Settings:
 """
 
 
-def model_card(config: TrainConfig, found: dict[str, float]) -> ModelCard:
+def model_card(config: TrainConfig, found: dict[str, float], family: str) -> ModelCard:
     """`found` is `metrics.final_row`."""
     metric = "accuracy" if "accuracy" in found else "logprob"
     data = ModelCardData(
-        base_model=config.model,
+        base_model=None if Path(config.model).exists() else config.model,  # a hub takes ids only
         library_name="peft" if config.use_peft else "transformers",
-        pipeline_tag="text-generation" if config.completions == "given" else "image-text-to-text",
+        pipeline_tag="image-text-to-text" if family in VISION_FAMILIES else "text-generation",
         tags=["zipr1", "token-sparse", "grpo"],
     )
     text = TEXT.format(
-        name=config.push_to_hub or config.output_dir,
+        name=config.push_to_hub or f"{config.output_dir}/final",
         base=config.model,
         preset=config.preset,
         steps=config.max_steps,

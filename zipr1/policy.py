@@ -1,5 +1,6 @@
 """The model in training: alone, in several processes (DDP) or sharded over them (FSDP2), whole or by LoRA; its reference."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from zipr1.config import TrainConfig
-from zipr1.model import decoder, load
+from zipr1.model import VISION_FAMILIES, decoder, is_adapter, load
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -60,9 +61,16 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
 
     The vision tower is frozen: a picture is encoded once, and what becomes sparse is the decoder's attention.
     """
+    if is_adapter(config.model):
+        raise ValueError(
+            f"{config.model}: an adapter; merge it into its base (model.merge_adapter, save_pretrained) and train that"
+        )
+    if config.fsdp and not torch.distributed.is_initialized():
+        raise ValueError("fsdp: needs a launcher: torchrun --nproc_per_node N -m zipr1.cli train ...")
     frozen = torch.bfloat16 if config.bf16 else torch.float32
     # Steps of 1e-6 would be rounded away in bfloat16: what is trained is in float32.
     model, processor = load(source, dtype=frozen if config.use_peft else torch.float32)
+    check_prompts(model, config)
     copy = None
     if not config.use_peft:
         model.requires_grad_(True)
@@ -73,30 +81,40 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
         model.enable_adapters()
     else:
         add_lora(model, config)
+    for parameter in trainable(model):
+        parameter.data = parameter.data.float()
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     policy, reference = (
-        None if part is None else place(Policy(part.to(accelerator.device)), config.fsdp, accelerator) for part in (model, copy)
+        None if part is None else distribute(Policy(part.to(accelerator.device)), config.fsdp, accelerator)
+        for part in (model, copy)
     )
     return policy, Reference(policy, reference), processor
 
 
+def check_prompts(model, config: TrainConfig) -> None:
+    """Raises ValueError for prompts that the model cannot be given."""
+    vision = model.config.model_type in VISION_FAMILIES
+    if not vision and not config.data:
+        raise ValueError(f"{config.model}: a text model sees no pictures; name its rows with data and probe_data")
+    if vision and not config.chat_template:
+        raise ValueError("chat_template=false: a Qwen-VL model has its pictures in the template; leave it true")
+
+
 def add_lora(model, config: TrainConfig) -> None:
-    """A fresh adapter on the projections of the text decoder, in float32; the rest stays frozen."""
+    """A fresh adapter on the projections of the text decoder; the rest stays frozen."""
     from peft import LoraConfig
 
-    layers = next(name for name, module in model.named_modules() if module is decoder(model)) + ".layers"
-    targets = rf"{layers}\.\d+\..*\.({'|'.join(config.lora_target_modules)})".replace("model.", r"model\.")
-    settings = {"r": config.lora_r, "lora_alpha": config.lora_alpha, "lora_dropout": config.lora_dropout}
+    layers = next(name for name, module in model.named_modules() if module is decoder(model)) + ".layers."
+    targets = rf"{re.escape(layers)}\d+\..*\.({'|'.join(config.lora_target_modules)})"
+    settings = {"r": config.lora_r, "lora_alpha": config.lora_alpha}
     torch.manual_seed(config.seed)  # the adapter starts from random numbers
     model.add_adapter(LoraConfig(**settings, target_modules=targets))
     model.peft_config["default"].base_model_name_or_path = config.model
-    for parameter in trainable(model):
-        parameter.data = parameter.data.float()
 
 
-def place(policy: Policy, fsdp: bool, accelerator: Accelerator) -> nn.Module:
+def distribute(policy: Policy, fsdp: bool, accelerator: Accelerator) -> nn.Module:
     """In every process (DDP), or sharded over them layer by layer."""
     if not fsdp:
         return accelerator.prepare_model(policy) if any(p.requires_grad for p in policy.parameters()) else policy
@@ -126,11 +144,9 @@ def trainable(policy: nn.Module) -> list[nn.Parameter]:
 
 @contextmanager
 def accumulate(policy: nn.Module, more: bool) -> Iterator[None]:
-    """Gradients of the passes inside stay in their process while `more` are to come."""
-    if isinstance(policy, FSDPModule):
-        policy.set_requires_gradient_sync(not more)
-        yield
-    elif isinstance(policy, DistributedDataParallel) and more:
+    """Gradients of the passes inside stay in their process while `more` are to come; but not those of a sharded model, which
+    would lie there whole."""
+    if isinstance(policy, DistributedDataParallel) and more:
         with policy.no_sync():
             yield
     else:
@@ -147,8 +163,10 @@ def whole_weights(policy: nn.Module) -> dict[str, torch.Tensor] | None:
     """Of a sharded model, gathered (every process must call it; the main one gets them); None: they are whole already."""
     if not isinstance(policy, FSDPModule):
         return None
-    weights = {name.removeprefix("model."): part for name, part in get_model_state_dict(policy, options=WHOLE).items()}
     model = unwrap(policy)
+    adapter = getattr(model, "_hf_peft_config_loaded", False)  # the base need not be gathered to save an adapter
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter)
+    weights = {name.removeprefix("model."): part for name, part in get_model_state_dict(policy, options=options).items()}
     if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
         weights.pop("lm_head.weight", None)  # a second name
     return weights

@@ -7,6 +7,7 @@ from zipr1.encode import encode
 from zipr1.evaluate import MAX_NEW_TOKENS, evaluate
 from zipr1.experience import given_tokens, mean_logprob
 from zipr1.inputs import prepare
+from zipr1.rewards import load_function
 from zipr1.rollout import completion_logits, given
 from zipr1.selection import TopP
 from zipr1.tasks.base import Example
@@ -14,10 +15,13 @@ from zipr1.tasks.base import Example
 
 def measure(model, processor, probe: list[Example], config: TrainConfig) -> dict[str, float]:
     """Accuracy and token ratio at the fixed p, and dense accuracy; of given completions, log-probabilities in place of
-    accuracies. Every process measures the whole probe set, so that the passes of a sharded model stay in step."""
+    accuracies; a user's reward function calls right what it
+    gives more than half. Every process measures the whole probe set, so that the passes of a sharded model stay in step."""
     if config.completions == "given":
         return measure_given(model, processor, probe, config)
-    settings = {"quiet": True, "max_new_tokens": MAX_NEW_TOKENS if not config.data else config.max_completion_length}
+    settings = {"quiet": True, "batch_size": config.probe_batch_size, "raw": not config.chat_template}
+    settings |= {"max_new_tokens": MAX_NEW_TOKENS if not config.data else config.max_completion_length}
+    settings["function"] = load_function(config.reward_function)
     sparse_rows = evaluate(model, processor, probe, TopP(config.p), "probe", scope=config.scope, **settings)
     dense_rows = evaluate(model, processor, probe, None, "probe", **settings)
     count = len(probe)

@@ -7,6 +7,7 @@ from pathlib import Path
 from zipr1.config import TrainConfig
 from zipr1.data import Rows, open_rows, order
 from zipr1.evaluate import examples_of
+from zipr1.graders import GRADERS
 from zipr1.inputs import prepare
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
@@ -18,10 +19,11 @@ class Questions:
 
     config: TrainConfig
     processor: object
+    longest: int  # tokens of a prompt
     failed: list[str] = field(default_factory=list)  # rows of this process that could not be used, and why
 
     def __post_init__(self):
-        self.rows = rows_of(self.config.data, self.config, self.processor) if self.config.data else None
+        self.rows = open_part(self.config.data, self.config, self.processor) if self.config.data else None
 
     def read(self, numbers: Sequence[int], step: int) -> tuple[list[int], list[Example], list]:
         """Of the questions number `numbers` those that can be used: their numbers, they, and each as the processor's tensors.
@@ -33,9 +35,7 @@ class Questions:
             try:
                 example = self.example(number, step)
                 part = prepare(self.processor, [example], raw=not self.config.chat_template)
-                length, limit = part["input_ids"].shape[1], self.config.max_prompt_length
-                if limit and length > limit:
-                    raise ValueError(f"row {example.id}: a prompt of {length} tokens, above max_prompt_length={limit}")
+                self.check(example, part)
             except ValueError as error:  # MediaError is one
                 if not self.config.data:
                     raise
@@ -53,9 +53,18 @@ class Questions:
         kinds = [TASKS[name].clip for name in names]
         clip = sorted(kinds)[step % len(kinds)]
         names = [name for name, kind in zip(names, kinds, strict=True) if kind == clip]
-        place = number % self.config.prompts_per_step
         # Pretraining has seen the first scenes of the train split; these are others.
-        return TASKS[names[place % len(names)]].example("train", 5_000_000 + self.config.seed * 1_000_000 + number)
+        return TASKS[names[number % len(names)]].example("train", 5_000_000 + self.config.seed * 1_000_000 + number)
+
+    def check(self, example: Example, part) -> None:
+        """Raises ValueError for a row that cannot be graded or is too long."""
+        sampled = self.config.completions == "sampled" and not self.config.reward_function
+        if sampled and example.problem_type and example.problem_type not in GRADERS:
+            known = ", ".join(GRADERS)
+            raise ValueError(f"row {example.id}: problem type {example.problem_type!r}: expected one of {known}")
+        length = part["input_ids"].shape[1]
+        if length > self.longest:
+            raise ValueError(f"row {example.id}: a prompt of {length} tokens, above {self.longest}")
 
     def report(self, process: int, folder: Path) -> None:
         """Appends what failed since the last time to a file of this process."""
@@ -69,11 +78,11 @@ def probe_questions(config: TrainConfig, processor) -> list[Example]:
     """The probe set: of each embedded task's validation split, or the first rows of the probe data. Raises MediaError."""
     if not config.data:
         return examples_of(config.tasks, "val", config.probe_per_task)
-    rows = rows_of(config.probe_data, config, processor)
+    rows = open_part(config.probe_data, config, processor)
     return [rows.example(i) for i in range(min(config.probe_per_task, len(rows)))]
 
 
-def rows_of(data: str, config: TrainConfig, processor) -> Rows:
+def open_part(data: str, config: TrainConfig, processor) -> Rows:
     clips = getattr(processor, "video_processor", None)  # a text model has none
     frames = min(config.max_frames, clips.max_frames) if clips else config.max_frames
     return open_rows(data, config.media_root, frames, config.think)

@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
-from zipr1.graders import grade, score
+from zipr1.graders import grade
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
 
@@ -43,15 +44,17 @@ def reward(
     """
     group = len(completions) // len(examples)
     pairs = [(examples[row // group], completion) for row, completion in enumerate(completions)]
-    found = from_function(function, pairs) if function else [accuracy(*pair, graded) for pair in pairs]
-    unparsable = [not function and bool(example.problem_type) and score(example, text) is None for example, text in pairs]
+    grades = [None if function else accuracy(*pair, graded) for pair in pairs]
+    unparsable = [not function and found is None for found in grades]
+    found = from_function(function, pairs) if function else [found or 0.0 for found in grades]
     shape = (len(examples), group)
     efficiency = 1 - token_ratio.float().cpu()
     return Reward(*(part.view(shape) for part in (torch.tensor(found), efficiency, torch.tensor(unparsable))))
 
 
-def accuracy(example: Example, completion: str, graded: bool = False) -> float:
-    """By the problem type of a data set's row; of an embedded task's question, 1.0 where the task calls it right."""
+def accuracy(example: Example, completion: str, graded: bool = False) -> float | None:
+    """By the problem type of a data set's row, None where the grader finds nothing to read; of an embedded task's question, 1.0
+    where the task calls it right."""
     if example.problem_type:
         return grade(example, completion, graded)
     return float(TASKS[example.task].right(completion, example.answer))
@@ -84,8 +87,11 @@ def from_function(function: Callable, pairs: list[tuple[Example, str]]) -> list[
     return [float(value) for value in found]
 
 
-def load_function(path: str) -> Callable:
+@cache
+def load_function(path: str | None) -> Callable | None:
     """The function at "package.module:name" or "package.module.name"; modules of the current folder too. Raises ValueError."""
+    if path is None:
+        return None
     module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     if not module_name or not name:
         raise ValueError(f"reward function {path!r}: expected package.module:name")

@@ -156,7 +156,7 @@ def completion_logits(model, rollout: Rollout) -> torch.Tensor:
     return policy_logits(model.lm_head(hidden[:, rollout.prompt - 1 : -1]), rollout.suppress, rollout.temperature)
 
 
-def rows_of(rollout: Rollout, rows: torch.Tensor) -> Rollout:
+def some(rollout: Rollout, rows: torch.Tensor) -> Rollout:
     """Some of the rows (M,), without what was kept: for a dense pass."""
     parts = (rollout.tokens[rows], rollout.mask[rows], rollout.logprobs[rows])
     p = tuple(rollout.p[row] for row in rows.tolist())
@@ -171,5 +171,5 @@ def reference_logits(model, rollout: Rollout, group: int) -> torch.Tensor:
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     unique = sorted(first.values())
     place = {row: i for i, row in enumerate(unique)}
-    part = rows_of(rollout, torch.tensor(unique, device=rollout.tokens.device))
+    part = some(rollout, torch.tensor(unique, device=rollout.tokens.device))
     return completion_logits(model, part)[[place[first[key]] for key in keys]]

@@ -5,6 +5,7 @@ of (seed, step, question), so that a run that was killed ends with the same weig
 processes do what one would.
 """
 
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,7 @@ from zipr1.model_card import model_card
 from zipr1.policy import load_policy, optimizer_state, restore_optimizer, trainable, unwrap, whole_weights
 from zipr1.probe import measure
 from zipr1.questions import Questions, probe_questions
+from zipr1.rewards import load_function
 from zipr1.update import update
 
 
@@ -45,14 +47,20 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     found = checkpoint.last(folder, config) if config.resume else None
     if not config.resume and checkpoint.checkpoints(folder):
         raise ValueError(f"{folder}: holds checkpoints of an earlier run; give --resume, or another output_dir")
+    load_function(config.reward_function)  # a misspelt name is found before an hour has passed
     policy, reference, processor = load_policy(config, found[0] if found else config.model, accelerator)
     optimizer = torch.optim.AdamW(trainable(policy), lr=config.learning_rate, weight_decay=config.weight_decay)
-    questions, probe = Questions(config, processor), probe_questions(config, processor)
-    skipped, start, governor = 0, 0, Governor(config.accuracy_tolerance, config.accuracy_margin)
+    questions = Questions(config, processor, longest_prompt(unwrap(policy), config))
+    probe = probe_questions(config, processor)
+    start, skipped, empty, governor = 0, 0, 0, Governor(config.accuracy_tolerance, config.accuracy_margin)
     if found:
         state = found[1]
-        start, governor = state["step"], Governor(**state["governor"])
+        start, skipped, governor = state["step"], state["skipped"], Governor(**state["governor"])
         restore_optimizer(policy, optimizer, state["optimizer"])
+    if (starts := accelerator.gather(torch.tensor([start], device=accelerator.device))).unique().numel() > 1:
+        raise ValueError(
+            f"{folder}: processes found different checkpoints (steps {starts.tolist()}): share the folder among nodes"
+        )
     log = Log(folder, accelerator, config, start)
     if not found:
         log(0, policy(measure, processor, probe, config))
@@ -68,45 +76,64 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         asked = [questions.read(numbers, step) for numbers in shares(step, config, accelerator)]
         fewest, failed = everywhere(accelerator, min(len(one[0]) for one in asked), len(questions.failed))
         questions.report(accelerator.process_index, folder)
-        if not fewest:  # without a question, a process would leave the others waiting
-            log(step + 1, {"dropped": 1.0, "failed_rows": failed})
-            continue
-        parts = [gather_experience(policy, reference, processor, accelerator, one, step, config) for one in asked]
-        policy.train()
-        for _ in range(config.num_iterations):
-            records = [update(policy, optimizer, accelerator, part, governor.factor, config) for part in parts]
-        record = {name: sum(one[name] for one in records) / len(records) for name in records[0]} | {"failed_rows": failed}
-        skipped += record["skipped"] > 0
-        if skipped > config.max_skipped_steps:
-            file = folder / f"not-finite-{accelerator.process_index}.pt"
-            torch.save({"step": step, "questions": [one[0] for one in asked], "metrics": record}, file)
-            raise FloatingPointError(
-                f"step {step + 1}: {skipped} steps had a loss or gradient that is not finite; lower learning_rate or raise "
-                f"relax_floor; the questions of the last are in {file}"
-            )
-        governor.update(record["rewards/accuracy"] - record["reference_accuracy"])
+        record, parts, empty = {"failed_rows": failed, "dropped": float(not fewest)}, [], 0 if fewest else empty + 1
+        if fewest:  # without a question, a process would leave the others waiting
+            parts = [gather_experience(policy, reference, processor, accelerator, one, step, config) for one in asked]
+            policy.train()
+            for _ in range(config.num_iterations):
+                records = [update(policy, optimizer, accelerator, part, governor.factor, config) for part in parts]
+            record |= {name: sum(one[name] for one in records) / len(records) for name in records[0]}
+            gap, share = record.pop("governor/gap"), record.pop("governor/share")
+            if share and math.isfinite(gap):
+                governor.update(gap / share)
+            skipped += record["skipped"] > 0
         record |= {"governor/gap": governor.gap, "governor/factor": governor.factor}
         record |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
         if (step + 1) % config.probe_every == 0 or step + 1 == config.max_steps:
+            policy.eval()
             record |= policy(measure, processor, probe, config)
-            if accelerator.is_main_process:
+            if accelerator.is_main_process and parts:
                 log.samples(step + 1, tokenizer_of(processor), parts[0][0])
         log(step + 1, record)
-        bar.set_postfix(reward=f"{record['reward']:.2f}", ratio=f"{record['token_ratio']:.2f}")
+        stop_if_lost(skipped, empty, asked, step, folder, accelerator, config)
+        if fewest:
+            bar.set_postfix(reward=f"{record['reward']:.2f}", ratio=f"{record['token_ratio']:.2f}")
         if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
-            state = {"optimizer": optimizer_state(policy, optimizer), "governor": asdict(governor)}
+            state = {"optimizer": optimizer_state(policy, optimizer), "governor": asdict(governor), "skipped": skipped}
             weights = whole_weights(policy)
             if accelerator.is_main_process:
                 checkpoint.write(folder, step + 1, unwrap(policy), processor, state, config, weights)
     final, weights = folder / "final", whole_weights(policy)
     if accelerator.is_main_process:
         save(unwrap(policy), processor, final, checkpoint.settings(config, config.max_steps), weights)
-        model_card(config, final_row(folder)).save(final / "README.md")
-        if config.push_to_hub:
-            HfApi().upload_folder(repo_id=config.push_to_hub, folder_path=final)
+        model_card(config, final_row(folder), unwrap(policy).config.model_type).save(final / "README.md")
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    if accelerator.is_main_process and config.push_to_hub:
+        HfApi().create_repo(config.push_to_hub, exist_ok=True)
+        HfApi().upload_folder(repo_id=config.push_to_hub, folder_path=final)
     return final
+
+
+def longest_prompt(model, config: TrainConfig) -> int:
+    """Tokens of a prompt that leave room for the completion."""
+    left = model.config.get_text_config().max_position_embeddings - config.max_completion_length
+    return min(left, config.max_prompt_length or left)
+
+
+def stop_if_lost(
+    skipped: int, empty: int, asked: list, step: int, folder: Path, accelerator: Accelerator, config: TrainConfig
+) -> None:
+    """Raises FloatingPointError or ValueError where going on would only cost time; the questions of the last step are saved."""
+    if skipped > config.max_skipped_steps:
+        file = folder / f"not-finite-{accelerator.process_index}.pt"
+        torch.save({"step": step, "questions": [numbers for numbers, _, _ in asked]}, file)
+        raise FloatingPointError(
+            f"step {step + 1}: {skipped} steps had a loss or gradient that is not finite; lower learning_rate or raise "
+            f"relax_floor; the questions of the last are in {file}"
+        )
+    if empty > config.max_skipped_steps:
+        raise ValueError(f"step {step + 1}: {empty} steps in a row without usable rows; {folder}/failed-rows-*.txt says why")
 
 
 def everywhere(accelerator: Accelerator, fewest: int, failed: int) -> tuple[int, int]:

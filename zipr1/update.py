@@ -37,9 +37,9 @@ def losses(
         pair = [one.masked_fill(one == float("-inf"), -1e4) for one in (logits, part.reference_logits)]
         kl = full_kl(*(pair if objective.kl == "full" else reversed(pair)), rollout.mask)
     loss = -objective.reward_weight * gain + objective.beta * kl
+    sparse_rows = torch.tensor([p < 1 for p in rollout.p], device=device)
     if objective.sparsity_weight:
         weight = objective.sparsity_weight * (factor if objective.governed else 1.0)
-        sparse_rows = torch.tensor([p < 1 for p in rollout.p], device=device)
         loss = loss + weight * gates.flatten().to(device) * sparse_rows * trace.relaxed_ratio
     with torch.no_grad():
         ratio = (logprobs - rollout.logprobs).exp()
@@ -54,6 +54,9 @@ def losses(
             "unparsable": rewards.unparsable.float(),
             "frac_reward_zero_std": (spread == 0).float(),
             "reference_accuracy": part.expected[:, None].expand_as(total),
+            # Of the sparse rollouts alone: what the governor goes by.
+            "governor/gap": sparse_rows.view(total.shape) * (rewards.accuracy - part.expected[:, None]).to(device),
+            "governor/share": sparse_rows.float(),
             "token_ratio": rollout.token_ratio,
             "kl": kl,
             "entropy": token_mean(entropy, rollout.mask),
