@@ -30,7 +30,7 @@ from zipr1.train import train
 class DemoConfig:
     """`zipr1 demo`: measures the embedded model, post-trains it with ZipR1, and measures it again."""
 
-    recipe: str = "recipes/tiny_zipr1.yaml"  # settings of both trainings; the presets are added
+    recipe: str = "recipes/tiny_demo.yaml"  # settings of both trainings; the presets are added
     output_dir: str = "runs/demo"
     questions: int = 120  # per task, of the test split, for the table
     curve_questions: int = 30  # per task, for each point of the curve
