@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from zipr1.bench import break_even
+from zipr1.bench import break_even, choice_shares
 from zipr1.cli import main
 
 
@@ -42,6 +42,22 @@ def test_break_even_is_where_sparse_stays_ahead():
     ]
     assert break_even(rows, 0.25, "layer") == 2048  # not 512: slower again at 1,024
     assert break_even(rows[:2], 0.25, "layer") is None
+
+
+def test_what_the_choice_costs_is_a_share_of_the_sparse_layers():
+    choice = {"phase": "attention", "rule": "topk", "ratio": 0.25, "tokens": 512, "choice_ms": 2.0}
+    prefill = {
+        "phase": "prefill",
+        "rule": "topk",
+        "ratio": 0.25,
+        "tokens": 512,
+        "scope": "layer",
+        "sparse_ms": 80.0,
+        "layers": 4,
+    }
+    assert choice_shares([choice, prefill, prefill | {"ratio": 0.5}]) == [
+        "Choice of tokens at 512 tokens, rule topk, ratio 0.25, scope layer: 2.0 ms, 10.0% of the sparse layer"
+    ]
 
 
 def test_fastv_keeps_all_then_a_share_and_the_vision_tower_is_timed(capsys, tmp_path):

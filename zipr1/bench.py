@@ -94,6 +94,19 @@ def break_even(rows: list[dict], ratio: float, scope: str) -> int | None:
     return found
 
 
+def choice_shares(rows: list[dict]) -> list[str]:
+    """What the choice of tokens costs: its share of a sparse layer's time, a sentence a length, scope and ratio."""
+    choice = {(row["tokens"], row["rule"], row["ratio"]): row["choice_ms"] for row in rows if row["phase"] == "attention"}
+    sentences = []
+    for row in rows:
+        spent = choice.get((row["tokens"], row["rule"], row["ratio"]))
+        if row["phase"] == "prefill" and spent is not None:
+            share = spent * row["layers"] / row["sparse_ms"]
+            where = f"{row['tokens']} tokens, rule {row['rule']}, ratio {row['ratio']:g}, scope {row['scope']}"
+            sentences.append(f"Choice of tokens at {where}: {spent:.1f} ms, {share:.1%} of the sparse layer")
+    return sentences
+
+
 def table(rows: list[dict]) -> str:
     """Markdown, one line a row, then the break-even lengths."""
     names = ("phase", "tokens", "batch", "rule", "ratio", "scope", "dense ms", "sparse ms", "speed-up (range)", "bound")
@@ -114,6 +127,7 @@ def table(rows: list[dict]) -> str:
             length = break_even(rows, ratio, scope)
             found = f"{length} tokens" if length else "not reached"
             lines.append(f"\nBreak-even at ratio {ratio:g}, scope {scope}: {found} (set min_tokens to it)")
+    lines += [f"\n{sentence}" for sentence in choice_shares(rows)]
     return "\n".join(lines)
 
 
