@@ -1,6 +1,7 @@
 """The sparse engine against dense attention, against its plain reference, and against itself, on every family."""
 
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ import zipr1
 from zipr1.encode import following
 from zipr1.model import decoder, sparse
 from zipr1.reference import REFERENCE, masked_scope
-from zipr1.selection import FastV, KeepAll, Random, Recent, TopK, TopP
+from zipr1.selection import FastV, KeepAll, Random, Recent, TopK, TopP, relaxed_count
 
 both_scopes = pytest.mark.parametrize("scope", ["attention", "layer"])
+FLOORED = partial(relaxed_count, floor=0.1)
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # float32, logits of magnitude 1 to 10
 
 
@@ -215,7 +217,7 @@ def test_gradient_checkpointing_recomputes_the_same_selection(model, batch, scop
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.zero_grad()
-        with sparse(model, TopP((0.6, 0.8, 0.9, 0.95)), relax_floor=0.1, scope=scope) as trace:
+        with sparse(model, TopP((0.6, 0.8, 0.9, 0.95)), relax=FLOORED, scope=scope) as trace:
             out = model(**batch, use_cache=False)
             loss = out.logits[:, -1].logsumexp(-1).sum() + trace.relaxed_ratio.sum()
             loss.backward()
@@ -236,7 +238,7 @@ def test_backward_outside_the_block_is_refused_under_checkpointing(model, batch)
 
 
 def test_relaxed_ratio_is_within_one_token_of_the_measured_one(model, batch):
-    _, trace = logits(model, batch, rule=TopP(0.9), relax_floor=0.0)
+    _, trace = logits(model, batch, rule=TopP(0.9), relax=relaxed_count)
     difference = trace.token_ratio - trace.relaxed_ratio
     assert (difference >= 0).all() and (difference <= 1 / trace.lengths).all()
 
@@ -291,7 +293,7 @@ def test_what_is_not_supported_says_so(model, batch):
             model.generate(**batch, max_new_tokens=2, cache_implementation="static")
         with pytest.raises(RuntimeError, match="already"), sparse(model, TopP(0.5)):
             pass
-    with pytest.raises(ValueError, match="TopP"), sparse(model, Recent(0.5), relax_floor=0.1):
+    with pytest.raises(ValueError, match="TopP"), sparse(model, Recent(0.5), relax=relaxed_count):
         model(**batch)
         with (
             pytest.raises(ValueError, match="1 rows for a batch of 4"),
@@ -304,7 +306,7 @@ def test_what_is_not_supported_says_so(model, batch):
         pass
     with torch.no_grad(), sparse(model, TopP(0.9)) as trace:
         model(**batch)
-    with pytest.raises(RuntimeError, match="relax_floor"):
+    with pytest.raises(RuntimeError, match="relaxed_count"):
         _ = trace.relaxed_ratio
     with pytest.raises(AttributeError, match="no attribute"):
         zipr1.nothing  # noqa: B018

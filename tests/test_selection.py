@@ -1,5 +1,7 @@
 """The mathematics of the choice, by numbers worked out by hand."""
 
+import math
+
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from zipr1.selection import (
     relaxed_count,
     top_p_count,
 )
+from zipr1.sharpness import entropy_count, soft_count
 
 
 def scores(accumulated, seeing=None, valid=None) -> Scores:
@@ -110,6 +113,27 @@ def test_floor_bounds_the_gradient_and_leaves_the_value():
     free, bounded = relaxed_count(a, p, valid), relaxed_count(a, p, valid, floor=0.1)
     assert free.item() == bounded.item()
     assert torch.autograd.grad(bounded.sum(), a)[0].abs().max() <= 10.5  # 1 / (0.1 * mean score 1)
+
+
+def test_other_measures_of_sharpness_by_hand():
+    p, valid = torch.tensor([0.9, 0.9]), torch.ones(2, 5, dtype=torch.bool)
+    even, peaked = [1.0, 1.0, 1.0, 1.0, 0.0], [8.0, 0.0, 0.0, 0.0, 0.0]
+    torch.testing.assert_close(entropy_count(torch.tensor([even, peaked]), p, valid), torch.tensor([4.0, 1.0]))
+    # of 4 equal scores 90 % takes all four, and each lies at the edge; the peak is its own edge
+    torch.testing.assert_close(soft_count(torch.tensor([even, peaked]), p, valid), torch.tensor([2.0, 0.5]))
+    steps = torch.tensor([[math.e, 1.0, 1 / math.e, 0.0, 0.0]] * 2)  # p = 0.9 ends at the second: 1, 0 and -1 nats from it
+    expected = sum(1 / (1 + math.exp(-nats / 0.5)) for nats in (1, 0, -1))
+    torch.testing.assert_close(soft_count(steps, p, valid), torch.tensor([expected] * 2))
+
+
+@pytest.mark.parametrize("measure", [entropy_count, soft_count])
+def test_a_step_down_the_other_measures_sharpens_attention(measure):
+    logits = torch.randn(1, 12, 11, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    p, valid = torch.tensor([0.9]), torch.ones(1, 11, dtype=torch.bool)
+    (gradient,) = torch.autograd.grad(measure(logits.softmax(-1).sum(1), p, valid).sum(), logits)
+    with torch.no_grad():
+        before, after = (relaxed_count(x.softmax(-1).sum(1), p, valid) for x in (logits, logits - 5 * gradient))
+    assert after < before - 0.1
 
 
 def test_probes_are_the_recent_ones_and_others_evenly_spaced():

@@ -17,13 +17,14 @@ from zipr1 import checkpoint
 from zipr1.config import PRESETS, TrainConfig
 from zipr1.encode import encode
 from zipr1.evaluate import examples_of
-from zipr1.experience import expected_accuracy
+from zipr1.experience import Experience, expected_accuracy, given_tokens
 from zipr1.inputs import prepare
 from zipr1.model import load, sparse
-from zipr1.rewards import reward
-from zipr1.rollout import completion_logits, draw_thresholds, reference_logits, sample, token_draws
+from zipr1.rewards import Reward, reward
+from zipr1.rollout import completion_logits, draw_thresholds, given, reference_logits, sample, token_draws
 from zipr1.selection import TopP
 from zipr1.train import train
+from zipr1.update import losses
 
 SMALL = {"tasks": ["shapes"], "prompts_per_step": 2, "num_generations": 4, "probe_per_task": 2}
 
@@ -41,7 +42,7 @@ def rolled(tiny):
         encoded = encode(model, prepare(processor, examples))
     place = (0, 0, range(4), 4)
     p = draw_thresholds("grid", *place)
-    return examples, encoded, sample(model, encoded, p, max_new_tokens=4, temperature=1.0, draws=token_draws(*place, 4))
+    return examples, encoded, sample(model, encoded, TopP(p), max_new_tokens=4, temperature=1.0, draws=token_draws(*place, 4))
 
 
 def test_thresholds_are_a_function_of_the_question():
@@ -69,7 +70,7 @@ def test_a_row_of_a_rollout_does_not_depend_on_its_neighbours(tiny, rolled):
     with torch.no_grad():
         encoded = encode(model, prepare(processor, examples[2:3]))
     p = draw_thresholds("grid", 0, 0, [2], 4)
-    alone = sample(model, encoded, p, max_new_tokens=4, temperature=1.0, draws=token_draws(0, 0, [2], 4, 4))
+    alone = sample(model, encoded, TopP(p), max_new_tokens=4, temperature=1.0, draws=token_draws(0, 0, [2], 4, 4))
     assert alone.p == rollout.p[8:12]
     length = min(alone.tokens.shape[1], rollout.tokens.shape[1])
     mask = alone.mask[:, :length]
@@ -92,7 +93,7 @@ def test_expected_accuracy_is_the_share_of_right_samples(tiny, rolled):
     examples, encoded, rollout = rolled
     expected = expected_accuracy(model, processor, examples, rollout)
     place = (1, 0, range(4), 200)
-    many = sample(model, encoded, (1.0,) * 800, max_new_tokens=5, temperature=1.0, draws=token_draws(*place, 5))
+    many = sample(model, encoded, TopP((1.0,) * 800), max_new_tokens=5, temperature=1.0, draws=token_draws(*place, 5))
     tokens = many.tokens.masked_fill(~many.mask, processor.tokenizer.pad_token_id)
     right = reward(examples, processor.batch_decode(tokens, skip_special_tokens=True), many.token_ratio).accuracy
     torch.testing.assert_close(right.mean(-1), expected, rtol=0, atol=0.1)
@@ -265,6 +266,29 @@ def test_an_adapter_is_trained_and_the_model_without_it_is_the_reference(tmp_pat
         torch.testing.assert_close(peft(**inputs).logits, trained)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert rows[2]["kl"] != pytest.approx(rows[1]["kl"], rel=1e-3)  # measured against what does not move
+
+
+def test_given_completions_are_learned_by_their_cross_entropy(tiny, rolled):
+    """Plain fine-tuning under sparse attention: the gradient of the loss is that of torch's cross-entropy."""
+    model, processor = tiny
+    examples, encoded, _ = rolled
+    config = TrainConfig(completions="given", gate="none", reward_weight=1.0, beta=0.0, sparsity_weight=0.0)
+    tokens, mask = given_tokens(processor, examples, config, "cpu")
+    assert tokens[0][mask[0]].tolist() == [*processor.tokenizer.encode(examples[0].answer), processor.tokenizer.eos_token_id]
+    rollout = given(model, encoded, TopP((0.95,) * 4), tokens=tokens, mask=mask)
+    zeros = torch.zeros(4, 1)
+    part = Experience(examples, rollout, Reward(zeros, zeros, zeros.bool()), reference_logits(model, rollout, 1), zeros[:, 0])
+    weight = model.model.language_model.layers[1].mlp.up_proj.weight.requires_grad_(True)
+    try:
+        with sparse(model, TopP(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept) as trace:
+            (ours,) = torch.autograd.grad(losses(model, trace, part, 1.0, config)[0].mean(), weight)
+            logits = completion_logits(model, rollout)
+        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+        (theirs,) = torch.autograd.grad(((nll * mask).sum(1) / mask.sum(1)).mean(), weight)
+    finally:
+        weight.requires_grad_(False)
+    assert theirs.abs().max() > 1e-4
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):

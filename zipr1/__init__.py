@@ -10,7 +10,7 @@ _HOME = {
     "load": "model", "save": "model", "sparse": "model",
     "Trace": "attention",
     "TopP": "selection", "TopK": "selection", "Random": "selection", "Recent": "selection", "KeepAll": "selection",
-    "FastV": "selection",
+    "FastV": "selection", "relaxed_count": "selection",
 }  # fmt: skip
 __all__ = [*_HOME]
 

@@ -14,7 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
 from zipr1.scope import KeptRows
-from zipr1.selection import Rule, Scores, TopP, columns_of, probe_ranks, probe_scores, relaxed_count
+from zipr1.selection import Rule, Scores, TopP, columns_of, probe_ranks, probe_scores
 from zipr1.varlen import packable, packed_attention
 
 NAME = "zipr1"
@@ -25,7 +25,7 @@ class Trace:
     """What happened in the last prompt pass; one entry per layer, in order.
 
     kept: (B, L) bool over the prompt's columns, padding included (False there).
-    relaxed: (B,) the differentiable count of `relaxed_count`, where it was asked for.
+    relaxed: (B,) the differentiable count, where one was asked for.
     flipped: (B,) share of the replayed choice that a fresh choice would not have made, where a choice was replayed.
     lengths: (B,) prompt tokens without padding.
     cache: which KV cache that pass has filled (a weak reference); what continues another one is not recorded here.
@@ -50,10 +50,10 @@ class Trace:
 
     @property
     def relaxed_ratio(self) -> torch.Tensor:
-        """(B,) the token ratio as a differentiable number (see `selection.relaxed_count`)."""
+        """(B,) the differentiable count as a share of the prompt (see `selection.relaxed_count`)."""
         self._check()
         if not self.relaxed:
-            raise RuntimeError("relaxed_ratio was not recorded: give zipr1.sparse(..., relax_floor=0.1)")
+            raise RuntimeError("relaxed_ratio was not recorded: give zipr1.sparse(..., relax=zipr1.relaxed_count)")
         return torch.stack(self.relaxed, dim=-1).mean(-1) / self.lengths
 
     def _check(self) -> None:
@@ -71,7 +71,7 @@ class Call:
     past: int = 0  # tokens seen before this call; 0 for a prompt
     prompt: int | None = None  # columns that are the prompt; the rest are completion tokens, always kept. None: all
     replay: list[torch.Tensor] | None = None
-    relax_floor: float | None = None  # a number: record the differentiable count
+    relax: Callable | None = None  # (accumulated, p, valid) -> (B,): a differentiable count to record
     min_tokens: int = 0
     keep_kv: bool = False  # the KV cache keeps every token
     rows: KeptRows | None = None  # where the rest of the layer reads which tokens were kept; None: it takes them all
@@ -139,7 +139,7 @@ def choose(module, query, key, attention_mask: torch.Tensor, scaling: float, cal
     prompt = attention_mask.clone()
     if call.prompt is not None:
         prompt[:, call.prompt :] = False
-    if query.shape[2] < call.min_tokens and call.replay is None and call.relax_floor is None:
+    if query.shape[2] < call.min_tokens and call.replay is None and call.relax is None:
         trace.lengths = prompt.sum(-1)
         record(trace.kept, layer, prompt[:, : call.prompt].bool())
         return attention_mask.bool()  # every prompt is shorter: no scores are needed
@@ -150,11 +150,10 @@ def choose(module, query, key, attention_mask: torch.Tensor, scaling: float, cal
 
     scores = Scores(probed, prompt, layer, earlier)
     # The choice itself is not differentiable: scores get a graph only where the relaxed count asks for them first.
-    if call.relax_floor is not None:
+    if call.relax is not None:
         if not isinstance(call.rule, TopP):
             raise ValueError(f"{type(call.rule).__name__} has no threshold: the relaxed count is defined for TopP")
-        count = relaxed_count(scores.accumulated, call.rule.thresholds(scores), prompt, call.relax_floor)
-        record(trace.relaxed, layer, count)
+        record(trace.relaxed, layer, call.relax(scores.accumulated, call.rule.thresholds(scores), prompt))
     with torch.no_grad():
         chosen = call.rule.keep(scores)
         if call.min_tokens:

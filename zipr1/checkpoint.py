@@ -30,7 +30,14 @@ class CheckpointError(RuntimeError):
 
 def settings(config: TrainConfig, step: int) -> dict:
     """What zipr1.json says of a trained model."""
-    names = {"p": config.p, "scope": config.scope, "preset": config.preset, "base": config.model, "step": step}
+    names = {
+        "p": config.p,
+        "choice": config.choice,
+        "scope": config.scope,
+        "preset": config.preset,
+        "base": config.model,
+        "step": step,
+    }
     return {"rule": "TopP"} | names
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from zipr1.selection import TopP
 from zipr1.tasks import TASKS
 
 
@@ -33,13 +34,15 @@ class Objective:
     """What the two presets differ in.
 
     efficiency_reward: weight of 1 - token ratio in the reward, whose gradient is that of the score function (Eq. 4).
-    sparsity_weight: weight of the pathwise gradient of the token ratio.
+    sparsity_weight: weight of the pathwise gradient of the token ratio, or of another measure of how many tokens attention
+        needs (`TrainConfig.sharpness`).
     gate: which rollouts may earn for sparsity, in either way.
     kl: KL(policy || reference) estimated from the sampled tokens as GRPO does ("sampled") or over the full vocabulary
         ("full"), or KL(reference || policy) over the full vocabulary ("forward"), whose gradient does not vanish where the
         policy is sure of what the reference thinks wrong.
     beta: weight of the KL to the dense reference.
-    reward_weight: weight of the clipped surrogate, the reward's score function.
+    reward_weight: weight of the clipped surrogate, the reward's score function; of given completions, of their
+        cross-entropy.
     baseline: what is taken from a reward for its advantage: the mean of its "group" (Eq. 4), or one minus the chance that the
         dense "reference" answers right, of far less variance where most answers are right (grpo.reference_advantages).
     std_floor: least standard deviation that group advantages are divided by; 1 leaves rewards of at most 1 undivided.
@@ -141,7 +144,10 @@ class TrainConfig:
     governed: bool | None = None
     accuracy_tolerance: float = 0.02  # by which rollouts may be less often right than the dense reference
     accuracy_margin: float = 0.04  # beyond that, where sparsity stops counting
-    relax_floor: float = 0.1  # bounds the pathwise gradient, in units of the mean score
+    sharpness: Literal["count", "entropy", "soft_count"] = "count"  # what the sparsity term makes small: the relaxed count
+    # of tokens that p asks for, or, for the ablation, the entropy of the scores or a soft count (zipr1.sharpness)
+    relax_floor: float = 0.1  # of the count: bounds the pathwise gradient, in units of the mean score
+    choice: Literal["normalised", "accumulated"] = "normalised"  # which tokens Top-p takes (zipr1.TopP)
     scope: Literal["attention", "layer"] = "attention"  # what follows the kept tokens (zipr1.sparse)
     p: float = 0.975  # the fixed threshold that is measured and recommended for inference
     probe_every: int = 100  # steps between measurements on the frozen probe set
@@ -170,12 +176,16 @@ class TrainConfig:
         check_tasks(self.tasks)
         if self.objective.baseline == "reference" and self.objective.efficiency_reward:
             raise ValueError("baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0")
-        if self.completions == "given" and (self.objective.reward_weight or self.objective.gate != "none"):
-            raise ValueError("completions=given: nothing is sampled or rewarded; set reward_weight: 0 and gate: none")
+        if self.completions == "given" and self.objective.gate != "none":
+            raise ValueError("completions=given: nothing is sampled, so nothing is right or wrong; set gate: none")
         if self.data and not self.probe_data:
             raise ValueError(f"data={self.data}: name probe_data too, rows to measure on that are not trained on")
         if self.prompts_per_step % self.mini_batches:
             raise ValueError(f"mini_batches={self.mini_batches}: must divide prompts_per_step={self.prompts_per_step}")
+
+    def rule(self, p: float | tuple[float, ...]) -> TopP:
+        """Top-p as trained and measured."""
+        return TopP(p, self.choice)
 
     @property
     def objective(self) -> Objective:

@@ -93,15 +93,15 @@ def roll(
         p = draw_thresholds(config.thresholds, config.seed, step, numbers, group, config.dense_share)
     encoded = encode(model, inputs.to(device))  # once per question, not once per rollout
     if config.completions == "given":
-        tokens, mask = given_tokens(processor, examples, config.max_completion_length, device)
-        rollout = given(model, encoded, p, tokens=tokens, mask=mask, scope=config.scope)
+        tokens, mask = given_tokens(processor, examples, config, device)
+        rollout = given(model, encoded, config.rule(p), tokens=tokens, mask=mask, scope=config.scope)
         accuracy = mean_logprob(rollout.logprobs, rollout.mask)
         shape = (len(examples), group)
         efficiency = (1 - rollout.token_ratio.float().cpu()).view(shape)
         return rollout, Reward(accuracy.cpu().view(shape), efficiency, torch.zeros(shape, dtype=torch.bool))
     draws = token_draws(config.seed, step, numbers, group, config.max_completion_length).to(device)
     settings = {"max_new_tokens": config.max_completion_length, "temperature": config.temperature}
-    rollout = sample(model, encoded, p, **settings, draws=draws, scope=config.scope, synced=config.fsdp)
+    rollout = sample(model, encoded, config.rule(p), **settings, draws=draws, scope=config.scope, synced=config.fsdp)
     tokens = rollout.tokens.masked_fill(~rollout.mask, tokenizer_of(processor).pad_token_id)
     completions = tokenizer_of(processor).batch_decode(tokens, skip_special_tokens=True)
     return rollout, reward(examples, completions, rollout.token_ratio, config.graded, load_function(config.reward_function))
@@ -122,9 +122,13 @@ def expected_accuracy(model, processor, examples: list[Example], rollout: Rollou
     return (logp * mask).sum(-1).exp()
 
 
-def given_tokens(processor, examples: list[Example], limit: int, device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The completions of the data, at most `limit` tokens each: tokens and mask (B, T)."""
-    answers = [tokenizer_of(processor).encode(example.answer, add_special_tokens=False)[:limit] for example in examples]
+def given_tokens(processor, examples: list[Example], config: TrainConfig, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The completions of the data, cut to the longest allowed: tokens and mask (B, T). An answer in a chat ends its turn;
+    running text goes on."""
+    tokenizer = tokenizer_of(processor)
+    end = [tokenizer.eos_token_id] if config.chat_template else []
+    answers = [tokenizer.encode(example.answer, add_special_tokens=False) + end for example in examples]
+    answers = [answer[: config.max_completion_length] for answer in answers]
     return padded(answers, 0, device)
 
 

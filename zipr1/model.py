@@ -2,7 +2,7 @@
 
 import json
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -139,7 +139,7 @@ def sparse(
     keep_kv: bool = False,
     prompt_length: int | None = None,
     replay: list[torch.Tensor] | None = None,
-    relax_floor: float | None = None,
+    relax: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     min_tokens: int = 0,
     implementation: str = NAME,
 ) -> Iterator[Trace]:
@@ -154,8 +154,8 @@ def sparse(
     prompt_length: columns of the batch that are the prompt; the others are completion tokens, never dropped, so that one
         pass over (prompt, completion) equals prefill and decoding. None: all columns are prompt.
     replay: the choice of an earlier trace (`trace.kept`), used instead of a fresh one.
-    relax_floor: record the differentiable token ratio (`trace.relaxed_ratio`), its gradient bounded by this floor
-        (`selection.relaxed_count`).
+    relax: record a differentiable token ratio (`trace.relaxed_ratio`) by this function: `zipr1.relaxed_count`, with a floor
+        by functools.partial.
     min_tokens: prompts shorter than this stay dense; the trace shows a ratio of 1 for them.
     implementation: name of the attention function; `zipr1.reference` registers a slow one that is the oracle of the tests.
     """
@@ -184,7 +184,7 @@ def sparse(
             for entries in (trace.kept, trace.relaxed, trace.flipped):
                 entries.clear()
             trace.cache = None if cache is None else weakref.ref(cache)
-        call = Call(rule, trace, cache, past, prompt_length, replay, relax_floor, min_tokens, keep_kv, rows)
+        call = Call(rule, trace, cache, past, prompt_length, replay, relax, min_tokens, keep_kv, rows)
         kwargs[NAME] = lambda: call  # FSDP2 copies whatever dataclass it finds among a layer's arguments, and the trace in it
         return args, kwargs
 

@@ -9,7 +9,6 @@ from zipr1.experience import given_tokens, mean_logprob
 from zipr1.inputs import prepare
 from zipr1.rewards import load_function
 from zipr1.rollout import completion_logits, given
-from zipr1.selection import TopP
 from zipr1.tasks.base import Example
 
 
@@ -22,7 +21,7 @@ def measure(model, processor, probe: list[Example], config: TrainConfig) -> dict
     settings = {"quiet": True, "batch_size": config.probe_batch_size, "raw": not config.chat_template}
     settings |= {"max_new_tokens": MAX_NEW_TOKENS if not config.data else config.max_completion_length}
     settings["function"] = load_function(config.reward_function)
-    sparse_rows = evaluate(model, processor, probe, TopP(config.p), "probe", scope=config.scope, **settings)
+    sparse_rows = evaluate(model, processor, probe, config.rule(config.p), "probe", scope=config.scope, **settings)
     dense_rows = evaluate(model, processor, probe, None, "probe", **settings)
     count = len(probe)
     return {
@@ -38,8 +37,8 @@ def measure_given(model, processor, probe: list[Example], config: TrainConfig) -
     rows = []
     for example in probe:
         encoded = encode(model, prepare(processor, [example], raw=not config.chat_template).to(model.device))
-        tokens, mask = given_tokens(processor, [example], config.max_completion_length, model.device)
-        rollout = given(model, encoded, (config.p,), tokens=tokens, mask=mask, scope=config.scope)
+        tokens, mask = given_tokens(processor, [example], config, model.device)
+        rollout = given(model, encoded, config.rule((config.p,)), tokens=tokens, mask=mask, scope=config.scope)
         dense = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
         sparse = mean_logprob(rollout.logprobs, mask).item()
         rows.append((sparse, rollout.token_ratio.item(), mean_logprob(dense, mask).item()))

@@ -84,7 +84,7 @@ def policy_logits(logits: torch.Tensor, suppress: list[int], temperature: float)
 def sample(
     model,
     encoded: Encoded,
-    p: tuple[float, ...],
+    rule: TopP,
     *,
     max_new_tokens: int,
     temperature: float,
@@ -92,19 +92,20 @@ def sample(
     scope: str = "attention",
     synced: bool = False,
 ) -> Rollout:
-    """Samples len(p) / B answers a question under Top-p sparse attention.
+    """Samples answers under Top-p sparse attention: len(rule.p) / B a question, each under its own p.
 
     draws (N, max_new_tokens) in [0, 1): the randomness, by inversion of the cumulative distribution, so that a row is a
     function of its own numbers and not of its neighbours. synced: every process goes on until the last has finished, as
     sharded weights need.
     """
+    p = rule.p
     embeds = repeat(encoded.embeds, len(p) // len(encoded.embeds["attention_mask"]))
     suppress = vision_tokens(model)
     ends = model.generation_config.eos_token_id
     ends = torch.tensor([ends] if isinstance(ends, int) else ends or [], device=draws.device)
     text, mask, positions = decoder(model), embeds["attention_mask"], following(embeds, max_new_tokens)
     tokens, logprobs, alive = [], [], []
-    with sparse(model, TopP(p), scope=scope) as trace:
+    with sparse(model, rule, scope=scope) as trace:
         out = text(**embeds, use_cache=True)
         kept, token_ratio = list(trace.kept), trace.token_ratio
         going = torch.ones(len(p), dtype=torch.bool, device=draws.device)
@@ -137,14 +138,14 @@ def sample(
 
 @torch.no_grad()
 def given(
-    model, encoded: Encoded, p: tuple[float, ...], *, tokens: torch.Tensor, mask: torch.Tensor, scope: str = "attention"
+    model, encoded: Encoded, rule: TopP, *, tokens: torch.Tensor, mask: torch.Tensor, scope: str = "attention"
 ) -> Rollout:
-    """The completions of the data, tokens and mask (B, T), in place of sampled ones; len(p) / B times each."""
-    group = len(p) // len(tokens)
+    """The completions of the data, tokens and mask (B, T), in place of sampled ones; len(rule.p) / B times each."""
+    group = len(rule.p) // len(tokens)
     tokens, mask = tokens.repeat_interleave(group, 0), mask.repeat_interleave(group, 0)
     empty = torch.zeros(tokens.shape, device=tokens.device)
-    rollout = Rollout(repeat(encoded.embeds, group), p, tokens, mask, empty, [], empty[:, 0], 1.0, [])
-    with sparse(model, TopP(p), scope=scope, prompt_length=rollout.prompt) as trace:
+    rollout = Rollout(repeat(encoded.embeds, group), rule.p, tokens, mask, empty, [], empty[:, 0], 1.0, [])
+    with sparse(model, rule, scope=scope, prompt_length=rollout.prompt) as trace:
         logprobs = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
     return replace(rollout, logprobs=logprobs, kept=list(trace.kept), token_ratio=trace.token_ratio)
 

@@ -1,5 +1,7 @@
 """The loss of ZipR1 on a batch of rollouts, and one optimiser step on it."""
 
+from functools import partial
+
 import torch
 from accelerate import Accelerator
 
@@ -10,7 +12,10 @@ from zipr1.grpo import clipped_surrogate, full_kl, gate, group_advantages, refer
 from zipr1.model import sparse
 from zipr1.policy import accumulate, clip_gradients, unwrap
 from zipr1.rollout import completion_logits
-from zipr1.selection import TopP
+from zipr1.selection import relaxed_count
+from zipr1.sharpness import entropy_count, soft_count
+
+SHARPNESS = {"count": relaxed_count, "entropy": entropy_count, "soft_count": soft_count}
 
 
 def losses(
@@ -24,7 +29,9 @@ def losses(
     logprobs = logp.gather(2, rollout.tokens[..., None])[..., 0]
     gates = gate(rewards.accuracy > 0, objective.gate)
     total = rewards.total(objective.efficiency_reward, gates)
-    if objective.baseline == "group":
+    if config.completions == "given":
+        advantages = torch.ones_like(total)  # the surrogate's gradient is then that of the cross-entropy
+    elif objective.baseline == "group":
         advantages = group_advantages(total, objective.std_floor)
     else:
         advantages = reference_advantages(total, part.expected)
@@ -76,14 +83,17 @@ def update(
     """
     sums: dict[str, torch.Tensor] = {}
     device = accelerator.device
-    relax = config.relax_floor if config.objective.sparsity_weight else None
+    relax = None
+    if config.objective.sparsity_weight:
+        relax = SHARPNESS[config.sharpness]
+        relax = partial(relax, floor=config.relax_floor) if config.sharpness == "count" else relax
     rows = torch.tensor(sum(part.weight * len(part.rollout.p) for part in parts), device=device)
     rows = accelerator.reduce(rows, "sum").item()
     for number, part in enumerate(parts, 1):
-        choice = {"prompt_length": part.rollout.prompt, "replay": part.rollout.kept, "relax_floor": relax}
+        choice = {"prompt_length": part.rollout.prompt, "replay": part.rollout.kept, "relax": relax}
         with (
             accumulate(policy, more=number < len(parts)),
-            sparse(unwrap(policy), TopP(part.rollout.p), scope=config.scope, **choice) as trace,
+            sparse(unwrap(policy), config.rule(part.rollout.p), scope=config.scope, **choice) as trace,
         ):
             loss, metrics = policy(losses, trace, part, factor, config)
             # Gradients are averaged over the processes: times their number, over the rollouts of all.
