@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -318,6 +319,23 @@ def test_what_a_run_came_to(tmp_path, capsys):
         assert row["rewards/accuracy"] == (row["completion"] == row["expected"])
     card = (tmp_path / "final" / "README.md").read_text()
     assert "base_model: zipr1/tiny" in card and f"| after | {found['token_ratio']:.3f} |" in card
+
+
+def test_trackers_by_name(tmp_path):
+    """In processes of their own. What is not installed is no reason to train for hours without a log."""
+    flags = [f"--{name}={json.dumps(value)}" for name, value in (SMALL | {"max_steps": 1}).items()]
+
+    def run(tracker: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "zipr1.cli", "train", *flags, f"--output_dir={tmp_path}/{tracker}"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+        return subprocess.run([*command, "--report_to", tracker], env=environment, capture_output=True, text=True)
+
+    if find_spec("wandb"):
+        assert run("wandb").returncode == 0
+        assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    if not find_spec("trackio"):
+        done = run("trackio")
+        assert done.returncode == 1 and "report_to=trackio: pip install trackio" in done.stderr
 
 
 def test_computing_in_bfloat16_trains_float32_weights(tmp_path):

@@ -20,7 +20,9 @@ class Log:
     def __init__(self, folder: Path, accelerator: Accelerator, config: TrainConfig, start: int):
         self.path, self.accelerator = folder / "metrics.jsonl", accelerator
         folder.mkdir(parents=True, exist_ok=True)
-        accelerator.init_trackers("zipr1")
+        # TensorBoard takes no lists and no None.
+        plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in asdict(config).items()}
+        accelerator.init_trackers("zipr1", config=plain)
         if not start:
             (folder / f"failed-rows-{accelerator.process_index}.txt").unlink(missing_ok=True)
         if accelerator.is_main_process:

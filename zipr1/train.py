@@ -39,6 +39,8 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)  # none of them changes
     precision = "bf16" if config.bf16 else "no"
     accelerator = Accelerator(mixed_precision=precision, log_with=config.report_to, project_dir=folder, kwargs_handlers=[ddp])
+    if not accelerator.log_with:  # accelerate leaves out a tracker that it does not find, without a word
+        raise ModuleNotFoundError(f"report_to={config.report_to}: pip install {config.report_to}")
     if config.prompts_per_step % (config.mini_batches * accelerator.num_processes):
         raise ValueError(
             f"prompts_per_step={config.prompts_per_step}: must be a multiple of mini_batches={config.mini_batches} times "
