@@ -93,12 +93,13 @@ def test_gates():
 
 def test_governor_lets_go_when_accuracy_falls():
     governor = Governor(tolerance=0.02, margin=0.1, momentum=0.5)
-    assert governor.factor == 1.0
-    governor.update(-0.04)  # running gap -0.02: as far as is tolerated
-    assert governor.factor == pytest.approx(1.0)
-    governor.update(-0.12)  # running gap -0.07: half way down
-    assert governor.factor == pytest.approx(0.5)
-    governor.update(-1.0)
-    assert governor.factor == 0.0
-    governor.update(1.0)
-    assert governor.factor == 1.0
+    assert governor.factor("chart") == 1.0
+    governor.update("chart", -0.04)  # running gap -0.02: as far as is tolerated
+    assert governor.factor("chart") == pytest.approx(1.0)
+    governor.update("chart", -0.12)  # running gap -0.07: half way down
+    assert governor.factor("chart") == pytest.approx(0.5)
+    assert governor.factor("digits") == 1.0  # each kind of question by its own
+    governor.update("chart", -1.0)
+    assert governor.factor("chart") == 0.0
+    governor.update("chart", 1.0)
+    assert governor.factor("chart") == 1.0

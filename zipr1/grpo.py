@@ -4,7 +4,7 @@ Shapes: B questions, G rollouts each (B * G rows, rollouts of one question next 
 vocabulary. Masks are True on completion tokens, the end-of-turn token included.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -74,7 +74,8 @@ def gate(right: torch.Tensor, kind: Literal["none", "group", "answer"]) -> torch
 
 @dataclass
 class Governor:
-    """Holds accuracy while the token ratio falls: scales the weight of the sparsity term by the running accuracy gap.
+    """Holds accuracy while the token ratio falls: scales the weight of the sparsity term by the running accuracy gap, that of
+    each kind of question by its own, lest one kind pay for the tokens that the others do without.
 
     The gap is the accuracy of the sparse rollouts minus that of the dense reference on the same questions, which cancels how
     hard the questions happen to be. Full weight at a gap of -tolerance or better, none at -tolerance - margin, linear
@@ -84,11 +85,10 @@ class Governor:
     tolerance: float
     margin: float
     momentum: float = 0.95
-    gap: float = 0.0
+    gaps: dict[str, float] = field(default_factory=dict)
 
-    def update(self, gap: float) -> None:
-        self.gap = self.momentum * self.gap + (1 - self.momentum) * gap
+    def update(self, kind: str, gap: float) -> None:
+        self.gaps[kind] = self.momentum * self.gaps.get(kind, 0.0) + (1 - self.momentum) * gap
 
-    @property
-    def factor(self) -> float:
-        return min(1.0, max(0.0, (self.gap + self.tolerance + self.margin) / self.margin))
+    def factor(self, kind: str) -> float:
+        return min(1.0, max(0.0, (self.gaps.get(kind, 0.0) + self.tolerance + self.margin) / self.margin))

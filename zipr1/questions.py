@@ -12,6 +12,18 @@ from zipr1.inputs import prepare
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
 
+OTHER = "other"  # kind of a question whose problem type only the user's reward function knows
+
+
+def kind(example: Example) -> str:
+    """Among which questions accuracy is compared: its task, or of a row its problem type."""
+    return example.task or (example.problem_type if example.problem_type in GRADERS else OTHER)
+
+
+def kinds_of(config: TrainConfig) -> tuple[str, ...]:
+    """What `kind` can be in a run, in an order that all its processes share."""
+    return (*GRADERS, OTHER) if config.data else tuple(config.tasks)
+
 
 @dataclass
 class Questions:

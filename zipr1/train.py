@@ -26,7 +26,7 @@ from zipr1.model import save
 from zipr1.model_card import model_card
 from zipr1.policy import load_policy, optimizer_state, restore_optimizer, trainable, unwrap, whole_weights
 from zipr1.probe import measure
-from zipr1.questions import Questions, probe_questions
+from zipr1.questions import Questions, kinds_of, probe_questions
 from zipr1.rewards import load_function
 from zipr1.update import update
 
@@ -83,13 +83,15 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
             parts = [gather_experience(policy, reference, processor, accelerator, one, step, config) for one in asked]
             policy.train()
             for _ in range(config.num_iterations):
-                records = [update(policy, optimizer, accelerator, part, governor.factor, config) for part in parts]
+                records = [update(policy, optimizer, accelerator, part, governor, config) for part in parts]
             record |= {name: sum(one[name] for one in records) / len(records) for name in records[0]}
-            gap, share = record.pop("governor/gap"), record.pop("governor/share")
-            if share and math.isfinite(gap):
-                governor.update(gap / share)
+            for name in kinds_of(config):
+                gap, share = record.pop(f"gap/{name}"), record.pop(f"sparse/{name}")
+                if share and math.isfinite(gap):
+                    governor.update(name, gap / share)
             skipped += record["skipped"] > 0
-        record |= {"governor/gap": governor.gap, "governor/factor": governor.factor}
+        for name, gap in governor.gaps.items():
+            record |= {f"governor/gap/{name}": gap, f"governor/factor/{name}": governor.factor(name)}
         record |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
         if (step + 1) % config.probe_every == 0 or step + 1 == config.max_steps:
             policy.eval()

@@ -8,9 +8,19 @@ from accelerate import Accelerator
 from zipr1.attention import Trace
 from zipr1.config import TrainConfig
 from zipr1.experience import Experience
-from zipr1.grpo import clipped_surrogate, full_kl, gate, group_advantages, reference_advantages, sampled_kl, token_mean
+from zipr1.grpo import (
+    Governor,
+    clipped_surrogate,
+    full_kl,
+    gate,
+    group_advantages,
+    reference_advantages,
+    sampled_kl,
+    token_mean,
+)
 from zipr1.model import sparse
 from zipr1.policy import accumulate, clip_gradients, unwrap
+from zipr1.questions import kind, kinds_of
 from zipr1.rollout import completion_logits
 from zipr1.selection import relaxed_count
 from zipr1.sharpness import entropy_count, soft_count
@@ -19,9 +29,9 @@ SHARPNESS = {"count": relaxed_count, "entropy": entropy_count, "soft_count": sof
 
 
 def losses(
-    model, trace: Trace, part: Experience, factor: float, config: TrainConfig
+    model, trace: Trace, part: Experience, governor: Governor, config: TrainConfig
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """(N,) the loss of each rollout, and its metrics, (N,) each. `factor` is the governor's, of the sparsity weight."""
+    """(N,) the loss of each rollout, and its metrics, (N,) each. `governor`: of the sparsity weight."""
     objective, rollout, rewards = config.objective, part.rollout, part.rewards
     logits = completion_logits(model, rollout)
     device = logits.device
@@ -46,12 +56,14 @@ def losses(
     loss = -objective.reward_weight * gain + objective.beta * kl
     sparse_rows = torch.tensor([p < 1 for p in rollout.p], device=device)
     if objective.sparsity_weight:
-        weight = objective.sparsity_weight * (factor if objective.governed else 1.0)
-        loss = loss + weight * gates.flatten().to(device) * sparse_rows * trace.relaxed_ratio
+        held = [governor.factor(kind(example)) if objective.governed else 1.0 for example in part.examples]
+        weight = objective.sparsity_weight * torch.tensor(held)[:, None] * gates
+        loss = loss + weight.flatten().to(device) * sparse_rows * trace.relaxed_ratio
     with torch.no_grad():
         ratio = (logprobs - rollout.logprobs).exp()
         entropy = -(logp.exp() * logp.masked_fill(logp == float("-inf"), 0)).sum(-1)
         spread = total.std(-1, correction=0)[:, None].expand_as(total)
+        gap = sparse_rows.view(total.shape) * (rewards.accuracy - part.expected[:, None]).to(device)
         metrics = {
             "loss": loss.detach(),
             "reward": total,
@@ -61,9 +73,6 @@ def losses(
             "unparsable": rewards.unparsable.float(),
             "frac_reward_zero_std": (spread == 0).float(),
             "reference_accuracy": part.expected[:, None].expand_as(total),
-            # Of the sparse rollouts alone: what the governor goes by.
-            "governor/gap": sparse_rows.view(total.shape) * (rewards.accuracy - part.expected[:, None]).to(device),
-            "governor/share": sparse_rows.float(),
             "token_ratio": rollout.token_ratio,
             "kl": kl,
             "entropy": token_mean(entropy, rollout.mask),
@@ -71,11 +80,15 @@ def losses(
             "completions/mean_length": rollout.mask.sum(-1).float(),
             "flip_rate": torch.stack(trace.flipped).float().mean(0),
         }
+        for name in kinds_of(config):  # of the sparse rollouts alone: what the governor goes by
+            these = torch.tensor([kind(example) == name for example in part.examples], device=device)[:, None]
+            metrics[f"gap/{name}"] = these * gap
+            metrics[f"sparse/{name}"] = these * sparse_rows.view(gap.shape).float()
     return loss, {name: value.detach().flatten().to(device) for name, value in metrics.items()}
 
 
 def update(
-    policy, optimizer, accelerator: Accelerator, parts: list[Experience], factor: float, config: TrainConfig
+    policy, optimizer, accelerator: Accelerator, parts: list[Experience], governor: Governor, config: TrainConfig
 ) -> dict[str, float]:
     """One optimiser step on the mean loss over the rollouts of all processes; returns its metrics, means over them.
 
@@ -95,7 +108,7 @@ def update(
             accumulate(policy, more=number < len(parts)),
             sparse(unwrap(policy), config.rule(part.rollout.p), scope=config.scope, **choice) as trace,
         ):
-            loss, metrics = policy(losses, trace, part, factor, config)
+            loss, metrics = policy(losses, trace, part, governor, config)
             # Gradients are averaged over the processes: times their number, over the rollouts of all.
             accelerator.backward(loss.sum() * part.weight * accelerator.num_processes / rows)
         for name, value in metrics.items():
