@@ -1,4 +1,4 @@
-"""The model in training: alone, in several processes (DDP) or sharded over them (FSDP2, ZeRO), whole or by LoRA; its reference."""
+"""The model in training: alone, in several processes (DDP) or sharded over them (FSDP2, ZeRO); whole or by LoRA; reference."""
 
 import os
 import re
