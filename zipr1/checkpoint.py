@@ -52,7 +52,7 @@ def write(folder: Path, step: int, model, processor, state: dict, config: TrainC
     shutil.rmtree(partial, ignore_errors=True)
     try:
         save(model, processor, partial, settings(config, step), weights)
-        if shards(folder).is_dir():
+        if state.get("layout"):
             shards(folder).rename(partial / SHARDS)
         torch.save(state | {"step": step}, partial / STATE)
         (partial / "train.json").write_text(json.dumps(asdict(config), indent=1))

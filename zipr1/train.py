@@ -53,7 +53,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     if found:
         state = found[1]
         start, skipped, governor = state["step"], state["skipped"], Governor(**state["governor"])
-        checkpoint.check_layout(found[0], state["layout"], layout(policy))
+        checkpoint.check_layout(found[0], state.get("layout"), layout(policy))
         restore_optimizer(policy, optimizer, state["optimizer"], found[0] / checkpoint.SHARDS)
     if (starts := accelerator.gather(torch.tensor([start], device=accelerator.device))).unique().numel() > 1:
         raise ValueError(
