@@ -12,6 +12,7 @@ from zipr1.config import TrainConfig
 from zipr1.model import save
 
 STATE = "trainer.pt"
+SHARDS = "shards"  # of the optimizer, where each process wrote its own
 FREE = {
     "resume",
     "output_dir",
@@ -46,6 +47,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
+def shards(folder: Path) -> Path:
+    """Where the processes may write theirs, before `write` moves it into the checkpoint."""
+    return folder / ".partial-shards"
+
+
 def write(folder: Path, step: int, model, processor, state: dict, config: TrainConfig, weights: dict | None = None) -> Path:
     """Writes checkpoint-{step}, then deletes those beyond the limit. On failure the earlier ones stay as they were. `weights`:
     those of a sharded model, gathered."""
@@ -53,6 +59,8 @@ def write(folder: Path, step: int, model, processor, state: dict, config: TrainC
     shutil.rmtree(partial, ignore_errors=True)
     try:
         save(model, processor, partial, settings(config, step), weights)
+        if state.get("layout"):
+            shards(folder).rename(partial / SHARDS)
         torch.save(state | {"step": step}, partial / STATE)
         (partial / "train.json").write_text(json.dumps(asdict(config), indent=1))
         shutil.rmtree(final, ignore_errors=True)
@@ -83,3 +91,10 @@ def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
                 "resume with the same settings, or choose another output_dir"
             )
     return found[-1], torch.load(found[-1] / STATE, weights_only=True)
+
+
+def check_layout(checkpoint: Path, before: str | None, now: str | None) -> None:
+    """Raises CheckpointError where the optimizer's state is in parts that this run cannot read, or should be and is not."""
+    if before != now:
+        names = [one or "a launcher without DeepSpeed" for one in (before, now)]
+        raise CheckpointError(f"{checkpoint}: was written by {names[0]}, this run has {names[1]}; resume as it was started")

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from zipr1.config import TrainConfig
 from zipr1.encode import encode
 from zipr1.inputs import collate, tokenizer_of
-from zipr1.policy import Reference
+from zipr1.policy import Reference, in_step
 from zipr1.rewards import Reward, load_function, reward
 from zipr1.rollout import Rollout, completion_logits, draw_thresholds, given, reference_logits, sample, some, token_draws
 from zipr1.tasks.base import Example
@@ -56,19 +56,19 @@ def gather_experience(
     numbers, examples, parts = asked
     lengths = [config.num_generations * (part["input_ids"].shape[1] + config.max_completion_length) for part in parts]
     groups, found = micro_batches(lengths, config.max_tokens_per_batch), []
-    most = len(groups)
-    if config.fsdp:  # each pass of a sharded model is a pass of all processes
+    most, synced = len(groups), in_step(policy)
+    if synced:
         most = int(accelerator.gather(torch.tensor([most], device=accelerator.device)).max())
     for group in groups + groups[-1:] * (most - len(groups)):
         inputs = collate(processor, [parts[i] for i in group])
         these, places = [examples[i] for i in group], [numbers[i] for i in group]
-        rollout, rewards = policy(roll, processor, inputs, these, places, step, config)
+        rollout, rewards = policy(roll, processor, inputs, these, places, step, config, synced)
         logits = reference(reference_logits, rollout, config.num_generations)
         if config.completions == "given":
             logp = logits.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
             expected = mean_logprob(logp, rollout.mask).view(len(group), -1).mean(-1)
         elif config.data:  # a grader takes more than one wording
-            expected = reference(roll, processor, inputs, these, places, step, config, dense=True)[1].accuracy[:, 0]
+            expected = reference(roll, processor, inputs, these, places, step, config, synced, dense=True)[1].accuracy[:, 0]
         else:
             expected = reference(expected_accuracy, processor, these, rollout)
         found.append(Experience(these, rollout, rewards, logits, expected.cpu(), float(len(found) < len(groups))))
@@ -84,6 +84,7 @@ def roll(
     numbers: Sequence[int],
     step: int,
     config: TrainConfig,
+    synced: bool,
     dense: bool = False,
 ) -> tuple[Rollout, Reward]:
     """The rollouts of some questions under random thresholds, and their rewards; or one dense answer to each."""
@@ -101,7 +102,7 @@ def roll(
         return rollout, Reward(accuracy.cpu().view(shape), efficiency, torch.zeros(shape, dtype=torch.bool))
     draws = token_draws(config.seed, step, numbers, group, config.max_completion_length).to(device)
     settings = {"max_new_tokens": config.max_completion_length, "temperature": config.temperature}
-    rollout = sample(model, encoded, config.rule(p), **settings, draws=draws, scope=config.scope, synced=config.fsdp)
+    rollout = sample(model, encoded, config.rule(p), **settings, draws=draws, scope=config.scope, synced=synced)
     tokens = rollout.tokens.masked_fill(~rollout.mask, tokenizer_of(processor).pad_token_id)
     completions = tokenizer_of(processor).batch_decode(tokens, skip_special_tokens=True)
     return rollout, reward(examples, completions, rollout.token_ratio, config.graded, load_function(config.reward_function))

@@ -1,5 +1,6 @@
-"""The model in training: alone, in several processes (DDP) or sharded over them (FSDP2), whole or by LoRA; its reference."""
+"""The model in training: alone, in several processes (DDP) or sharded over them (FSDP2, ZeRO); whole or by LoRA; reference."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -19,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from zipr1 import zero
 from zipr1.config import TrainConfig
 from zipr1.model import VISION_FAMILIES, decoder, is_adapter, load
 
@@ -57,7 +60,7 @@ class Reference:
 
 
 def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerator) -> tuple:
-    """(policy, reference, processor); `source` is the model, or the checkpoint of it to go on from.
+    """(policy, reference, optimizer, processor); `source` is the model, or the checkpoint of it to go on from.
 
     The vision tower is frozen: a picture is encoded once, and what becomes sparse is the decoder's attention.
     """
@@ -65,8 +68,11 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
         raise ValueError(
             f"{config.model}: an adapter; merge it into its base (model.merge_adapter, save_pretrained) and train that"
         )
-    if config.fsdp and not torch.distributed.is_initialized():
+    sharded = config.fsdp or launched_for_fsdp()
+    if sharded and not torch.distributed.is_initialized():
         raise ValueError("fsdp: needs a launcher: torchrun --nproc_per_node N -m zipr1.cli train ...")
+    if zero.stage(accelerator):
+        zero.whole_when_loaded()
     frozen = torch.bfloat16 if config.bf16 else torch.float32
     # Steps of 1e-6 would be rounded away in bfloat16: what is trained is in float32.
     model, processor = load(source, dtype=frozen if config.use_peft else torch.float32)
@@ -86,11 +92,32 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    policy, reference = (
-        None if part is None else distribute(Policy(part.to(accelerator.device)), config.fsdp, accelerator)
-        for part in (model, copy)
-    )
-    return policy, Reference(policy, reference), processor
+    parts = [None if part is None else Policy(part) for part in (model, copy)]
+    if zero.stage(accelerator):
+        policy = zero.shard(parts[0], adamw(parts[0], config), config.max_grad_norm, accelerator)
+        reference = None if copy is None else zero.shard_reference(parts[1], accelerator)
+        optimizer = policy.optimizer
+    else:
+        policy, reference = (
+            None if part is None else distribute(part.to(accelerator.device), sharded, accelerator) for part in parts
+        )
+        optimizer = adamw(policy, config)
+    return policy, Reference(policy, reference), optimizer, processor
+
+
+def launched_for_fsdp() -> bool:
+    """Whether accelerate's launcher was configured for FSDP, which is then what `fsdp: true` is. Raises ValueError for settings
+    of it that are not followed."""
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return False
+    for name, value in (("VERSION", "2"), ("CPU_RAM_EFFICIENT_LOADING", "false"), ("OFFLOAD_PARAMS", "false")):
+        if (found := os.environ.get(f"FSDP_{name}", value).lower()) != value:
+            raise ValueError(f"fsdp_{name.lower()}: {found} in the launcher's configuration; set it to {value}")
+    return True
+
+
+def adamw(policy: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(trainable(policy), lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
 def check_prompts(model, config: TrainConfig) -> None:
@@ -135,7 +162,13 @@ def distribute(policy: Policy, fsdp: bool, accelerator: Accelerator) -> nn.Modul
 
 def unwrap(policy: nn.Module) -> nn.Module:
     """The transformers model inside."""
-    return (policy.module if isinstance(policy, DistributedDataParallel) else policy).model
+    wrapped = isinstance(policy, DistributedDataParallel) or zero.is_engine(policy)
+    return (policy.module if wrapped else policy).model
+
+
+def in_step(policy: nn.Module) -> bool:
+    """Whether each pass is one of all processes, because weights or gradients are sharded."""
+    return isinstance(policy, FSDPModule) or zero.is_engine(policy)
 
 
 def trainable(policy: nn.Module) -> list[nn.Parameter]:
@@ -146,6 +179,8 @@ def trainable(policy: nn.Module) -> list[nn.Parameter]:
 def accumulate(policy: nn.Module, more: bool) -> Iterator[None]:
     """Gradients of the passes inside stay in their process while `more` are to come; but not those of a sharded model, which
     would lie there whole."""
+    if zero.is_engine(policy):
+        policy.set_gradient_accumulation_boundary(not more)
     if isinstance(policy, DistributedDataParallel) and more:
         with policy.no_sync():
             yield
@@ -153,34 +188,65 @@ def accumulate(policy: nn.Module, more: bool) -> Iterator[None]:
         yield
 
 
-def clip_gradients(policy: nn.Module, limit: float) -> torch.Tensor:
-    """Clips by the norm over all processes and returns it."""
+def backward(policy: nn.Module, accelerator: Accelerator, loss: torch.Tensor) -> None:
+    if zero.is_engine(policy):
+        policy.backward(loss)
+    else:
+        accelerator.backward(loss)
+
+
+def take_step(policy: nn.Module, optimizer, loss: torch.Tensor, limit: float) -> tuple[torch.Tensor, bool]:
+    """Clips by the gradient's norm over all processes and takes the step, unless `loss` or norm is not finite; the norm, and
+    whether it was taken. The gradients are gone afterwards."""
+    if zero.is_engine(policy):
+        return zero.step(policy)
     norm = nn.utils.clip_grad_norm_(trainable(policy), limit)
-    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    finite = bool(torch.isfinite(loss) and torch.isfinite(norm))
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    return norm, finite
 
 
 def whole_weights(policy: nn.Module) -> dict[str, torch.Tensor] | None:
     """Of a sharded model, gathered (every process must call it; the main one gets them); None: they are whole already."""
-    if not isinstance(policy, FSDPModule):
+    if not in_step(policy):
         return None
     model = unwrap(policy)
     adapter = getattr(model, "_hf_peft_config_loaded", False)  # the base need not be gathered to save an adapter
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter)
-    weights = {name.removeprefix("model."): part for name, part in get_model_state_dict(policy, options=options).items()}
+    if zero.is_engine(policy):
+        weights = zero.whole_weights(policy, trained=adapter, keep=torch.distributed.get_rank() == 0)
+    else:
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter)
+        weights = get_model_state_dict(policy, options=options)
+        weights = {name.removeprefix("model."): part for name, part in weights.items()}
     if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
         weights.pop("lm_head.weight", None)  # a second name
     return weights
 
 
-def optimizer_state(policy: nn.Module, optimizer) -> dict:
-    """What `restore_optimizer` takes; every process must call it."""
+def layout(policy: nn.Module) -> str | None:
+    """How the optimizer's state lies in a checkpoint: None for whole, else what must be the same when it is read."""
+    if not zero.is_engine(policy):
+        return None
+    return f"ZeRO-{policy.zero_optimization_stage()} over {torch.distributed.get_world_size()} processes"
+
+
+def optimizer_state(policy: nn.Module, optimizer, shards: Path) -> dict:
+    """What `restore_optimizer` takes; every process must call it. DeepSpeed writes its own to the folder `shards`."""
+    if zero.is_engine(policy):
+        zero.write_state(policy, shards)
+        return {}
     if not isinstance(policy, FSDPModule):
         return optimizer.state_dict()
     return get_optimizer_state_dict(policy, optimizer, options=WHOLE)
 
 
-def restore_optimizer(policy: nn.Module, optimizer, state: dict) -> None:
-    if isinstance(policy, FSDPModule):
+def restore_optimizer(policy: nn.Module, optimizer, state: dict, shards: Path) -> None:
+    if zero.is_engine(policy):
+        zero.read_state(policy, shards)
+    elif isinstance(policy, FSDPModule):
         set_optimizer_state_dict(policy, optimizer, state, options=WHOLE)
     else:
         optimizer.load_state_dict(state)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 from huggingface_hub import HfApi
 from tqdm.auto import tqdm
 
@@ -24,7 +24,7 @@ from zipr1.inputs import tokenizer_of
 from zipr1.metrics import Log, final_row
 from zipr1.model import save
 from zipr1.model_card import model_card
-from zipr1.policy import load_policy, optimizer_state, restore_optimizer, trainable, unwrap, whole_weights
+from zipr1.policy import layout, load_policy, optimizer_state, restore_optimizer, unwrap, whole_weights
 from zipr1.probe import measure
 from zipr1.questions import Questions, kinds_of, probe_questions
 from zipr1.rewards import load_function
@@ -36,9 +36,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     the terminal is where the progress bar goes, if several processes draw one."""
     torch.set_num_threads(config.threads)
     folder = Path(config.output_dir)
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)  # none of them changes
-    precision = "bf16" if config.bf16 else "no"
-    accelerator = Accelerator(mixed_precision=precision, log_with=config.report_to, project_dir=folder, kwargs_handlers=[ddp])
+    accelerator = start_processes(config, folder)
     if not accelerator.log_with:  # accelerate leaves out a tracker that it does not find, without a word
         raise ModuleNotFoundError(f"report_to={config.report_to}: pip install {config.report_to}")
     if config.prompts_per_step % (config.mini_batches * accelerator.num_processes):
@@ -50,15 +48,15 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     if not config.resume and checkpoint.checkpoints(folder):
         raise ValueError(f"{folder}: holds checkpoints of an earlier run; give --resume, or another output_dir")
     load_function(config.reward_function)  # a misspelt name is found before an hour has passed
-    policy, reference, processor = load_policy(config, found[0] if found else config.model, accelerator)
-    optimizer = torch.optim.AdamW(trainable(policy), lr=config.learning_rate, weight_decay=config.weight_decay)
+    policy, reference, optimizer, processor = load_policy(config, found[0] if found else config.model, accelerator)
     questions = Questions(config, processor, longest_prompt(unwrap(policy), config))
     probe = probe_questions(config, processor)
     start, skipped, empty, governor = 0, 0, 0, Governor(config.accuracy_tolerance, config.accuracy_margin)
     if found:
         state = found[1]
         start, skipped, governor = state["step"], state["skipped"], Governor(**state["governor"])
-        restore_optimizer(policy, optimizer, state["optimizer"])
+        checkpoint.check_layout(found[0], state.get("layout"), layout(policy))
+        restore_optimizer(policy, optimizer, state["optimizer"], found[0] / checkpoint.SHARDS)
     if (starts := accelerator.gather(torch.tensor([start], device=accelerator.device))).unique().numel() > 1:
         raise ValueError(
             f"{folder}: processes found different checkpoints (steps {starts.tolist()}): share the folder among nodes"
@@ -103,7 +101,8 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         if fewest:
             bar.set_postfix(reward=f"{record['reward']:.2f}", ratio=f"{record['token_ratio']:.2f}")
         if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
-            state = {"optimizer": optimizer_state(policy, optimizer), "governor": asdict(governor), "skipped": skipped}
+            state = {"optimizer": optimizer_state(policy, optimizer, checkpoint.shards(folder)), "layout": layout(policy)}
+            state |= {"governor": asdict(governor), "skipped": skipped}
             weights = whole_weights(policy)
             if accelerator.is_main_process:
                 checkpoint.write(folder, step + 1, unwrap(policy), processor, state, config, weights)
@@ -117,6 +116,18 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         HfApi().create_repo(config.push_to_hub, exist_ok=True)
         HfApi().upload_folder(repo_id=config.push_to_hub, folder_path=final)
     return final
+
+
+def start_processes(config: TrainConfig, folder: Path) -> Accelerator:
+    """This process among those that a launcher started; on a machine without an accelerator they talk by gloo."""
+    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # none of them changes
+    cpu = not torch.accelerator.is_available()
+    if cpu and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))  # without it accelerate takes each for the only one
+        cpu = False  # accelerate would forget DeepSpeed
+    precision = "bf16" if config.bf16 else "no"
+    log = {"log_with": config.report_to, "project_dir": folder}
+    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers, **log)
 
 
 def longest_prompt(model, config: TrainConfig) -> int:

@@ -19,7 +19,7 @@ from zipr1.grpo import (
     token_mean,
 )
 from zipr1.model import sparse
-from zipr1.policy import accumulate, clip_gradients, unwrap
+from zipr1.policy import accumulate, backward, take_step, unwrap
 from zipr1.questions import kind, kinds_of
 from zipr1.rollout import completion_logits
 from zipr1.selection import relaxed_count
@@ -110,13 +110,9 @@ def update(
         ):
             loss, metrics = policy(losses, trace, part, governor, config)
             # Gradients are averaged over the processes: times their number, over the rollouts of all.
-            accelerator.backward(loss.sum() * part.weight * accelerator.num_processes / rows)
+            backward(policy, accelerator, loss.sum() * part.weight * accelerator.num_processes / rows)
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0) + part.weight * value.sum()
     means = accelerator.reduce(torch.stack(list(sums.values())), "sum") / rows
-    norm = clip_gradients(policy, config.max_grad_norm)
-    finite = bool(torch.isfinite(means[0]) and torch.isfinite(norm))
-    if finite:
-        optimizer.step()
-    optimizer.zero_grad()
-    return dict(zip(sums, means.tolist(), strict=True)) | {"grad_norm": norm.item(), "skipped": float(not finite)}
+    norm, taken = take_step(policy, optimizer, means[0], config.max_grad_norm)
+    return dict(zip(sums, means.tolist(), strict=True)) | {"grad_norm": norm.item(), "skipped": float(not taken)}
