@@ -62,7 +62,7 @@ def load(name: str | Path, **kwargs) -> tuple:
 
 def is_adapter(source: str | Path) -> bool:
     """Whether a folder or hub id holds a LoRA adapter instead of a model."""
-    return find_adapter_config_file(str(source)) is not None
+    return str(source) not in EMBEDDED and find_adapter_config_file(str(source)) is not None
 
 
 def load_adapter(source: str, **kwargs) -> tuple:

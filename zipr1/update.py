@@ -4,6 +4,7 @@ import torch
 from accelerate import Accelerator
 
 from zipr1.attention import Trace
+from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
 from zipr1.experience import Experience
 from zipr1.grpo import clipped_surrogate, full_kl, gate, group_advantages, reference_advantages, sampled_kl, token_mean
@@ -61,6 +62,7 @@ def losses(
             "kl": kl,
             "entropy": token_mean(entropy, rollout.mask),
             "clip_ratio": token_mean(((ratio - 1).abs() > config.epsilon).float(), rollout.mask),
+            "prompts/mean_length": rollout.embeds["attention_mask"].sum(-1).float(),
             "completions/mean_length": rollout.mask.sum(-1).float(),
             "flip_rate": torch.stack(trace.flipped).float().mean(0),
         }
@@ -68,7 +70,13 @@ def losses(
 
 
 def update(
-    policy, optimizer, accelerator: Accelerator, parts: list[Experience], factor: float, config: TrainConfig
+    policy,
+    optimizer,
+    accelerator: Accelerator,
+    parts: list[Experience],
+    factor: float,
+    config: TrainConfig,
+    watch: Stopwatch,
 ) -> dict[str, float]:
     """One optimiser step on the mean loss over the rollouts of all processes; returns its metrics, means over them.
 
@@ -82,6 +90,7 @@ def update(
     for number, part in enumerate(parts, 1):
         choice = {"prompt_length": part.rollout.prompt, "replay": part.rollout.kept, "relax_floor": relax}
         with (
+            watch("loss"),
             accumulate(policy, more=number < len(parts)),
             sparse(unwrap(policy), TopP(part.rollout.p), scope=config.scope, **choice) as trace,
         ):
@@ -91,9 +100,10 @@ def update(
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0) + part.weight * value.sum()
     means = accelerator.reduce(torch.stack(list(sums.values())), "sum") / rows
-    norm = clip_gradients(policy, config.max_grad_norm)
-    finite = bool(torch.isfinite(means[0]) and torch.isfinite(norm))
-    if finite:
-        optimizer.step()
-    optimizer.zero_grad()
+    with watch("update"):
+        norm = clip_gradients(policy, config.max_grad_norm)
+        finite = bool(torch.isfinite(means[0]) and torch.isfinite(norm))
+        if finite:
+            optimizer.step()
+        optimizer.zero_grad()
     return dict(zip(sums, means.tolist(), strict=True)) | {"grad_norm": norm.item(), "skipped": float(not finite)}
