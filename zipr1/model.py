@@ -184,7 +184,7 @@ def sparse(
             for entries in (trace.kept, trace.relaxed, trace.flipped):
                 entries.clear()
             trace.cache = None if cache is None else weakref.ref(cache)
-        call = Call(rule, trace, cache, past, prompt_length, replay, relax_floor, min_tokens, keep_kv, rows)
+        call = Call(rule, trace, cache, past, prompt_length, replay, relax_floor, min_tokens, keep_kv, rows=rows)
         kwargs[NAME] = lambda: call  # FSDP2 copies whatever dataclass it finds among a layer's arguments, and the trace in it
         return args, kwargs
 

@@ -35,7 +35,8 @@ def losses(
         kl = sampled_kl(logprobs, chosen, rollout.mask)
     else:
         # Suppressed tokens have no probability in either; a finite logit keeps 0 * (-inf + inf) out of the sum.
-        pair = [one.masked_fill(one == float("-inf"), -1e4) for one in (logits, part.reference_logits)]
+        nowhere = torch.tensor(rollout.suppress, dtype=torch.long, device=device)
+        pair = [one.index_fill(2, nowhere, -1e4) for one in (logits, part.reference_logits)]
         kl = full_kl(*(pair if objective.kl == "full" else reversed(pair)), rollout.mask)
     loss = -objective.reward_weight * gain + objective.beta * kl
     sparse_rows = torch.tensor([p < 1 for p in rollout.p], device=device)
