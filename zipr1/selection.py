@@ -209,6 +209,8 @@ class TopP:
         return torch.tensor(self.p, device=scores.valid.device)
 
     def keep(self, scores: Scores) -> torch.Tensor:
+        if self.p == 1 or self.p == (1.0,) * len(scores.valid):
+            return scores.valid  # no scores are needed
         count = top_p_count(scores.accumulated, self.thresholds(scores), scores.valid)
         score = scores.accumulated
         if self.choice == "normalised":
