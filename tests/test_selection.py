@@ -12,6 +12,7 @@ from zipr1.selection import (
     Scores,
     TopK,
     TopP,
+    find_probes,
     keep_best,
     probe_ranks,
     probe_scores,
@@ -146,7 +147,7 @@ def test_scores_by_hand_with_padding_and_grouped_heads():
     key = torch.log(torch.tensor([7.0, 1.0, 3.0])).view(1, 1, 3, 1)
     query = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]).view(1, 2, 3, 1)
     valid = torch.tensor([[False, True, True]])
-    accumulated, seeing = probe_scores(query, key, torch.tensor([[0, 1, -1]]), valid, scaling=1.0)
+    accumulated, seeing = probe_scores(query, key, find_probes(torch.tensor([[0, 1, -1]]), valid), scaling=1.0)
     torch.testing.assert_close(accumulated, torch.tensor([[0.0, 1 + (0.25 + 0.5) / 2, (0.75 + 0.5) / 2]]))
     assert seeing.tolist() == [[0, 2, 1]]
 
@@ -170,9 +171,9 @@ def test_ties_go_to_the_earlier_token():
 def test_float16_scores_do_not_overflow():
     """Norms of 280, as Qwen2's key biases make them: the product of two is beyond float16, the scaled one is not."""
     query, key = torch.full((1, 2, 4, 128), 25.0), torch.full((1, 1, 4, 128), 25.0)
-    valid, probes = torch.ones(1, 4, dtype=torch.bool), torch.arange(4)[None]
-    expected = probe_scores(query, key, probes, valid, 128**-0.5)[0]
-    got = probe_scores(query.half(), key.half(), probes, valid, 128**-0.5)[0]
+    probes = find_probes(torch.arange(4)[None], torch.ones(1, 4, dtype=torch.bool))
+    expected = probe_scores(query, key, probes, 128**-0.5)[0]
+    got = probe_scores(query.half(), key.half(), probes, 128**-0.5)[0]
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 

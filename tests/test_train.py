@@ -18,10 +18,10 @@ from zipr1 import checkpoint
 from zipr1.config import PRESETS, TrainConfig
 from zipr1.encode import encode
 from zipr1.evaluate import examples_of
-from zipr1.experience import Experience, expected_accuracy, given_tokens
+from zipr1.experience import Experience, consult, given_tokens
 from zipr1.grpo import Governor
 from zipr1.inputs import prepare
-from zipr1.model import load, sparse
+from zipr1.model import decoder, load, sparse
 from zipr1.rewards import Reward, reward
 from zipr1.rollout import completion_logits, draw_thresholds, given, reference_logits, sample, token_draws
 from zipr1.selection import TopP
@@ -80,20 +80,30 @@ def test_a_row_of_a_rollout_does_not_depend_on_its_neighbours(tiny, rolled):
 
 
 def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
-    model, _ = tiny
-    _, _, rollout = rolled
+    model, processor = tiny
+    examples, _, rollout = rolled
     with torch.no_grad():
         every = completion_logits(model, rollout)
     once = reference_logits(model, rollout, group=4)
     mask = rollout.mask[..., None].expand_as(every) & torch.isfinite(every)
     torch.testing.assert_close(once[mask], every[mask], rtol=1e-4, atol=1e-4)
+    # With the expected answers beside them, in one pass: each answer to a question once.
+    tokenizer, batches = processor.tokenizer, []
+    with decoder(model).register_forward_pre_hook(
+        lambda module, args, inputs: batches.append(len(inputs["inputs_embeds"])), with_kwargs=True
+    ):
+        logits, _ = consult(model, processor, examples, rollout)
+    torch.testing.assert_close(logits[mask], every[mask], rtol=1e-4, atol=1e-4)
+    different = {(i // 4, *row[real].tolist()) for i, (row, real) in enumerate(zip(rollout.tokens, rollout.mask, strict=True))}
+    different |= {(i, *tokenizer.encode(example.answer), tokenizer.eos_token_id) for i, example in enumerate(examples)}
+    assert batches == [len(different)]
 
 
 def test_expected_accuracy_is_the_share_of_right_samples(tiny, rolled):
     """Against 200 dense samples of each question."""
     model, processor = tiny
     examples, encoded, rollout = rolled
-    expected = expected_accuracy(model, processor, examples, rollout)
+    _, expected = consult(model, processor, examples, rollout)
     place = (1, 0, range(4), 200)
     many = sample(model, encoded, TopP((1.0,) * 800), max_new_tokens=5, temperature=1.0, draws=token_draws(*place, 5))
     tokens = many.tokens.masked_fill(~many.mask, processor.tokenizer.pad_token_id)
@@ -356,7 +366,7 @@ def test_dense_rollouts(tmp_path):
     """They keep everything, earn nothing for sparsity and are not what the governor goes by."""
     assert draw_thresholds("grid", 0, 0, range(200), 4, 0.25).count(1.0) == pytest.approx(200, abs=40)
     settings = SMALL | {"max_steps": 1, "output_dir": str(tmp_path)}
-    train(TrainConfig(**settings, dense_share=0.999), quiet=True)
+    train(TrainConfig(**settings, dense_share=1.0), quiet=True)
     row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])
     assert row["token_ratio"] == 1.0 and not any(name.startswith("governor/") for name in row)
 

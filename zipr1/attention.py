@@ -14,7 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
 from zipr1.scope import KeptRows
-from zipr1.selection import Rule, Scores, TopP, columns_of, probe_ranks, probe_scores
+from zipr1.selection import Probes, Rule, Scores, TopP, columns_of, find_probes, probe_ranks, probe_scores, rows
 from zipr1.varlen import packable, packed_attention
 
 NAME = "zipr1"
@@ -74,6 +74,7 @@ class Call:
     relax: Callable | None = None  # (accumulated, p, valid) -> (B,): a differentiable count to record
     min_tokens: int = 0
     keep_kv: bool = False  # the KV cache keeps every token
+    probes: Probes | None = None  # found by the first layer that looks at scores
     rows: KeptRows | None = None  # where the rest of the layer reads which tokens were kept; None: it takes them all
 
 
@@ -146,7 +147,9 @@ def choose(module, query, key, attention_mask: torch.Tensor, scaling: float, cal
     earlier = tuple(trace.kept[:layer])
 
     def probed() -> tuple[torch.Tensor, torch.Tensor]:
-        return probe_scores(query, key, probe_ranks(prompt.sum(-1), query.shape[2]), prompt, scaling)
+        if call.probes is None or call.probes.valid.device != query.device:
+            call.probes = find_probes(probe_ranks(prompt.sum(-1), query.shape[2]), prompt)
+        return probe_scores(query, key, call.probes, scaling)
 
     scores = Scores(probed, prompt, layer, earlier)
     # The choice itself is not differentiable: scores get a graph only where the relaxed count asks for them first.
@@ -181,11 +184,6 @@ def record(entries: list, layer: int, entry: torch.Tensor) -> None:
 def positions(tokens: torch.Tensor, total: int) -> torch.Tensor:
     """tokens (B, L) bool -> (total,) where the True ones are among the B * L; knows its size, so it need not wait."""
     return torch.nonzero_static(tokens.flatten(), size=total)[:, 0]
-
-
-def rows(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """(B, H, L, D) -> (B, H, K, D): the tokens at `index` (B, K)."""
-    return states.gather(2, index[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
 
 
 def continued_attention(

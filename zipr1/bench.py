@@ -18,7 +18,10 @@ from zipr1.selection import FastV, check_ratio
 
 @dataclass
 class BenchConfig:
-    """`zipr1 bench`: times dense and sparse in one run, and prints how much of the bound is reached."""
+    """`zipr1 bench`: times dense and sparse in one run, and prints how much of the bound is reached.
+
+    `zipr1 bench train` times post-training.
+    """
 
     shape: Literal["3b", "7b"] = "3b"  # of Qwen2.5-VL, random weights
     layers: int | None = None  # of the decoder; None: one on a CPU, all of them on a GPU

@@ -1,4 +1,5 @@
-"""`zipr1 answer | train | eval | bench | demo | pretrain | report | plan | data check`: a dataclass each, for flags and YAML.
+"""`zipr1 answer | train | eval | bench | bench train | demo | pretrain | report | plan | data check`: a dataclass each, for
+flags and YAML.
 
 Exit status 0, 2 for misuse (a bad value, file or setting) and 1 for a failure. Results go to stdout, the rest to stderr.
 """
@@ -40,6 +41,7 @@ def parse(arguments: list[str]):
     """(command, its settings); exits with 2 on unknown options, keys or values."""
     from zipr1.answer import AnswerConfig
     from zipr1.bench import BenchConfig
+    from zipr1.bench_train import BenchTrainConfig
     from zipr1.config import TrainConfig
     from zipr1.data_check import DataCheckConfig
     from zipr1.demo import DemoConfig
@@ -50,6 +52,13 @@ def parse(arguments: list[str]):
 
     if len(arguments) > 1 and arguments[0] in ("train", "pretrain") and arguments[1].endswith((".yaml", ".yml")):
         arguments = [arguments[0], "--config", *arguments[1:]]
+    if arguments[:2] == ["bench", "train"]:  # `bench` has options of its own, which a parser with subcommands would not take
+        parser = ArgumentParser(prog="zipr1 bench", allow_abbrev=False)
+        add_command(parser.add_subcommands(dest="command"), "train", BenchTrainConfig, ("json",))
+        given = ["--recipe", *arguments[2:]] if arguments[2:] and arguments[2].endswith((".yaml", ".yml")) else arguments[2:]
+        values = vars(parser.parse_args(["train", *given])["train"])
+        values.pop("config")
+        return "bench train", BenchTrainConfig(**values)
     settings = {
         "answer": AnswerConfig,
         "train": TrainConfig,
@@ -66,7 +75,7 @@ def parse(arguments: list[str]):
     add_command(commands, "answer", AnswerConfig, ("compare", "json"), ("file", "question"))
     add_command(commands, "train", TrainConfig, ("resume", "json"))
     add_command(commands, "eval", EvalConfig, ("json",), ("model",))
-    add_command(commands, "bench", BenchConfig, ("json",))
+    add_command(commands, "bench", BenchConfig, ("json",))  # and "bench train", above
     add_command(commands, "demo", DemoConfig, ("json",))
     add_command(commands, "pretrain", PretrainConfig)
     add_command(commands, "plan", PlanConfig, ("json",), ("recipe",))
@@ -115,6 +124,11 @@ def run(command: str, config) -> str:
         from zipr1.bench import run_bench
 
         rows, table = run_bench(config)
+        return json.dumps(rows) if config.json else table
+    if command == "bench train":
+        from zipr1.bench_train import run_bench_train
+
+        rows, table = run_bench_train(config)
         return json.dumps(rows) if config.json else table
     if command == "demo":
         from zipr1.demo import demo

@@ -1,13 +1,28 @@
-"""Two ways of doing the same, by the clock and by the memory they take."""
+"""Time and memory: two ways of doing the same, and the parts of a longer work."""
 
 import re
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 
 import torch
+
+
+class Stopwatch:
+    """Seconds that each part of a work took, summed over its turns: `with watch("loss"): ...`."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.seconds = device, {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        wait(self.device)
+        began = time.perf_counter()
+        yield
+        wait(self.device)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
 
 
 def paired(

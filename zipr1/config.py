@@ -113,7 +113,7 @@ class TrainConfig:
     max_completion_length: int = 6  # tokens; enough for the embedded tasks, raise it for your data
     temperature: float = 1.0
     thresholds: Literal["grid", "uniform"] = "grid"  # p of the rollouts: 0.94 .. 0.975 by 0.005, or U(0, 1)
-    dense_share: float = 0.0  # of the rollouts under p = 1, which hold the dense accuracy
+    dense_share: float = 0.0  # of the rollouts under p = 1, which hold the dense accuracy; 1: plain GRPO
     learning_rate: float = 3e-4
     warmup_steps: int = 10
     decay_share: float = 0.3  # of the run, at its end, over which the learning rate falls to zero
@@ -171,8 +171,8 @@ class TrainConfig:
             "max_prompt_length",
         )  # fmt: skip
         check_share(self, "p")
-        if not 0 <= self.dense_share < 1:
-            raise ValueError(f"dense_share={self.dense_share}: the share of dense rollouts must lie in [0, 1)")
+        if not 0 <= self.dense_share <= 1:
+            raise ValueError(f"dense_share={self.dense_share}: the share of dense rollouts must lie in [0, 1]")
         check_tasks(self.tasks)
         if self.objective.baseline == "reference" and self.objective.efficiency_reward:
             raise ValueError("baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0")

@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
+from torch.nn.functional import pad
 
+from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
 from zipr1.encode import encode
 from zipr1.inputs import collate, tokenizer_of
 from zipr1.policy import Reference, in_step
 from zipr1.rewards import Reward, load_function, reward
-from zipr1.rollout import Rollout, completion_logits, draw_thresholds, given, reference_logits, sample, some, token_draws
+from zipr1.rollout import Rollout, draw_thresholds, given, reference_logits, sample, some, token_draws
 from zipr1.tasks.base import Example
 
 
@@ -51,6 +53,7 @@ def gather_experience(
     asked: tuple[list[int], list[Example], list],
     step: int,
     config: TrainConfig,
+    watch: Stopwatch,
 ) -> list[Experience]:
     """Rollouts of the questions that `Questions.read` gave, in micro-batches."""
     numbers, examples, parts = asked
@@ -62,15 +65,21 @@ def gather_experience(
     for group in groups + groups[-1:] * (most - len(groups)):
         inputs = collate(processor, [parts[i] for i in group])
         these, places = [examples[i] for i in group], [numbers[i] for i in group]
-        rollout, rewards = policy(roll, processor, inputs, these, places, step, config, synced)
-        logits = reference(reference_logits, rollout, config.num_generations)
-        if config.completions == "given":
-            logp = logits.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
-            expected = mean_logprob(logp, rollout.mask).view(len(group), -1).mean(-1)
-        elif config.data:  # a grader takes more than one wording
-            expected = reference(roll, processor, inputs, these, places, step, config, synced, dense=True)[1].accuracy[:, 0]
-        else:
-            expected = reference(expected_accuracy, processor, these, rollout)
+        with watch("rollout"):
+            rollout = policy(roll, processor, inputs, these, places, step, config, synced)
+        with watch("reward"):
+            rewards = rewarded(processor, these, rollout, config)
+        with watch("reference"):
+            if config.completions == "given":
+                logits = reference(reference_logits, rollout, config.num_generations)
+                logp = logits.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
+                expected = mean_logprob(logp, rollout.mask).view(len(group), -1).mean(-1)
+            elif config.data:  # a grader takes more than one wording
+                logits = reference(reference_logits, rollout, config.num_generations)
+                answers = reference(roll, processor, inputs, these, places, step, config, synced, dense=True)
+                expected = rewarded(processor, these, answers, config).accuracy[:, 0]
+            else:
+                logits, expected = reference(consult, processor, these, rollout)
         found.append(Experience(these, rollout, rewards, logits, expected.cpu(), float(len(found) < len(groups))))
     return found
 
@@ -86,8 +95,8 @@ def roll(
     config: TrainConfig,
     synced: bool,
     dense: bool = False,
-) -> tuple[Rollout, Reward]:
-    """The rollouts of some questions under random thresholds, and their rewards; or one dense answer to each."""
+) -> Rollout:
+    """The rollouts of some questions under random thresholds; or one dense answer to each."""
     device, group = model.device, 1 if dense else config.num_generations
     p = (1.0,) * len(numbers)
     if not dense:
@@ -95,32 +104,49 @@ def roll(
     encoded = encode(model, inputs.to(device))  # once per question, not once per rollout
     if config.completions == "given":
         tokens, mask = given_tokens(processor, examples, config, device)
-        rollout = given(model, encoded, config.rule(p), tokens=tokens, mask=mask, scope=config.scope)
-        accuracy = mean_logprob(rollout.logprobs, rollout.mask)
-        shape = (len(examples), group)
-        efficiency = (1 - rollout.token_ratio.float().cpu()).view(shape)
-        return rollout, Reward(accuracy.cpu().view(shape), efficiency, torch.zeros(shape, dtype=torch.bool))
+        return given(model, encoded, config.rule(p), tokens=tokens, mask=mask, scope=config.scope)
     draws = token_draws(config.seed, step, numbers, group, config.max_completion_length).to(device)
     settings = {"max_new_tokens": config.max_completion_length, "temperature": config.temperature}
-    rollout = sample(model, encoded, config.rule(p), **settings, draws=draws, scope=config.scope, synced=synced)
+    return sample(model, encoded, config.rule(p), **settings, draws=draws, scope=config.scope, synced=synced)
+
+
+def rewarded(processor, examples: list[Example], rollout: Rollout, config: TrainConfig) -> Reward:
+    """What the rollouts of some questions earn; given completions their mean log-probability."""
+    if config.completions == "given":
+        shape = (len(examples), -1)
+        accuracy, ratio = (
+            part.cpu().view(shape) for part in (mean_logprob(rollout.logprobs, rollout.mask), rollout.token_ratio)
+        )
+        return Reward(accuracy, 1 - ratio.float(), torch.zeros_like(accuracy, dtype=torch.bool))
     tokens = rollout.tokens.masked_fill(~rollout.mask, tokenizer_of(processor).pad_token_id)
     completions = tokenizer_of(processor).batch_decode(tokens, skip_special_tokens=True)
-    return rollout, reward(examples, completions, rollout.token_ratio, config.graded, load_function(config.reward_function))
+    return reward(examples, completions, rollout.token_ratio, config.graded, load_function(config.reward_function))
 
 
 @torch.no_grad()
-def expected_accuracy(model, processor, examples: list[Example], rollout: Rollout) -> torch.Tensor:
-    """(B,) the probability that the dense reference samples the expected answer, word for word: what it is right at least
-    this often, without the noise of sampling it."""
-    tokenizer, device = tokenizer_of(processor), rollout.tokens.device
+def consult(model, processor, examples: list[Example], rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the dense reference says: its logits (N, T, V) at each rollout's tokens, and (B,) the probability that it samples
+    the expected answer, word for word: it is right at least this often, without the noise of sampling it. In one pass, in
+    which an expected answer that was also sampled is computed once."""
+    tokenizer, questions = tokenizer_of(processor), len(examples)
     end = tokenizer.eos_token_id
     answers = [[*tokenizer.encode(example.answer, add_special_tokens=False), end] for example in examples]
-    tokens, mask = padded(answers, end, device)
-    group = rollout.tokens.shape[0] // len(examples)
-    first = some(rollout, torch.arange(0, group * len(examples), group, device=device))
-    logits = completion_logits(model, replace(first, tokens=tokens, mask=mask))
-    logp = logits.log_softmax(-1).gather(2, tokens[..., None])[..., 0]
-    return (logp * mask).sum(-1).exp()
+    tokens, mask = padded(answers, end, rollout.tokens.device)
+    logits = reference_logits(model, with_answers(rollout, tokens, mask), len(rollout.p) // questions + 1)
+    logits = logits.view(questions, -1, *logits.shape[1:])  # (B, G + 1, T, V)
+    logp = logits[:, -1, : tokens.shape[1]].log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+    return logits[:, :-1, : rollout.tokens.shape[1]].flatten(0, 1), (logp * mask).sum(-1).exp()
+
+
+def with_answers(rollout: Rollout, tokens: torch.Tensor, mask: torch.Tensor) -> Rollout:
+    """The rollouts of each question and behind them one more answer to it: tokens and mask (B, T)."""
+    questions, width = len(tokens), max(tokens.shape[1], rollout.tokens.shape[1])
+    rows = torch.arange(len(rollout.p), device=tokens.device).view(questions, -1)
+    rows = torch.cat([rows, rows[:, :1]], dim=1).flatten()
+    pairs = ((rollout.tokens, tokens), (rollout.mask, mask))
+    wide = [[pad(part, (0, width - part.shape[1])).view(questions, -1, width) for part in pair] for pair in pairs]
+    tokens, mask = (torch.cat(pair, dim=1).flatten(0, 1) for pair in wide)
+    return replace(some(rollout, rows), tokens=tokens, mask=mask)
 
 
 def given_tokens(processor, examples: list[Example], config: TrainConfig, device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -62,7 +62,7 @@ def load(name: str | Path, **kwargs) -> tuple:
 
 def is_adapter(source: str | Path) -> bool:
     """Whether a folder or hub id holds a LoRA adapter instead of a model."""
-    return find_adapter_config_file(str(EMBEDDED.get(str(source), source))) is not None
+    return str(source) not in EMBEDDED and find_adapter_config_file(str(source)) is not None
 
 
 def load_adapter(source: str, **kwargs) -> tuple:
@@ -184,7 +184,7 @@ def sparse(
             for entries in (trace.kept, trace.relaxed, trace.flipped):
                 entries.clear()
             trace.cache = None if cache is None else weakref.ref(cache)
-        call = Call(rule, trace, cache, past, prompt_length, replay, relax, min_tokens, keep_kv, rows)
+        call = Call(rule, trace, cache, past, prompt_length, replay, relax, min_tokens, keep_kv, rows=rows)
         kwargs[NAME] = lambda: call  # FSDP2 copies whatever dataclass it finds among a layer's arguments, and the trace in it
         return args, kwargs
 

@@ -78,27 +78,59 @@ def columns_of(tokens: torch.Tensor, most: int) -> torch.Tensor:
     return column.new_zeros(len(tokens), most + 1).scatter_(1, rank, column)[:, :most]
 
 
-def probe_scores(
-    query: torch.Tensor, key: torch.Tensor, probes: torch.Tensor, valid: torch.Tensor, scaling: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True)
+class Probes:
+    """The probe queries of a batch, the same for all its layers.
+
+    columns: (B, P) where each stands; 0 for one that does not exist. asked: (B, P) whether it exists.
+    bias: (B, P, L) float32, 0 on the tokens that it sees, else minus infinity. seeing: (B, L) how many see each token.
+    valid: (B, L) tokens of the prompts.
+    """
+
+    columns: torch.Tensor
+    asked: torch.Tensor
+    bias: torch.Tensor
+    seeing: torch.Tensor
+    valid: torch.Tensor
+
+
+def rows(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """(B, H, L, D) -> (B, H, K, D): the tokens at `index` (B, K). Copies whole rows of memory, where a gather would look up
+    each number: a row is what all heads hold of a token, or one head in the order of a KV cache."""
+    batch, heads, length, size = states.shape
+    sample = torch.arange(batch, device=index.device)[:, None]
+    if states.is_contiguous():
+        place = (sample * heads + torch.arange(heads, device=index.device))[:, :, None] * length + index[:, None]
+        return states.view(-1, size).index_select(0, place.flatten()).view(batch, heads, -1, size)
+    place = (sample * length + index).flatten()
+    return states.transpose(1, 2).flatten(0, 1).index_select(0, place).view(batch, -1, heads, size).transpose(1, 2)
+
+
+def find_probes(ranks: torch.Tensor, valid: torch.Tensor) -> Probes:
+    """ranks (B, P) from `probe_ranks`, valid (B, L)."""
+    asked = ranks >= 0
+    columns = columns_of(valid, valid.shape[1]).gather(1, ranks.clamp(min=0))
+    before = valid.long().cumsum(-1) - 1
+    sees = valid[:, None, :] & (before[:, None, :] <= ranks[:, :, None])
+    # A probe that does not exist sees everything, lest its softmax be empty; it weighs nothing in the sum.
+    bias = torch.zeros(sees.shape, device=valid.device).masked_fill_(~(sees | ~asked[:, :, None]), float("-inf"))
+    return Probes(columns, asked, bias, sees.sum(1), valid)
+
+
+def probe_scores(query: torch.Tensor, key: torch.Tensor, probes: Probes, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Accumulated scores (B, L) float32 and the number of probes that see each token (B, L).
 
-    query (B, H, L, D) and key (B, Hkv, L, D) after rotary; probes (B, P) from `probe_ranks`; valid (B, L). Nothing larger
-    than (B, H, P, L) is made.
+    query (B, H, L, D) and key (B, Hkv, L, D) after rotary. Nothing larger than (B, H, P, L) is made.
     """
     batch, heads, length, size = query.shape
-    ranks = valid.long().cumsum(-1) - 1
-    asked = probes >= 0  # (B, P)
-    column = columns_of(valid, length).gather(1, probes.clamp(min=0))  # (B, P)
-    picked = query.gather(2, column[:, None, :, None].expand(-1, heads, -1, size))
     # Scaled before the product, which float16 could not hold.
-    picked = picked.reshape(batch, key.shape[1], -1, size) * scaling  # (B, Hkv, H/Hkv * P, D)
+    picked = (rows(query, probes.columns) * scaling).reshape(batch, key.shape[1], -1, size)  # (B, Hkv, H/Hkv * P, D)
     logits = torch.matmul(picked, key.transpose(2, 3)).float().view(batch, heads, -1, length)
-    sees = valid[:, None, :] & (ranks[:, None, :] <= probes[:, :, None])  # (B, P, L)
-    # A probe that does not exist sees everything, lest its softmax be empty; it weighs nothing in the sum.
-    attention = logits.masked_fill_(~(sees | ~asked[:, :, None])[:, None], float("-inf")).softmax(-1)
-    weights = (asked / heads).repeat(1, heads)[:, None]  # (B, 1, H * P): mean over heads, sum over probes, in one product
-    return (weights @ attention.view(batch, -1, length))[:, 0] * valid, sees.sum(1)
+    # Added, not filled in: filling a view makes its gradient copy everything twice.
+    attention = (logits + probes.bias[:, None]).softmax(-1)
+    # Mean over heads and sum over probes in one product.
+    weights = (probes.asked / heads).repeat(1, heads)[:, None]  # (B, 1, H * P)
+    return (weights @ attention.view(batch, -1, length))[:, 0] * probes.valid, probes.seeing
 
 
 def top_p_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
@@ -177,6 +209,8 @@ class TopP:
         return torch.tensor(self.p, device=scores.valid.device)
 
     def keep(self, scores: Scores) -> torch.Tensor:
+        if self.p == 1 or self.p == (1.0,) * len(scores.valid):
+            return scores.valid  # no scores are needed
         count = top_p_count(scores.accumulated, self.thresholds(scores), scores.valid)
         score = scores.accumulated
         if self.choice == "normalised":

@@ -17,6 +17,7 @@ from huggingface_hub import HfApi
 from tqdm.auto import tqdm
 
 from zipr1 import checkpoint
+from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
 from zipr1.experience import gather_experience
 from zipr1.grpo import Governor
@@ -69,19 +70,20 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     hidden = quiet or not accelerator.is_main_process
     bar = tqdm(steps, desc=config.preset, unit="step", disable=hidden, initial=start, total=config.max_steps, position=line)
     for step in bar:
-        began = time.perf_counter()
+        began, watch = time.perf_counter(), Stopwatch(accelerator.device)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config)
         policy.eval()
-        asked = [questions.read(numbers, step) for numbers in shares(step, config, accelerator)]
+        with watch("read"):
+            asked = [questions.read(numbers, step) for numbers in shares(step, config, accelerator)]
         fewest, failed = everywhere(accelerator, min(len(one[0]) for one in asked), len(questions.failed))
         questions.report(accelerator.process_index, folder)
         record, parts, empty = {"failed_rows": failed, "dropped": float(not fewest)}, [], 0 if fewest else empty + 1
         if fewest:  # without a question, a process would leave the others waiting
-            parts = [gather_experience(policy, reference, processor, accelerator, one, step, config) for one in asked]
+            parts = [gather_experience(policy, reference, processor, accelerator, one, step, config, watch) for one in asked]
             policy.train()
             for _ in range(config.num_iterations):
-                records = [update(policy, optimizer, accelerator, part, governor, config) for part in parts]
+                records = [update(policy, optimizer, accelerator, part, governor, config, watch) for part in parts]
             record |= {name: sum(one[name] for one in records) / len(records) for name in records[0]}
             for name in kinds_of(config):
                 gap, share = record.pop(f"gap/{name}"), record.pop(f"sparse/{name}")
@@ -91,6 +93,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         for name, gap in governor.gaps.items():
             record |= {f"governor/gap/{name}": gap, f"governor/factor/{name}": governor.factor(name)}
         record |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
+        record |= {f"seconds/{part}": seconds for part, seconds in watch.seconds.items()}
         if (step + 1) % config.probe_every == 0 or step + 1 == config.max_steps:
             policy.eval()
             record |= policy(measure, processor, probe, config)

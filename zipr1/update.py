@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from zipr1.attention import Trace
+from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
 from zipr1.experience import Experience
 from zipr1.grpo import (
@@ -51,7 +52,8 @@ def losses(
         kl = sampled_kl(logprobs, chosen, rollout.mask)
     else:
         # Suppressed tokens have no probability in either; a finite logit keeps 0 * (-inf + inf) out of the sum.
-        pair = [one.masked_fill(one == float("-inf"), -1e4) for one in (logits, part.reference_logits)]
+        nowhere = torch.tensor(rollout.suppress, dtype=torch.long, device=device)
+        pair = [one.index_fill(2, nowhere, -1e4) for one in (logits, part.reference_logits)]
         kl = full_kl(*(pair if objective.kl == "full" else reversed(pair)), rollout.mask)
     loss = -objective.reward_weight * gain + objective.beta * kl
     sparse_rows = torch.tensor([p < 1 for p in rollout.p], device=device)
@@ -77,6 +79,7 @@ def losses(
             "kl": kl,
             "entropy": token_mean(entropy, rollout.mask),
             "clip_ratio": token_mean(((ratio - 1).abs() > config.epsilon).float(), rollout.mask),
+            "prompts/mean_length": rollout.embeds["attention_mask"].sum(-1).float(),
             "completions/mean_length": rollout.mask.sum(-1).float(),
             "flip_rate": torch.stack(trace.flipped).float().mean(0),
         }
@@ -88,7 +91,13 @@ def losses(
 
 
 def update(
-    policy, optimizer, accelerator: Accelerator, parts: list[Experience], governor: Governor, config: TrainConfig
+    policy,
+    optimizer,
+    accelerator: Accelerator,
+    parts: list[Experience],
+    governor: Governor,
+    config: TrainConfig,
+    watch: Stopwatch,
 ) -> dict[str, float]:
     """One optimiser step on the mean loss over the rollouts of all processes; returns its metrics, means over them.
 
@@ -105,6 +114,7 @@ def update(
     for number, part in enumerate(parts, 1):
         choice = {"prompt_length": part.rollout.prompt, "replay": part.rollout.kept, "relax": relax}
         with (
+            watch("loss"),
             accumulate(policy, more=number < len(parts)),
             sparse(unwrap(policy), config.rule(part.rollout.p), scope=config.scope, **choice) as trace,
         ):
@@ -114,5 +124,6 @@ def update(
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0) + part.weight * value.sum()
     means = accelerator.reduce(torch.stack(list(sums.values())), "sum") / rows
-    norm, taken = take_step(policy, optimizer, means[0], config.max_grad_norm)
+    with watch("update"):
+        norm, taken = take_step(policy, optimizer, means[0], config.max_grad_norm)
     return dict(zip(sums, means.tolist(), strict=True)) | {"grad_norm": norm.item(), "skipped": float(not taken)}
