@@ -42,8 +42,8 @@ class EvalConfig:
     p: float = 0.975
     """Of zipvl: the share of the attention to keep."""
     ratio: float = 0.25
-    """Of the other sparse methods: the share of the tokens to keep (fastv: from its layer on; downsample and fewer_frames: of the
-    visual tokens). In the suite tiny13 it is what the last of --trained kept."""
+    """Of the other methods: the share of the tokens to keep (fastv: from its layer on; downsample and fewer_frames: of the
+    visual ones). In the suite tiny13 it is what the last of --trained kept."""
     scope: Literal["attention", "layer"] | None = None
     """What follows the kept tokens (zipr1.sparse); unset, what the model was trained for."""
     curve: str | None = None
@@ -53,8 +53,8 @@ class EvalConfig:
     batch_size: int = 25
     """Questions of one pass."""
     suite: Literal["paper", "tiny13"] | None = None
-    """paper: its thirteen benchmarks through lmms-eval. tiny13: the embedded tasks, with baselines at the same ratio, curves and
-    cost."""
+    """paper: its thirteen benchmarks through lmms-eval. tiny13: the embedded tasks, baselines at the same ratio, curves, and what
+    each row costs."""
     recipe: str = "recipes/eval_paper.yaml"
     """Of the suite paper: frames, pixel bounds, batch size."""
     trained: str | None = None
@@ -72,7 +72,9 @@ class EvalConfig:
         for field in fields(self):
             if self.suite not in OWN.get(field.name, (self.suite,)) and getattr(self, field.name) != field.default:
                 known = " or ".join("--suite " + suite if suite else "no suite" for suite in OWN[field.name])
-                raise ValueError(f"{field.name}: an option of {known}, not of {'--suite ' + self.suite if self.suite else 'none'}")
+                raise ValueError(
+                    f"{field.name}: an option of {known}, not of {'--suite ' + self.suite if self.suite else 'none'}"
+                )
         trained_models(self.trained)
 
     @property
@@ -100,7 +102,9 @@ def trained_models(text: str | None) -> dict[str, str]:
     for part in text.split(","):
         name, _, folder = part.partition("=")
         if not re.fullmatch(r"\w+", name) or not folder or f"ZipR1 ({name})" in models:
-            raise ValueError(f"trained: {part!r} in {text!r}: give a folder, or name=FOLDER with commas between, each name once")
+            raise ValueError(
+                f"trained: {part!r} in {text!r}: give a folder, or name=FOLDER with commas between, each name once"
+            )
         models[f"ZipR1 ({name})"] = folder
     return models
 

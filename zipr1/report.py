@@ -75,8 +75,8 @@ def cells(row: dict, tasks: list[str]) -> list[str]:
 
 
 def markdown_table(head: list[str], body: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    first, *rest = (f"| {' | '.join(line)} |" for line in (head, *body))
+    return "\n".join([first, "|" + "---|" * len(head), *rest]) + "\n"
 
 
 def markdown(rows: list[dict]) -> str:
@@ -94,9 +94,7 @@ def plot_curves(curves: dict[str, list[dict]], full_accuracy: float | None, file
         )
         ours = rows[0]["p"] is not None
         style = {"marker": "o"} if ours else {"marker": ".", "linestyle": "--", "linewidth": 1}
-        axes.errorbar(
-            x, y, yerr=errors.T.clip(min=0), capsize=2, elinewidth=0.8, color=f"C{number % 10}", label=name, **style
-        )
+        axes.errorbar(x, y, yerr=errors.T.clip(min=0), capsize=2, elinewidth=0.8, color=f"C{number % 10}", label=name, **style)
         for row, a, b in zip(rows, x, y, strict=True):
             if ours:
                 axes.annotate(f"{row['p']:g}", (a, b), textcoords="offset points", xytext=(4, -10), fontsize=7)

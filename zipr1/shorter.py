@@ -57,7 +57,7 @@ def nearest(rows: int, columns: int, ratio: float) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class FewerFrames:
-    """About `ratio` of a clip's frames, evenly spaced, first and last included, in pairs; the clip is told its new frame rate."""
+    """About `ratio` of a clip's frames, evenly spaced, first and last included, in pairs; at a frame rate that fits."""
 
     ratio: float
 

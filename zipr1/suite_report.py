@@ -126,10 +126,17 @@ def suite_latex(rows: list[dict]) -> str:
         if not mine:
             continue
         names = list(mine[0]["benchmarks"])
-        lines = [f"% Table {table}: {title}", r"\begin{tabular}{lr" + "r" * len(names) + "}", r"\toprule"]
-        lines += [" & ".join(["Method", "Ratio", *names]) + r" \\", r"\midrule"]
-        for row in mine:
-            ratio = "--" if row["token_ratio"] is None else f"{100 * row['token_ratio']:.1f}"
-            lines.append(" & ".join([row["method"], ratio, *(shown(row["benchmarks"][n], False) for n in names)]) + r" \\")
-        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+        ratios = ["--" if row["token_ratio"] is None else f"{100 * row['token_ratio']:.1f}" for row in mine]
+        body = [
+            [row["method"], ratio, *(shown(row["benchmarks"][n], False) for n in names)]
+            for row, ratio in zip(mine, ratios, strict=True)
+        ]
+        parts.append(tabular(f"Table {table}: {title}", ["Method", "Ratio", *names], body))
     return "\n\n".join(parts) + "\n"
+
+
+def tabular(title: str, head: list[str], body: list[list[str]]) -> str:
+    """A LaTeX table of the package booktabs, the first column to the left."""
+    lines = [" & ".join(cells) + r" \\" for cells in (head, *body)]
+    start = [f"% {title}", r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*start, *lines[1:], r"\bottomrule", r"\end{tabular}"])
