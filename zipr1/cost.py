@@ -4,9 +4,7 @@ All three are of the decoder's pass over the prompt. The vision tower is left ou
 (as in `zipr1.bounds`), which the time has.
 """
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from statistics import mean
 
@@ -49,40 +47,47 @@ def prefill_flops(shape: Shape, record: Record, scope: str) -> float:
     return sum(layer_flops(shape, record.tokens, ratio, scope) for ratio in record.layer_ratios)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A model under a rule, to be timed."""
+class PrefillClock:
+    """Times prefills in turns with Full's, on batches of `size` questions, each from all tasks of one kind of medium.
 
-    model: torch.nn.Module
-    rule: Rule | Shorter | None
-    scope: str
+    What the vision tower sees is computed once for each model, before anything is timed.
+    """
 
+    def __init__(self, full: torch.nn.Module, processor, examples: list[Example], size: int):
+        self.full, self.processor = full, processor
+        self.tasks: dict[bool, dict[str, list[Example]]] = {}  # by whether they show clips
+        for example in examples:
+            self.tasks.setdefault(example.frames is not None, {}).setdefault(example.task, []).append(example)
+        turns = {kind: list(zip(*tasks.values(), strict=False)) for kind, tasks in self.tasks.items()}
+        mixed = {kind: [example for turn in rows for example in turn] for kind, rows in turns.items()}
+        self.parts = {kind: list(batches(found, size))[:BATCHES] for kind, found in mixed.items()}
+        self.seen: dict[tuple, dict] = {}
 
-def prefill_time(full: torch.nn.Module, processor, method: Measured, examples: list[Example], size: int) -> dict[str, float]:
-    """{"time", "time_low", "time_high"}: a method's prefill as a share of Full's, in turns with it; mean over tasks, and that
-    of the fastest and the slowest pairs. Batches of `size` questions, from all tasks of a kind of medium in turns."""
-    kinds: dict[bool, dict[str, list[Example]]] = {}
-    for example in examples:
-        kinds.setdefault(example.frames is not None, {}).setdefault(example.task, []).append(example)
-    found = []
-    for tasks in kinds.values():
-        count = min(map(len, tasks.values()))
-        mixed = [asked[i] for i in range(count) for asked in tasks.values()]
-        parts = list(batches(mixed, size))[:BATCHES]
-        times = [timed(full, processor, method, part) for part in parts]
-        found += len(tasks) * [[mean(1 / time[name] for time in times) for name in ("speedup", "speedup_high", "speedup_low")]]
-    return dict(zip(("time", "time_low", "time_high"), map(mean, zip(*found, strict=True)), strict=True))
+    def embeds(self, model: torch.nn.Module, kind: bool, number: int, shorter: Shorter | None = None) -> dict:
+        """What the decoder reads of a batch."""
+        key = (id(model), kind, number, shorter)
+        if key not in self.seen:
+            inputs = prepare(self.processor, self.parts[kind][number])
+            if shorter:
+                inputs = shortened(self.processor, self.parts[kind][number], inputs, shorter)
+            self.seen[key] = encode(model, inputs.to(self.full.device)).embeds
+        return self.seen[key]
 
-
-@torch.inference_mode()
-def timed(full: torch.nn.Module, processor, method: Measured, part: list[Example]) -> dict[str, float]:
-    inputs = prepare(processor, part).to(full.device)
-    short = hasattr(method.rule, "shorten")
-    less = shortened(processor, part, inputs, method.rule).to(full.device) if short else inputs
-    block: Callable = nullcontext if short else partial(sparse, method.model, method.rule, scope=method.scope)
-
-    def pass_of(model, inputs) -> Callable:
-        embeds = encode(model, inputs).embeds
-        return lambda: decoder(model)(**embeds, use_cache=True)
-
-    return paired(pass_of(full, inputs), pass_of(method.model, less), REPEATS, full.device, block)
+    @torch.inference_mode()
+    def compare(self, model: torch.nn.Module, rule: Rule | Shorter, scope: str) -> dict[str, float]:
+        """{"time", "time_low", "time_high"}: of a model under a rule, as a share of Full's; mean over the tasks that the rule
+        takes, and that of the fastest and of the slowest pairs."""
+        shorter = rule if hasattr(rule, "shorten") else None
+        block = nullcontext if shorter else partial(sparse, model, rule, scope=scope)
+        found = []
+        for kind, parts in self.parts.items():
+            if shorter and not shorter.takes(parts[0][0]):
+                continue
+            times = []
+            for number in range(len(parts)):
+                dense = partial(decoder(self.full), **self.embeds(self.full, kind, number), use_cache=True)
+                mine = partial(decoder(model), **self.embeds(model, kind, number, shorter), use_cache=True)
+                times.append(paired(dense, mine, REPEATS, self.full.device, block))
+            shares = [mean(1 / time[name] for time in times) for name in ("speedup", "speedup_high", "speedup_low")]
+            found += len(self.tasks[kind]) * [shares]
+        return dict(zip(("time", "time_low", "time_high"), map(mean, zip(*found, strict=True)), strict=True))

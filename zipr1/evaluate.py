@@ -48,13 +48,12 @@ class EvalConfig:
     """What follows the kept tokens (zipr1.sparse); unset, what the model was trained for."""
     curve: str | None = None
     """More thresholds, as 0.9,0.99: accuracy against token ratio. The suite tiny13 has its own where this is unset."""
-    curve_questions: int = 40
+    curve_questions: int = 30
     """Per task, for each point of the curves of the suite tiny13."""
     batch_size: int = 25
     """Questions of one pass."""
     suite: Literal["paper", "tiny13"] | None = None
-    """paper: its thirteen benchmarks through lmms-eval. tiny13: the embedded tasks, baselines at the same ratio, curves, and what
-    each row costs."""
+    """paper: its thirteen benchmarks through lmms-eval. tiny13: the embedded tasks, with baselines, curves and cost."""
     recipe: str = "recipes/eval_paper.yaml"
     """Of the suite paper: frames, pixel bounds, batch size."""
     trained: str | None = None

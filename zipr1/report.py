@@ -83,7 +83,7 @@ def markdown(rows: list[dict]) -> str:
     return markdown_table(heads(rows), [cells(row, tasks_of(rows)) for row in rows])
 
 
-def plot_curves(curves: dict[str, list[dict]], full_accuracy: float | None, file: Path | IO) -> None:
+def plot_curves(curves: dict[str, list[dict]], full_accuracy: float | None, file: Path | IO, title: str = "") -> None:
     """Accuracy against measured token ratio, one line a model, one point a threshold; dashed, methods without a threshold."""
     figure, axes = new_plot()
     for number, (name, rows) in enumerate(curves.items()):
@@ -99,10 +99,10 @@ def plot_curves(curves: dict[str, list[dict]], full_accuracy: float | None, file
             if ours:
                 axes.annotate(f"{row['p']:g}", (a, b), textcoords="offset points", xytext=(4, -10), fontsize=7)
     if full_accuracy is not None:
-        axes.axhline(100 * full_accuracy, color="grey", linestyle="--", label="Full")
+        axes.axhline(100 * full_accuracy, color="black", linestyle=":", label="Full")
     axes.set_xlabel("token ratio, % (numbers at the points: p)")
-    axes.set_ylabel("mean accuracy, %")
-    axes.legend()
+    axes.set_ylabel("mean accuracy, %" if not title else f"{title}: accuracy, %")
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(file, dpi=150, bbox_inches="tight")
 
 

@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from zipr1.bounds import Shape
-from zipr1.cost import Measured, counted, prefill_time
+from zipr1.cost import PrefillClock, counted
 from zipr1.evaluate import FAMILIES, EvalConfig, Record, evaluate, examples_of, read_records, trained_models, write_records
 from zipr1.model import decoder, load_vision, trained_scope
 from zipr1.provenance import provenance
@@ -147,34 +147,30 @@ def run_tiny13(config: EvalConfig) -> tuple[list[dict], str]:
     """
     import_module("matplotlib")  # of the extra "tasks": missing now, not after ten minutes
     folder = Path(config.output_dir)
-    model, processor = load_vision(config.model)
+    model, processor = loaded(config.model)
+    for other in trained_models(config.trained).values():
+        loaded(other)  # one that is not there is named before anything is measured
     check_folder(config)
     found, priors = measure(config, model.config.get_text_config().num_hidden_layers)
     torch.set_num_threads(1)
     table = [point for point in found if point.main]
-    full, examples = found[table[0]], asked(tuple(config.names), config.split, config.questions)
-    rows: list[dict] = []
-    learned = [*set(config.names) - set(unlearned([table_row("", full)], priors))]
+    full = found[table[0]]
+    learned = set(config.names) - set(unlearned([table_row("", full)], priors))
+    clock = PrefillClock(model, processor, asked(tuple(config.names), config.split, config.questions), config.batch_size)
+    rows = []
     for point in tqdm(table, desc="prefill times", unit="row"):  # alone, now that nothing else runs
-        row = table_row(point.row, found[point], full if point.rule else None) | {"ratio": point.ratio}
-        row["learned"] = mean_of(found[point], learned)
-        mine = [example for example in examples if example.task in row["per_task"]]
-        rows.append(row | cost(point, found[point], mine, model, processor, config))
+        row = table_row(point.row, found[point], full if point.rule else None)
+        row |= {"ratio": point.ratio, "learned": mean_of(found[point], learned)}
+        scope = "input" if hasattr(point.rule, "shorten") else point.scope
+        row |= counted(found[point], Shape.of(decoder(model).config), scope, model.dtype.itemsize)
+        if point.rule is None:
+            row |= dict.fromkeys(("time", "time_low", "time_high"), 1.0)
+        else:
+            row |= clock.compare(model if point.model == config.model else loaded(point.model)[0], point.rule, point.scope)
+        rows.append(row)
     write_records([record for point in table for record in found[point]], folder / "records.jsonl")
     few: dict[str, list[list[Record]]] = {}
     for point, records in found.items():
         few.setdefault(point.row, []).append(first(records, config.curve_questions))
     write_curves(few, folder)
     return rows, write_table(rows, priors, {"config": asdict(config)} | provenance(), folder)
-
-
-def cost(
-    point: Point, records: list[Record], examples: list[Example], model, processor, config: EvalConfig
-) -> dict[str, float]:
-    """Of one row: counted, and by the clock next to Full."""
-    scope = "input" if hasattr(point.rule, "shorten") else point.scope
-    found = counted(records, Shape.of(decoder(model).config), scope, model.dtype.itemsize)
-    if point.rule is None:
-        return found | dict.fromkeys(("time", "time_low", "time_high"), 1.0)
-    method = Measured(model if point.model == config.model else loaded(point.model)[0], point.rule, point.scope)
-    return found | prefill_time(model, processor, method, examples, config.batch_size)

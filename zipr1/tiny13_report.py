@@ -27,7 +27,7 @@ def unlearned(rows: list[dict], priors: dict[str, float]) -> list[str]:
     return [task for task, accuracy in rows[0]["per_task"].items() if accuracy - priors[task] < LEARNED]
 
 
-def mean_of(records: list[Record], tasks: list[str]) -> dict | None:
+def mean_of(records: list[Record], tasks: set[str]) -> dict | None:
     """The mean over some of the tasks, with its interval; None without any."""
     values = {task: row for task, row in by_task(records).items() if task in tasks}
     return dict(zip(("accuracy", "low", "high"), interval(values), strict=True)) if values else None
@@ -99,6 +99,6 @@ def write_curves(points: dict[str, list[list[Record]]], folder: Path) -> None:
             if row != "Full" and all(len(by_task(records)) == len(wanted) for records in chosen):
                 curves[row] = sorted((table_row(row, records) for records in chosen), key=lambda row: row["token_ratio"])
         accuracy = float(np.mean([values.mean() for name, values in by_task(full).items() if name in wanted]))
-        plot_curves(curves, accuracy, folder / "curves" / f"{task or 'mean'}.png")
+        plot_curves(curves, accuracy, folder / "curves" / f"{task or 'mean'}.png", task or "")
         if task is None:
             (folder / "curve.json").write_text(json.dumps(curves, indent=1))
