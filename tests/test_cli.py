@@ -1,9 +1,11 @@
 """The commands as a user types them: what they print, and how they refuse."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 
 import av
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 from conftest import random_model, tiny_processor
 from PIL import Image
 
+from zipr1.bench import BenchConfig
 from zipr1.cli import main
+from zipr1.evaluate import EvalConfig
 from zipr1.model import EMBEDDED
 from zipr1.tasks import TASKS
 
@@ -104,6 +108,19 @@ def test_eval_prints_the_table(capsys, tmp_path):
     assert (tmp_path / "table.md").read_text().count("\n") == 5
     curve = json.loads((tmp_path / "curve.json").read_text())
     assert curve[0]["token_ratio"] < curve[1]["token_ratio"] and (tmp_path / "curve.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(("command", "settings"), [("eval", EvalConfig), ("bench", BenchConfig)])
+def test_every_option_has_a_help_text(capsys, command, settings):
+    status, text, _ = run(capsys, command, "--help")
+    options = " ".join(text.split("options:", 1)[1].split())
+    assert status == 0
+    for field in fields(settings):
+        if field.name == "model":
+            assert "model Hub id" in " ".join(text.split())
+            continue
+        told = re.search(rf"--{field.name} (?:[A-Z_]+ |\{{\S+ )?(.*?)\((?:type|default)", options)[1]
+        assert told[0].isalpha() and told.rstrip().endswith("."), field.name
 
 
 def text_model(folder):

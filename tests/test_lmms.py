@@ -126,7 +126,7 @@ def test_the_scores_of_known_answers(fixtures, response, expected):
     # What zipr1.paper_tasks makes of the samples is what lmms-eval made of them.
     for benchmark in BENCHMARKS:
         for score in benchmark.scores:
-            if score.task in expected and score.value is not None:
+            if score.task in expected:
                 again = total(score, arranged(score, samples[score.task]))
                 assert again == pytest.approx(score.unit * found[score.task][f"{score.metric},none"]), score
 

@@ -47,6 +47,35 @@ def test_means_of_means_and_counts_by_hand():
     assert combined(BY_NAME["MMMU-Pro"], [30.0, 40.0]) == [35.0]
 
 
+def test_mmbench_is_judged_by_rules_and_with_its_copies():
+    score = BY_NAME["MMBench-EN"].scores[0]
+    options = {"A": "red", "B": "blue", "C": "nan", "D": "nan", "E": "nan"}
+    rows = [(1, "A", "A"), (1_000_001, "B", "B"), (2, "A", "The disc is red."), (1_000_002, "B", "A"), (3, "B", "none of them")]
+    entries = [{"index": i, "answer": right, "prediction": said, "question": "?"} | options for i, right, said in rows]
+    samples = [{"doc_id": i, "gpt_eval_score": entry} for i, entry in enumerate(entries)]
+    values = arranged(score, samples)
+    assert values[""].tolist() == [1, 0, 0]  # of the second, the copy is wrong
+    assert total(score, values) == pytest.approx(100 / 3)
+
+
+def test_open_questions_of_videommmu_by_hand():
+    score = BY_NAME["VideoMMMU"].scores[2]
+    rows = [
+        ("multiple-choice", "B", "B"), ("multiple-choice", "B", "No Answer Found."), ("perception", "A", "A"),
+        ("open", "2.5", [2.5, "about"]), ("open", "red disc", ["a red disc on white"]), ("open", "7", [8.0]),
+        ("open", "7", "API Error"),
+    ]  # fmt: skip
+    samples = [
+        {"doc_id": i, "mmmu_acc": {"id": str(i), "question_type": kind, "answer": answer, "parsed_pred": said}}
+        for i, (kind, answer, said) in enumerate(rows)
+    ]
+    values = arranged(score, samples)
+    assert values[""].tolist()[:6] == [1, 0, 1, 1, 1, 0] and np.isnan(values[""][6])
+    assert total(score, values) == pytest.approx(100 * 4 / 6)  # lmms-eval leaves out what has no answer at all
+    draws = resampled(score, values, 500)
+    assert draws.min() < total(score, values) < draws.max() and np.isfinite(draws).all()
+
+
 def test_equal_seeds_pair_the_questions():
     score = BY_NAME["ChartQA"].scores[0]
     rng = np.random.default_rng(0)

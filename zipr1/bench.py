@@ -23,18 +23,30 @@ class BenchConfig:
     `zipr1 bench train` times post-training.
     """
 
-    shape: Literal["3b", "7b"] = "3b"  # of Qwen2.5-VL, random weights
-    layers: int | None = None  # of the decoder; None: one on a CPU, all of them on a GPU
-    tokens: str = "1024,2048,4096,8192"  # prompt lengths
-    ratios: str = "0.25,1"  # shares of kept tokens
-    phases: str = "attention,prefill,decode"  # of attention, prefill, decode, vision
-    rules: str = "topk"  # of topk, recent, fastv, downsample (a dense prompt of ratio * tokens)
+    shape: Literal["3b", "7b"] = "3b"
+    """Of which Qwen2.5-VL; its weights are random."""
+    layers: int | None = None
+    """Of the decoder; unset, one on a CPU and all of them on a GPU."""
+    tokens: str = "1024,2048,4096,8192"
+    """Prompt lengths."""
+    ratios: str = "0.25,1"
+    """Shares of kept tokens."""
+    phases: str = "attention,prefill,decode"
+    """Of attention, prefill, decode and vision."""
+    rules: str = "topk"
+    """Of topk, recent, fastv and downsample (a dense prompt of ratio * tokens)."""
     decode_batches: str = "1,8"
+    """Sequences of a decode step."""
     repeats: int = 5
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None  # None: float32 on a CPU, bfloat16 on a GPU
+    """Pairs of calls behind each number."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the weights; unset, float32 on a CPU and bfloat16 on a GPU."""
     threads: int = 2
+    """CPU threads."""
     output_dir: str = "runs/bench"
-    json: bool = False  # print the rows as JSON
+    """Where bench.csv, bench.json and bench.png go."""
+    json: bool = False
+    """Print the rows as JSON."""
 
     def __post_init__(self):
         check_positive(self, "layers", "repeats", "threads")

@@ -42,7 +42,7 @@ def attention_flops(shape: Shape, tokens: float) -> float:
     return 4 * shape.heads * shape.head * tokens * tokens / 2
 
 
-def layer_flops(shape: Shape, tokens: int, ratio: float = 1.0, scope: str = "attention") -> float:
+def layer_flops(shape: Shape, tokens: float, ratio: float = 1.0, scope: str = "attention") -> float:
     """Of one layer for a prompt of `tokens` of which it keeps the share `ratio`."""
     follows = ratio if scope == "layer" else 1.0
     return 2 * tokens * (shape.inward + follows * shape.outward) + attention_flops(shape, ratio * tokens)

@@ -44,7 +44,7 @@ def methods_of(runs: list[Run]) -> list[dict]:
 
     That is Full of the same run or, where there is none, of the first run that has one.
     """
-    found = [(run.name, name, records[0].method == "full") for run in runs for name, records in run.records.items()]
+    found = [(run.name, name, records[0].method.lower() == "full") for run in runs for name, records in run.records.items()]
     fulls = {run: index for index, (run, _, full) in reversed([*enumerate(found)]) if full}
     first = min(fulls.values(), default=None)
     return [

@@ -8,7 +8,10 @@ import json
 import sys
 from dataclasses import asdict, fields
 
-from jsonargparse import ArgumentParser
+from docstring_parser import parse_from_object
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the help of an option is the string below its field
 
 
 def add_command(
@@ -25,14 +28,16 @@ def add_command(
     their first letter names too.
     """
     types = {field.name: field.type for field in fields(settings)}
+    told = {param.arg_name: param.description for param in parse_from_object(settings).params}
     parser = ArgumentParser(description=settings.__doc__, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     for field in positional:
-        parser.add_argument(field, type=str, nargs="+" if types[field] == list[str] else None)
+        parser.add_argument(field, type=str, nargs="+" if types[field] == list[str] else None, help=told.get(field))
     for field in flags:
-        parser.add_argument(f"--{field}", action="store_true")
+        parser.add_argument(f"--{field}", action="store_true", help=told.get(field))
     for field in short:
-        parser.add_argument(f"-{field[0]}", f"--{field}", type=str, default=getattr(settings, field))
+        names = (f"-{field[0]}", f"--{field}")
+        parser.add_argument(*names, type=str, default=getattr(settings, field), help=told.get(field))
     parser.add_class_arguments(settings, skip={*flags, *positional, *short})
     commands.add_subcommand(name, parser, help=settings.__doc__.split(": ", 1)[1])
 

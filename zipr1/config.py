@@ -5,6 +5,7 @@ from typing import Literal
 
 from zipr1.selection import TopP
 from zipr1.tasks import TASKS
+from zipr1.tasks.base import Task
 
 
 def check_positive(config, *names: str) -> None:
@@ -21,12 +22,12 @@ def check_share(config, *names: str) -> None:
             raise ValueError(f"{name}={getattr(config, name)}: a share must lie in (0, 1], for example 0.975")
 
 
-def check_tasks(names: list[str]) -> None:
+def check_tasks(names: list[str], known: dict[str, Task] = TASKS) -> None:
     if not names:
-        raise ValueError(f"tasks: name at least one of {', '.join(TASKS)}")
+        raise ValueError(f"tasks: name at least one of {', '.join(known)}")
     for name in names:
-        if name not in TASKS:
-            raise ValueError(f"task {name!r}: expected some of {', '.join(TASKS)}")
+        if name not in known:
+            raise ValueError(f"task {name!r}: expected some of {', '.join(known)}")
 
 
 @dataclass(frozen=True)

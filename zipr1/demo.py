@@ -1,18 +1,13 @@
 """The whole story in ten minutes: measure, post-train with both presets, measure again, draw."""
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from zipr1.answer import AnswerConfig, answer
 from zipr1.config import TrainConfig, check_positive
@@ -24,6 +19,7 @@ from zipr1.report import markdown, plot_curves, plot_training, table_row
 from zipr1.selection import TopP
 from zipr1.tasks.base import CLIP_FPS
 from zipr1.train import train
+from zipr1.workers import together, workers
 
 
 @dataclass
@@ -70,9 +66,7 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
     for preset in presets:  # of an earlier demo
         shutil.rmtree(folder / preset, ignore_errors=True)
     final = {preset: str(folder / preset / "final") for preset in presets}
-    # Two processes of one thread each are quicker on small tensors than one process of two threads.
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+    with workers(2) as pool:
         full, zipvl, before = together(
             pool,
             "1/3 measuring the model as it is",
@@ -112,15 +106,6 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
         f"Full); {time.time() - began:.0f} s; everything is in {folder}/"
     )
     return rows, f"{table}\n{line}"
-
-
-def together(pool: ProcessPoolExecutor, title: str, jobs: list[Callable]) -> list:
-    """Runs the jobs two at a time, in order of result; a failed job raises here."""
-    with tqdm(total=len(jobs), desc=title, unit="job") as bar:
-        futures = [pool.submit(job) for job in jobs]
-        for future in futures:
-            future.add_done_callback(lambda _: bar.update())
-        return [future.result() for future in futures]
 
 
 def pictures(trained: str, recipe: TrainConfig, folder: Path) -> None:

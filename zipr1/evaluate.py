@@ -2,8 +2,10 @@
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +17,9 @@ from zipr1.config import check_positive, check_tasks
 from zipr1.inputs import prepare, tokenizer_of, visual_grid
 from zipr1.model import check_length, load_vision, sparse, trained_scope
 from zipr1.rewards import accuracy, from_function
-from zipr1.selection import Random, Recent, Rule, TopK, TopP
-from zipr1.tasks import TASKS
+from zipr1.selection import FastV, Random, Recent, Rule, TopK, TopP
+from zipr1.shorter import Downsample, FewerFrames, Shorter, without_minimum
+from zipr1.tasks import TASKS as FAMILIES
 from zipr1.tasks.base import Example
 
 MAX_NEW_TOKENS = 8
@@ -26,34 +29,83 @@ MAX_NEW_TOKENS = 8
 class EvalConfig:
     """`zipr1 eval`: measures a model under several methods, tasks by tasks."""
 
-    model: str = "zipr1/tiny"  # hub id, folder, or the embedded model
-    methods: str = "full,zipvl"  # of full, zipvl, topk, random, recent
-    tasks: str = ",".join(TASKS)
+    model: str = "zipr1/tiny"
+    """Hub id, folder, or the embedded model."""
+    methods: str = "full,zipvl"
+    """Of full, zipvl, topk, random, recent, fastv, downsample and fewer_frames (of clips)."""
+    tasks: str | None = None
+    """Unset, all of them."""
     split: Literal["val", "test"] = "test"
-    questions: int = 100  # per task
-    p: float = 0.975  # of zipvl
-    ratio: float = 0.25  # of topk, random and recent
-    scope: Literal["attention", "layer"] | None = None  # what follows the kept tokens (zipr1.sparse); None: as trained
-    curve: str = ""  # more thresholds for zipvl, as 0.9,0.99: accuracy against token ratio
+    """Of the tasks' questions."""
+    questions: int = 200
+    """Per task."""
+    p: float = 0.975
+    """Of zipvl: the share of the attention to keep."""
+    ratio: float = 0.25
+    """Of the other methods: the share of the tokens to keep (fastv: from its layer on; downsample and fewer_frames: of the
+    visual ones). In the suite tiny13 it is what the last of --trained kept."""
+    scope: Literal["attention", "layer"] | None = None
+    """What follows the kept tokens (zipr1.sparse); unset, what the model was trained for."""
+    curve: str | None = None
+    """More thresholds, as 0.9,0.99: accuracy against token ratio. The suite tiny13 has its own where this is unset."""
+    curve_questions: int = 30
+    """Per task, for each point of the curves of the suite tiny13."""
     batch_size: int = 25
-    suite: Literal["paper"] | None = None  # the paper's thirteen benchmarks through lmms-eval, under full and zipvl
-    recipe: str = "recipes/eval_paper.yaml"  # of the suite: frames, pixel bounds, batch size
-    trained: str | None = None  # of the suite: a model after post-training, for the row ZipR1
+    """Questions of one pass."""
+    suite: Literal["paper", "tiny13"] | None = None
+    """paper: its thirteen benchmarks through lmms-eval. tiny13: the embedded tasks, with baselines, curves and cost."""
+    recipe: str = "recipes/eval_paper.yaml"
+    """Of the suite paper: frames, pixel bounds, batch size."""
+    trained: str | None = None
+    """Of a suite: a model after post-training, for the row ZipR1; or several, as paper=FOLDER,exact=FOLDER."""
     output_dir: str = "runs/eval"
+    """Where records, tables and figures go; a suite goes on there where it stopped."""
     threads: int = 2
-    json: bool = False  # print the rows of the table as JSON
+    """CPU threads; in the suite tiny13 processes of one thread, each with its own copy of the model."""
+    json: bool = False
+    """Print the rows of the table as JSON."""
 
     def __post_init__(self):
-        check_positive(self, "questions", "batch_size", "threads")
-        check_tasks(self.tasks.split(","))
-        foreign = SUITE_ONLY if self.suite is None else EMBEDDED_ONLY
+        check_positive(self, "questions", "curve_questions", "batch_size", "threads")
+        check_tasks(self.names, FAMILIES)
         for field in fields(self):
-            if field.name in foreign and getattr(self, field.name) != field.default:
-                raise ValueError(f"{field.name}: {'an' if self.suite is None else 'not an'} option of --suite; see --recipe")
+            if self.suite not in OWN.get(field.name, (self.suite,)) and getattr(self, field.name) != field.default:
+                known = " or ".join("--suite " + suite if suite else "no suite" for suite in OWN[field.name])
+                raise ValueError(
+                    f"{field.name}: an option of {known}, not of {'--suite ' + self.suite if self.suite else 'none'}"
+                )
+        trained_models(self.trained)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tasks."""
+        return list(FAMILIES) if self.tasks is None else self.tasks.split(",")
+
+    @property
+    def thresholds(self) -> list[float]:
+        """Of the curve."""
+        return [float(p) for p in (self.curve or "").split(",") if p]
 
 
-SUITE_ONLY = ("recipe", "trained")
-EMBEDDED_ONLY = ("methods", "tasks", "split", "questions", "ratio", "scope", "curve", "batch_size", "threads")
+# Options that not every kind of evaluation has, and which have them; None: the one without a suite.
+OWN = {
+    "recipe": ("paper",), "trained": ("paper", "tiny13"), "methods": (None,), "ratio": (None,), "curve_questions": ("tiny13",),
+} | dict.fromkeys(("tasks", "split", "questions", "scope", "curve", "batch_size", "threads"), (None, "tiny13"))  # fmt: skip
+
+
+def trained_models(text: str | None) -> dict[str, str]:
+    """Row of the table -> model, of `FOLDER` or `name=FOLDER,name=FOLDER`."""
+    if text is None or "=" not in text:
+        return {"ZipR1": text} if text else {}
+    models = {}
+    for part in text.split(","):
+        name, _, folder = part.partition("=")
+        if not re.fullmatch(r"\w+", name) or not folder or f"ZipR1 ({name})" in models:
+            raise ValueError(
+                f"trained: {part!r} in {text!r}: give a folder, or name=FOLDER with commas between, each name once"
+            )
+        models[f"ZipR1 ({name})"] = folder
+    return models
 
 
 @dataclass(frozen=True)
@@ -69,7 +121,7 @@ class Record:
     right: bool
     token_ratio: float
     layer_ratios: tuple[float, ...]
-    tokens: int  # of the prompt
+    tokens: int  # of the prompt, as Full reads it
     # Of sparse methods; None under "full" and in files of earlier versions:
     grid: tuple[int, int, int] | None = None  # frame pairs, rows, columns: the visual tokens in their order
     kept: tuple[str, ...] | None = None  # per layer, a bit a visual token (`packed`)
@@ -80,15 +132,19 @@ def packed(mask: np.ndarray) -> str:
     return base64.b64encode(np.packbits(mask)).decode()
 
 
-def rule_of(method: str, p: float, ratio: float) -> Rule | None:
-    """The rule a method stands for; None is plain dense attention."""
+SHORTER: dict[str, type[Shorter]] = {"downsample": Downsample, "fewer_frames": FewerFrames}
+
+
+def rule_of(method: str, p: float, ratio: float, shorter: dict[str, type[Shorter]] | None = None) -> Rule | Shorter | None:
+    """The rule a method stands for; None is plain dense attention. `shorter`: methods besides those of `zipr1.sparse`."""
     rules = {
         "full": lambda: None,
         "zipvl": lambda: TopP(p),
         "topk": lambda: TopK(ratio),
         "random": lambda: Random(ratio),
         "recent": lambda: Recent(ratio),
-    }
+        "fastv": lambda: FastV(ratio),
+    } | {name: partial(kind, ratio) for name, kind in (shorter or {}).items()}
     if method not in rules:
         raise ValueError(f"method {method!r}: expected one of {', '.join(rules)}")
     return rules[method]()
@@ -96,7 +152,7 @@ def rule_of(method: str, p: float, ratio: float) -> Rule | None:
 
 def examples_of(tasks: Iterable[str], split: str, count: int) -> list[Example]:
     """The first `count` questions of each task's split."""
-    return [TASKS[name].example(split, i) for name in tasks for i in range(count)]
+    return [FAMILIES[name].example(split, i) for name in tasks for i in range(count)]
 
 
 def batches(examples: list[Example], size: int) -> Iterator[list[Example]]:
@@ -111,7 +167,7 @@ def evaluate(
     model,
     processor,
     examples: list[Example],
-    rule: Rule | None,
+    rule: Rule | Shorter | None,
     method: str,
     batch_size: int = 25,
     quiet: bool = False,
@@ -121,26 +177,31 @@ def evaluate(
     function: Callable | None = None,
 ) -> list[Record]:
     """Greedy answers to all examples under one rule; `raw` prompts have no chat template; a user's reward `function` calls a
-    completion right that it gives more than half."""
+    completion right that it gives more than half. Raises ValueError where a shorter prompt is asked for and none can be."""
     model.eval()
+    shorter = rule if hasattr(rule, "shorten") else None
+    if shorter and not (examples := [example for example in examples if shorter.takes(example)]):
+        raise ValueError(f"{method}: nothing to leave out of any question; choose tasks that show clips")
     records = []
     bar = tqdm(total=len(examples), desc=method, unit="answer", disable=quiet, leave=False)
     for part in batches(examples, batch_size):
         inputs = prepare(processor, part, raw=raw).to(model.device)
-        length, layers = inputs["input_ids"].shape[1], model.config.get_text_config().num_hidden_layers
+        lengths, layers = inputs["attention_mask"].sum(-1), model.config.get_text_config().num_hidden_layers
+        if shorter:
+            inputs = shortened(processor, part, inputs, shorter).to(model.device)
         check_length(model, inputs, max_new_tokens)
         settings = {"max_new_tokens": max_new_tokens, "do_sample": False}
-        if rule is None:
-            out, ratios, kept = model.generate(**inputs, **settings), torch.ones(len(part), layers), None
+        if rule is None or shorter:
+            out, kept = model.generate(**inputs, **settings), None
+            ratios = (inputs["attention_mask"].sum(-1) / lengths)[:, None].expand(-1, layers)
         else:
             with sparse(model, rule, scope=scope) as trace:
                 out, ratios = model.generate(**inputs, **settings), trace.layer_ratios
                 kept = [layer.cpu().numpy() for layer in trace.kept]
-        answers = tokenizer_of(processor).batch_decode(out[:, length:], skip_special_tokens=True)
-        lengths = inputs["attention_mask"].sum(-1).tolist()
+        answers = tokenizer_of(processor).batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         drawn = kept is not None and all(len(example.pictures) + (example.frames is not None) == 1 for example in part)
         visual = inputs["mm_token_type_ids"].bool().cpu().numpy() if drawn else None
-        rows = zip(part, answers, ratios.tolist(), lengths, strict=True)
+        rows = zip(part, answers, ratios.tolist(), lengths.tolist(), strict=True)
         for i, (example, answer, layer_ratios, tokens) in enumerate(rows):
             right = from_function(function, [(example, answer)])[0] > 0.5 if function else accuracy(example, answer) == 1
             mean = sum(layer_ratios) / layers
@@ -153,9 +214,20 @@ def evaluate(
     return records
 
 
+def shortened(processor, examples: list[Example], inputs, shorter: Shorter):
+    """The batch again, showing less; `inputs` are those of the questions as they are."""
+    kind = processor.image_processor if "image_grid_thw" in inputs else processor.video_processor
+    cell = kind.patch_size * kind.merge_size
+    less = [shorter.shorten(example, visual_grid(inputs, i, processor), cell) for i, example in enumerate(examples)]
+    return prepare(without_minimum(processor), less)
+
+
 def write_records(records: list[Record], path: Path) -> None:
+    """One record a line; the file is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
+    whole = path.with_name(path.name + ".part")
+    whole.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records))
+    whole.replace(path)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -181,8 +253,8 @@ def run_paper_suite(config: EvalConfig) -> tuple[list[dict], str]:
         "Full": {"pretrained": config.model, "method": "full"},
         "ZipVL": {"pretrained": config.model, "method": "zipvl", "p": config.p},
     }
-    if config.trained:
-        methods["ZipR1"] = {"pretrained": config.trained, "method": "zipvl", "p": config.p}
+    for row, model in trained_models(config.trained).items():
+        methods[row] = {"pretrained": model, "method": "zipvl", "p": config.p}
     files, failed = run_suite(settings, methods, folder)
     rows = suite_rows(settings.benchmarks, files, failed)
     tables = suite_markdown(rows)
@@ -200,13 +272,17 @@ def run_eval(config: EvalConfig) -> tuple[list[dict], str]:
     from zipr1.provenance import provenance
     from zipr1.report import markdown, plot_curves, table_row
 
-    if config.suite:
+    if config.suite == "paper":
         return run_paper_suite(config)
+    if config.suite == "tiny13":
+        from zipr1.tiny13 import run_tiny13
+
+        return run_tiny13(config)
     torch.set_num_threads(config.threads)
     methods = config.methods.split(",")
-    rules = {method: rule_of(method, config.p, config.ratio) for method in methods}
-    curve = [TopP(float(p)) for p in config.curve.split(",") if p]
-    examples = examples_of(config.tasks.split(","), config.split, config.questions)
+    rules = {method: rule_of(method, config.p, config.ratio, SHORTER) for method in methods}
+    curve = [TopP(p) for p in config.thresholds]
+    examples = examples_of(config.names, config.split, config.questions)
     model, processor = load_vision(config.model)
     settings = {"batch_size": config.batch_size, "scope": config.scope or trained_scope(config.model)}
     found = {method: evaluate(model, processor, examples, rule, method, **settings) for method, rule in rules.items()}

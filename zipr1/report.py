@@ -50,44 +50,59 @@ def table_row(method: str, records: list[Record], full: list[Record] | None = No
     return row
 
 
+def heads(rows: list[dict]) -> list[str]:
+    """What stands above `cells`."""
+    return ["method", "p", "token ratio", *tasks_of(rows), "mean (95 %)", "to Full (95 %)"]
+
+
+def tasks_of(rows: list[dict]) -> list[str]:
+    """Of all rows; a method may not take them all."""
+    return list(dict.fromkeys(task for row in rows for task in row["per_task"]))
+
+
+def cells(row: dict, tasks: list[str]) -> list[str]:
+    """A row in the shape of the paper's Tables 1 and 2: method, ratio, tasks, mean; then the difference to Full."""
+    name = f"{row['method']} ({row['preset']})" if row["preset"] else row["method"]
+    found = [name, "-" if row["p"] is None else f"{row['p']:g}", f"{100 * row['token_ratio']:.1f} %"]
+    found += [f"{100 * row['per_task'][task]:.1f}" if task in row["per_task"] else "-" for task in tasks]
+    found.append(f"**{100 * row['accuracy']:.1f}** ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})")
+    if "difference" in row:
+        low, high = row["difference_low"], row["difference_high"]
+        found.append(f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
+    else:
+        found.append("-")
+    return found
+
+
+def markdown_table(head: list[str], body: list[list[str]]) -> str:
+    first, *rest = (f"| {' | '.join(line)} |" for line in (head, *body))
+    return "\n".join([first, "|" + "---|" * len(head), *rest]) + "\n"
+
+
 def markdown(rows: list[dict]) -> str:
-    """The table in the shape of the paper's Tables 1 and 2: method, ratio, tasks, mean."""
-    tasks = list(rows[0]["per_task"])
-    lines = [
-        "| method | p | token ratio | " + " | ".join(tasks) + " | mean (95 %) | to Full (95 %) |",
-        "|---|---|---|" + "---|" * (len(tasks) + 2),
-    ]
-    for row in rows:
-        name = f"{row['method']} ({row['preset']})" if row["preset"] else row["method"]
-        cells = [name, "-" if row["p"] is None else f"{row['p']:g}", f"{100 * row['token_ratio']:.1f} %"]
-        cells += [f"{100 * row['per_task'][task]:.1f}" for task in tasks]
-        cells.append(f"**{100 * row['accuracy']:.1f}** ({100 * row['accuracy_low']:.1f} to {100 * row['accuracy_high']:.1f})")
-        if "difference" in row:
-            low, high = row["difference_low"], row["difference_high"]
-            cells.append(f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
-        else:
-            cells.append("-")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return markdown_table(heads(rows), [cells(row, tasks_of(rows)) for row in rows])
 
 
-def plot_curves(curves: dict[str, list[dict]], full_accuracy: float | None, file: Path | IO) -> None:
-    """Accuracy against measured token ratio, one line a model, one point a threshold."""
+def plot_curves(curves: dict[str, list[dict]], full_accuracy: float | None, file: Path | IO, title: str = "") -> None:
+    """Accuracy against measured token ratio, one line a model, one point a threshold; dashed, methods without a threshold."""
     figure, axes = new_plot()
-    for name, rows in curves.items():
+    for number, (name, rows) in enumerate(curves.items()):
         rows = sorted(rows, key=lambda row: row["token_ratio"])
         x, y = [100 * r["token_ratio"] for r in rows], [100 * r["accuracy"] for r in rows]
         errors = np.array(
             [[100 * (r["accuracy"] - r["accuracy_low"]), 100 * (r["accuracy_high"] - r["accuracy"])] for r in rows]
         )
-        axes.errorbar(x, y, yerr=errors.T, marker="o", capsize=2, label=name)
+        ours = rows[0]["p"] is not None
+        style = {"marker": "o"} if ours else {"marker": ".", "linestyle": "--", "linewidth": 1}
+        axes.errorbar(x, y, yerr=errors.T.clip(min=0), capsize=2, elinewidth=0.8, color=f"C{number % 10}", label=name, **style)
         for row, a, b in zip(rows, x, y, strict=True):
-            axes.annotate(f"{row['p']:g}", (a, b), textcoords="offset points", xytext=(4, -10), fontsize=7)
+            if ours:
+                axes.annotate(f"{row['p']:g}", (a, b), textcoords="offset points", xytext=(4, -10), fontsize=7)
     if full_accuracy is not None:
-        axes.axhline(100 * full_accuracy, color="grey", linestyle="--", label="Full")
+        axes.axhline(100 * full_accuracy, color="black", linestyle=":", label="Full")
     axes.set_xlabel("token ratio, % (numbers at the points: p)")
-    axes.set_ylabel("mean accuracy, %")
-    axes.legend()
+    axes.set_ylabel("mean accuracy, %" if not title else f"{title}: accuracy, %")
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(file, dpi=150, bbox_inches="tight")
 
 

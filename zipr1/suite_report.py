@@ -28,7 +28,7 @@ def cell(benchmark: Benchmark, files: dict, full: dict | None) -> dict | None:
     """The numbers of one method on one benchmark; None if one of its tasks is not there.
 
     score, low, high and, with `full`, difference, difference_low, difference_high: lists, one entry for each number that stands
-    by itself. token_ratio: mean over samples. Intervals are None where the samples file does not tell what a sample is worth.
+    by itself. token_ratio: mean over samples.
     """
     if not set(benchmark.tasks) <= set(files):
         return None
@@ -43,21 +43,17 @@ def cell(benchmark: Benchmark, files: dict, full: dict | None) -> dict | None:
         found["difference"] = [a - b for a, b in zip(found["score"], base["score"], strict=True)]
         others = drawn(benchmark, {task: read_samples(full[task]["samples"]) for task in benchmark.tasks})
         # Equal seeds have drawn equal questions: the difference is paired.
-        pairs = None if draws is None else [a - b for a, b in zip(draws, others, strict=True)]
-        found |= bounds("difference_", pairs)
+        found |= bounds("difference_", [a - b for a, b in zip(draws, others, strict=True)])
     return found
 
 
-def drawn(benchmark: Benchmark, samples: dict[str, list[dict]]) -> list[np.ndarray] | None:
-    values = [arranged(score, samples[score.task]) for score in benchmark.scores]
-    if any(value is None for value in values):
-        return None
-    return combined(benchmark, [resampled(score, v, RESAMPLES) for score, v in zip(benchmark.scores, values, strict=True)])
+def drawn(benchmark: Benchmark, samples: dict[str, list[dict]]) -> list[np.ndarray]:
+    return combined(
+        benchmark, [resampled(score, arranged(score, samples[score.task]), RESAMPLES) for score in benchmark.scores]
+    )
 
 
-def bounds(name: str, draws: list[np.ndarray] | None) -> dict:
-    if draws is None:
-        return {f"{name}low": None, f"{name}high": None}
+def bounds(name: str, draws: list[np.ndarray]) -> dict:
     low, high = zip(*(np.percentile(draw, [2.5, 97.5]).tolist() for draw in draws), strict=True)
     return {f"{name}low": list(low), f"{name}high": list(high)}
 
@@ -93,7 +89,7 @@ def shown(entry: dict | None, details: bool) -> str:
     if entry is None:
         return "failed"
     text = "/".join(number(score) for score in entry["score"])
-    if details and entry["low"] is not None:
+    if details and entry["low"] is not None:  # in files of earlier versions
         text += " (" + "/".join(f"{number(a)} to {number(b)}" for a, b in zip(entry["low"], entry["high"], strict=True)) + ")"
     if details and entry.get("difference"):
         text += " [" + "/".join(f"{difference:+.1f}" for difference in entry["difference"]) + "]"
@@ -126,10 +122,17 @@ def suite_latex(rows: list[dict]) -> str:
         if not mine:
             continue
         names = list(mine[0]["benchmarks"])
-        lines = [f"% Table {table}: {title}", r"\begin{tabular}{lr" + "r" * len(names) + "}", r"\toprule"]
-        lines += [" & ".join(["Method", "Ratio", *names]) + r" \\", r"\midrule"]
-        for row in mine:
-            ratio = "--" if row["token_ratio"] is None else f"{100 * row['token_ratio']:.1f}"
-            lines.append(" & ".join([row["method"], ratio, *(shown(row["benchmarks"][n], False) for n in names)]) + r" \\")
-        parts.append("\n".join([*lines, r"\bottomrule", r"\end{tabular}"]))
+        ratios = ["--" if row["token_ratio"] is None else f"{100 * row['token_ratio']:.1f}" for row in mine]
+        body = [
+            [row["method"], ratio, *(shown(row["benchmarks"][n], False) for n in names)]
+            for row, ratio in zip(mine, ratios, strict=True)
+        ]
+        parts.append(tabular(f"Table {table}: {title}", ["Method", "Ratio", *names], body))
     return "\n\n".join(parts) + "\n"
+
+
+def tabular(title: str, head: list[str], body: list[list[str]]) -> str:
+    """A LaTeX table of the package booktabs, the first column to the left."""
+    lines = [" & ".join(cells) + r" \\" for cells in (head, *body)]
+    start = [f"% {title}", r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*start, *lines[1:], r"\bottomrule", r"\end{tabular}"])
