@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from zipr1.tasks import TASKS
+from zipr1.tasks import ALL_TASKS, TASKS
 
 
 def check_positive(config, *names: str) -> None:
@@ -22,10 +22,10 @@ def check_share(config, *names: str) -> None:
 
 def check_tasks(names: list[str]) -> None:
     if not names:
-        raise ValueError(f"tasks: name at least one of {', '.join(TASKS)}")
+        raise ValueError(f"tasks: name at least one of {', '.join(ALL_TASKS)}")
     for name in names:
-        if name not in TASKS:
-            raise ValueError(f"task {name!r}: expected some of {', '.join(TASKS)}")
+        if name not in ALL_TASKS:
+            raise ValueError(f"task {name!r}: expected some of {', '.join(ALL_TASKS)}")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from zipr1.inputs import prepare, tokenizer_of, visual_grid
 from zipr1.model import check_length, load_vision, sparse, trained_scope
 from zipr1.rewards import accuracy, from_function
 from zipr1.selection import Random, Recent, Rule, TopK, TopP
-from zipr1.tasks import TASKS
+from zipr1.tasks import ALL_TASKS, TASKS
 from zipr1.tasks.base import Example
 
 MAX_NEW_TOKENS = 8
@@ -96,7 +96,7 @@ def rule_of(method: str, p: float, ratio: float) -> Rule | None:
 
 def examples_of(tasks: Iterable[str], split: str, count: int) -> list[Example]:
     """The first `count` questions of each task's split."""
-    return [TASKS[name].example(split, i) for name in tasks for i in range(count)]
+    return [ALL_TASKS[name].example(split, i) for name in tasks for i in range(count)]
 
 
 def batches(examples: list[Example], size: int) -> Iterator[list[Example]]:
