@@ -1,4 +1,4 @@
-"""Trains zipr1/tiny from scratch, by supervision: several questions a scene (packing), answers only in the loss.
+"""Trains zipr1/tiny by supervision: several questions a scene (packing), answers only in the loss.
 
 A helper loss names what lies under each visual token (helper_loss); it is thrown away. Without it the vision tower of so small
 a model does not get off the ground in an hour of CPU.
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from zipr1.config import check_positive, check_tasks
 from zipr1.encode import encode
 from zipr1.helper_loss import Helper
-from zipr1.model import save
+from zipr1.model import load, save
 from zipr1.packing import IGNORE, isolate, pack
 from zipr1.provenance import provenance
 from zipr1.tasks import ALL_TASKS, TASKS
@@ -42,7 +42,7 @@ class Stage:
 
 @dataclass
 class PretrainConfig:
-    """`zipr1 pretrain`: trains the embedded model from scratch."""
+    """`zipr1 pretrain`: trains the embedded model, from scratch or on."""
 
     stages: list[Stage]
     pictures_per_task: int = 3  # scenes of each picture task in one step
@@ -51,6 +51,7 @@ class PretrainConfig:
     weight_decay: float = 0.01
     eval_every: int = 100
     eval_questions: int = 60  # of the validation split, per task
+    start: str | None = None  # a model to go on from, of zipr1/tiny's kind; None: random weights of the next two
     hidden_size: int = 128  # of the text decoder, a multiple of 64
     layers: int = 5  # of the text decoder
     seed: int = 0
@@ -134,8 +135,12 @@ def validate(model, processor, config: PretrainConfig) -> dict[str, float]:
 def pretrain(config: PretrainConfig) -> dict[str, float]:
     """Trains stage by stage, writes checkpoint and log.jsonl to `output_dir`, returns the last validation scores."""
     torch.set_num_threads(config.threads)
-    processor = build_processor()
-    model = build_model(processor, config.seed, config.hidden_size, config.layers)
+    if config.start:
+        model, processor = load(config.start, dtype=torch.float32)
+        model.requires_grad_(True)
+    else:
+        processor = build_processor()
+        model = build_model(processor, config.seed, config.hidden_size, config.layers)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps({"config": asdict(config)} | provenance(), indent=1))
