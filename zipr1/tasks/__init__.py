@@ -21,7 +21,7 @@ from .tempo import Tempo
 
 TASKS: dict[str, Task] = {task.name: task for task in (Shapes(), Digits(), Chart(), Sign(), Motion(), Ego())}
 
-PICTURES = (Perceive(), Relate(), Choose(), Chart(), Sign(), Digits(), Reason())
+PICTURES = (Perceive(), Choose(), Relate(), Chart(), Sign(), Digits(), Reason())
 CLIPS = (Short(), Needle(), Lecture(), Objects(), Ego(), Tempo())
 FAMILIES: dict[str, Task] = {task.name: task for task in PICTURES + CLIPS}  # Task.mirrors: the benchmark of each
 
