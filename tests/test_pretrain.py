@@ -53,3 +53,24 @@ def test_the_command_trains_stage_by_stage_from_a_recipe(tmp_path):
     assert [(row["stage"], row["step"]) for row in rows] == [(1, 2), (2, 2)]
     assert rows[1]["pictures_loss"] < rows[0]["pictures_loss"]
     assert sum(p.numel() for p in load(str(tmp_path / "out" / "checkpoint"))[0].parameters()) > 1e6
+
+
+def test_the_command_goes_on_from_a_model(tmp_path):
+    """With another seed, whose random weights would be far away."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "stages: [{steps: 1, learning_rate: 1.e-4, adam_learning_rate: 1.e-4, warmup_steps: 1, decay_share: 0}]\n"
+        "tasks: [perceive, lecture, tempo, digits]\npictures_per_task: 1\nclips_per_task: 1\neval_questions: 2\n"
+        "hidden_size: 64\nlayers: 2\n"
+    )
+    main(["pretrain", str(recipe), "--output_dir", str(tmp_path / "one")])
+    first = str(tmp_path / "one" / "checkpoint")
+    assert load(first)[0].config.text_config.num_hidden_layers == 2
+    main(["pretrain", str(recipe), "--seed", "1", "--start", first, "--output_dir", str(tmp_path / "two")])
+    one, two = (load(str(tmp_path / name / "checkpoint"))[0].state_dict() for name in ("one", "two"))
+    moved = [(one[name] - two[name]).abs().max() for name in one]
+    assert 0 < max(moved) < 1e-2
+    (row,) = (tmp_path / "two" / "log.jsonl").read_text().splitlines()
+    row = json.loads(row)
+    assert row["val"].keys() == {"perceive", "lecture", "tempo", "digits"}
+    assert {"letter", "colour", "shape", "direction", "change"} <= row["clips of 8_helper"].keys()

@@ -255,7 +255,7 @@ def test_the_camera_did_what_the_answer_says(split):
     size = 2 * walks.CLIPS_PER_MAP
     actions = Counter()
     for index in range(2 * size):  # the second half are mirror images
-        clip, scene = TASKS["ego"].clip_of(split, index), TASKS["ego"].scene(split, index)
+        clip, scene = ego.walk(split, index), TASKS["ego"].scene(split, index)
         said = answer(scene, "What does the camera do?")
         x, y, _angle = clip.poses[-1] - clip.poses[0]
         heading = math.radians(clip.poses[0, 2])

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from zipr1.evaluate import Record
 from zipr1.runs import Run
-from zipr1.tasks import TASKS
+from zipr1.tasks import ALL_TASKS
 from zipr1.tasks.base import SPLITS, Example
 
 PAIR = 2  # frames of a clip that share their visual tokens
@@ -33,7 +33,7 @@ def browsable(runs: list[Run], per_task: int) -> dict:
     tasks: dict[str, list[Answers]] = {}
     for answers in sorted(questions.values(), key=agreed):  # stable
         tasks.setdefault(next(iter(answers.values())).task, []).append(answers)
-    known = sorted(tasks, key=lambda task: [*TASKS, task].index(task))
+    known = sorted(tasks, key=lambda task: [*ALL_TASKS, task].index(task))
     chosen = [answers for task in known for answers in tasks[task][:per_task]]
     bar = tqdm(chosen, desc="drawing the pictures", unit="question", leave=False)  # the game of the task "ego" takes its time
     return {"asked": len(questions), "methods": methods, "questions": [entry(answers, methods) for answers in bar]}
@@ -92,9 +92,9 @@ def entry(answers: Answers, methods: list[dict]) -> dict:
 def drawn_again(record: Record) -> Example | str:
     """The question with its picture, from its id alone; or a sentence that says why there is none."""
     place = re.fullmatch(rf"(\w+)/({'|'.join(SPLITS)})/(\d+)/(\d+)", record.id)
-    if place is None or place[1] not in TASKS:
+    if place is None or place[1] not in ALL_TASKS:
         return "No picture: not a question of the embedded tasks, which can be drawn again."
-    scene = TASKS[place[1]].scene(place[2], int(place[3]))
+    scene = ALL_TASKS[place[1]].scene(place[2], int(place[3]))
     number = int(place[4])
     if number >= len(scene.questions) or scene.questions[number][1] != record.expected:
         return "No picture: the task draws another scene today than when this was asked."

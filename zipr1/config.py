@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from zipr1.selection import TopP
-from zipr1.tasks import TASKS
-from zipr1.tasks.base import Task
+from zipr1.tasks import ALL_TASKS, TASKS
 
 
 def check_positive(config, *names: str) -> None:
@@ -22,12 +21,12 @@ def check_share(config, *names: str) -> None:
             raise ValueError(f"{name}={getattr(config, name)}: a share must lie in (0, 1], for example 0.975")
 
 
-def check_tasks(names: list[str], known: dict[str, Task] = TASKS) -> None:
+def check_tasks(names: list[str]) -> None:
     if not names:
-        raise ValueError(f"tasks: name at least one of {', '.join(known)}")
+        raise ValueError(f"tasks: name at least one of {', '.join(ALL_TASKS)}")
     for name in names:
-        if name not in known:
-            raise ValueError(f"task {name!r}: expected some of {', '.join(known)}")
+        if name not in ALL_TASKS:
+            raise ValueError(f"task {name!r}: expected some of {', '.join(ALL_TASKS)}")
 
 
 @dataclass(frozen=True)

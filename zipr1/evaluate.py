@@ -19,7 +19,7 @@ from zipr1.model import check_length, load_vision, sparse, trained_scope
 from zipr1.rewards import accuracy, from_function
 from zipr1.selection import FastV, Random, Recent, Rule, TopK, TopP
 from zipr1.shorter import Downsample, FewerFrames, Shorter, without_minimum
-from zipr1.tasks import TASKS as FAMILIES
+from zipr1.tasks import ALL_TASKS, FAMILIES, TASKS
 from zipr1.tasks.base import Example
 
 MAX_NEW_TOKENS = 8
@@ -34,7 +34,7 @@ class EvalConfig:
     methods: str = "full,zipvl"
     """Of full, zipvl, topk, random, recent, fastv, downsample and fewer_frames (of clips)."""
     tasks: str | None = None
-    """Unset, all of them."""
+    """Unset, the six of the demo; in the suite tiny13 its thirteen families."""
     split: Literal["val", "test"] = "test"
     """Of the tasks' questions."""
     questions: int = 200
@@ -53,7 +53,7 @@ class EvalConfig:
     batch_size: int = 25
     """Questions of one pass."""
     suite: Literal["paper", "tiny13"] | None = None
-    """paper: its thirteen benchmarks through lmms-eval. tiny13: the embedded tasks, with baselines, curves and cost."""
+    """paper: its thirteen benchmarks through lmms-eval. tiny13: thirteen embedded families, with baselines, curves and cost."""
     recipe: str = "recipes/eval_paper.yaml"
     """Of the suite paper: frames, pixel bounds, batch size."""
     trained: str | None = None
@@ -67,7 +67,7 @@ class EvalConfig:
 
     def __post_init__(self):
         check_positive(self, "questions", "curve_questions", "batch_size", "threads")
-        check_tasks(self.names, FAMILIES)
+        check_tasks(self.names)
         for field in fields(self):
             if self.suite not in OWN.get(field.name, (self.suite,)) and getattr(self, field.name) != field.default:
                 known = " or ".join("--suite " + suite if suite else "no suite" for suite in OWN[field.name])
@@ -79,7 +79,9 @@ class EvalConfig:
     @property
     def names(self) -> list[str]:
         """Of the tasks."""
-        return list(FAMILIES) if self.tasks is None else self.tasks.split(",")
+        if self.tasks is not None:
+            return self.tasks.split(",")
+        return list(FAMILIES if self.suite == "tiny13" else TASKS)
 
     @property
     def thresholds(self) -> list[float]:
@@ -152,7 +154,7 @@ def rule_of(method: str, p: float, ratio: float, shorter: dict[str, type[Shorter
 
 def examples_of(tasks: Iterable[str], split: str, count: int) -> list[Example]:
     """The first `count` questions of each task's split."""
-    return [FAMILIES[name].example(split, i) for name in tasks for i in range(count)]
+    return [ALL_TASKS[name].example(split, i) for name in tasks for i in range(count)]
 
 
 def batches(examples: list[Example], size: int) -> Iterator[list[Example]]:

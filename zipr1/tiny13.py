@@ -15,13 +15,13 @@ from tqdm.auto import tqdm
 
 from zipr1.bounds import Shape
 from zipr1.cost import PrefillClock, counted
-from zipr1.evaluate import FAMILIES, EvalConfig, Record, evaluate, examples_of, read_records, trained_models, write_records
+from zipr1.evaluate import EvalConfig, Record, evaluate, examples_of, read_records, trained_models, write_records
 from zipr1.model import decoder, load_vision, trained_scope
 from zipr1.provenance import provenance
 from zipr1.report import table_row
 from zipr1.selection import FastV, Random, Recent, Rule, TopK, TopP
 from zipr1.shorter import Downsample, FewerFrames, Shorter
-from zipr1.tasks import text_only_prior
+from zipr1.tasks import ALL_TASKS, text_only_prior
 from zipr1.tasks.base import Example
 from zipr1.tiny13_report import mean_of, unlearned, write_curves, write_table
 from zipr1.workers import together, workers
@@ -85,7 +85,7 @@ def first(rows: list, count: int) -> list:
 
 def prior(name: str, config: EvalConfig) -> float:
     """What a task's questions give away without their pictures."""
-    return text_only_prior(FAMILIES[name], config.questions)
+    return text_only_prior(ALL_TASKS[name], config.questions)
 
 
 def check_folder(config: EvalConfig) -> None:
@@ -124,7 +124,7 @@ def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]],
         ours += [point(row, rule, p == config.p) for row in models for p, rule in thresholds.items()]
         found = measured("1/3 models", ours)
         kept = {one.rule.p: ratio_of(records) for one, records in found.items() if one.row == [*models][-1]}
-        clips = any(FAMILIES[name].clip for name in config.names)
+        clips = any(ALL_TASKS[name].clip for name in config.names)
         others = [
             point(row, rule, p == config.p, ratio)
             for p, ratio in kept.items()

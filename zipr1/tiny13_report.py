@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from zipr1.evaluate import FAMILIES, Record
+from zipr1.evaluate import Record
 from zipr1.report import by_task, cells, heads, interval, markdown_table, plot_curves, table_row
 from zipr1.suite_report import tabular
+from zipr1.tasks import ALL_TASKS
 
 LEARNED = 0.15  # that Full must be above the text-only prior
 NOTES = """\
@@ -59,7 +60,7 @@ def write_table(rows: list[dict], priors: dict[str, float], origin: dict, folder
             )
         span = f"{percent(row, 'time')} ({percent(row, 'time_low')} to {percent(row, 'time_high')})"
         body.append([*line, percent(row, "flops"), percent(row, "kv_bytes"), span])
-    clips = [task for task in tasks if FAMILIES[task].clip]
+    clips = [task for task in tasks if ALL_TASKS[task].clip]
     notes = NOTES.format(
         priors=", ".join(f"{task} {100 * prior:.1f}" for task, prior in priors.items()),
         unlearned=f" * not learned: Full is less than {100 * LEARNED:.0f} points above it." if poor else "",

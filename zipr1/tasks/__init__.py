@@ -1,16 +1,31 @@
-"""The tasks, in the order of the tables of the documentation."""
+"""The tasks: six of the demo, and the thirteen families of the suite, in the order of the paper's tables."""
 
 from collections import Counter, defaultdict
 
 from .base import Task
 from .chart import Chart
+from .choose import Choose
 from .digits import Digits
 from .ego import Ego
+from .lecture import Lecture
 from .motion import Motion
+from .needle import Needle
+from .objects import Objects
+from .perceive import Perceive
+from .reason import Reason
+from .relate import Relate
 from .shapes import Shapes
+from .short import Short
 from .sign import Sign
+from .tempo import Tempo
 
 TASKS: dict[str, Task] = {task.name: task for task in (Shapes(), Digits(), Chart(), Sign(), Motion(), Ego())}
+
+PICTURES = (Perceive(), Choose(), Relate(), Chart(), Sign(), Digits(), Reason())
+CLIPS = (Short(), Needle(), Lecture(), Objects(), Ego(), Tempo())
+FAMILIES: dict[str, Task] = {task.name: task for task in PICTURES + CLIPS}  # Task.mirrors: the benchmark of each
+
+ALL_TASKS = TASKS | FAMILIES
 
 
 def text_only_prior(task: Task, n: int = 200) -> float:

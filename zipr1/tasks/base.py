@@ -53,7 +53,8 @@ class Task:
 
     name: str
     clip = False  # frames instead of a picture
-    label_words: dict[str, tuple[str, ...]] = {}  # what class 1, 2, ... of each entry of Scene.labels is called
+    mirrors = ""  # the benchmark of the paper's tables that it stands in for (zipr1.paper_tasks)
+    label_words: dict[str, tuple[str, ...]] = {}  # what class 1, 2, ... of each entry of Scene.labels is called, in any task
 
     def scene(self, split: str, index: int) -> Scene:
         """The scene number `index` of a split: a function of its arguments alone, from sources no other split uses."""

@@ -65,7 +65,8 @@ class Chart(Task):
     """Four bars of different colours over the letters A to D."""
 
     name = "chart"
-    label_words = {"letter": tuple("abcd"), "colour": COLOUR_NAMES, "rank": ("tallest", "second", "third", "shortest")}
+    mirrors = "ChartQA"
+    label_words = {"option": LETTERS, "colour": COLOUR_NAMES, "rank": ("tallest", "second", "third", "shortest")}
 
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
@@ -101,7 +102,7 @@ class Chart(Task):
             (f"Which bar is {colours[two]}?", LETTERS[two]),
         )
         labels = {
-            "letter": grid(areas, (1, 2, 3, 4))[np.newaxis],
+            "option": grid(areas, (1, 2, 3, 4))[np.newaxis],
             "colour": grid(areas, [COLOUR_NAMES.index(colour) + 1 for colour in colours])[np.newaxis],
             "rank": grid(areas, ranks)[np.newaxis],
         }

@@ -34,6 +34,7 @@ class Digits(Task):
     """Three digits side by side at a random place, dark on pale or pale on dark."""
 
     name = "digits"
+    mirrors = "OCRBench"
     label_words = {"digit": tuple("0123456789"), "place": ("first", "second", "last")}
 
     def scene(self, split: str, index: int) -> Scene:

@@ -1,4 +1,4 @@
-"""What several tasks draw: named colours, four shapes, and the grids of labels under the visual tokens.
+"""What several tasks draw: named colours, four shapes, capitals, and the grids of labels under the visual tokens.
 
 Source: none but this file; nothing here depends on the split.
 Sample: shape_mask("star", 30) -> a 30x30 picture of a star, white on black.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from .base import CELL
 
@@ -86,3 +86,37 @@ def grid(areas: Sequence[np.ndarray], classes: Sequence[int], least: float = 0.1
     """Labels (H, W) from coverages (H, W): the class that covers most of a token, 0 below `least`."""
     shares = np.stack(areas)
     return np.where(shares.max(0) >= least, np.asarray(classes)[shares.argmax(0)], 0)
+
+
+def labelled(areas: Sequence[np.ndarray], found: Sequence[str], words: Sequence[str], least: float = 0.15) -> np.ndarray:
+    """Labels (T, H, W) from the coverage and the name of each thing: (H, W) on a picture, (T, H, W) on a clip."""
+    labels = grid(areas, [words.index(name) + 1 for name in found], least)
+    return labels if labels.ndim == 3 else labels[np.newaxis]
+
+
+def stamp(image: Image.Image, shape: str, size: int, corner: tuple[int, int], rgb: tuple[int, int, int]) -> np.ndarray:
+    """Draws a shape with its top left corner at `corner`; the coverage (H, W) of it."""
+    paste_shape(image, shape, size, corner, rgb)
+    return coverage(shape_area(image.height, image.width, shape, size, corner))
+
+
+def box_coverage(image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
+    """The coverage (H, W) of a box (left, top, right, bottom), the last two outside."""
+    area = np.zeros((image.height, image.width), bool)
+    area[box[1] : box[3], box[0] : box[2]] = True
+    return coverage(area)
+
+
+def stamp_letter(
+    image: Image.Image, letter: str, cell: tuple[int, int], face: ImageFont.FreeTypeFont, ink: tuple[int, int, int]
+) -> np.ndarray:
+    """Draws a capital in the middle of the visual token (column, row) `cell`; the coverage (H, W), of that token."""
+    x, y = cell[0] * CELL, cell[1] * CELL
+    ImageDraw.Draw(image).text((x + CELL / 2, y + CELL / 2), letter.upper(), ink, face, anchor="mm")
+    return box_coverage(image, (x, y, x + CELL, y + CELL))
+
+
+def by_pair(shares: np.ndarray) -> np.ndarray:
+    """Coverages (things, frames, H, W) as (things, frames / 2, H, W): one visual token spans two frames."""
+    things, frames, *size = shares.shape
+    return shares.reshape(things, frames // 2, 2, *size).mean(2)

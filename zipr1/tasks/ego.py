@@ -13,24 +13,26 @@ from .base import CELL, Scene, Task
 from .walks import ACTIONS, CLIPS_PER_MAP, FRAMES, MAPS, SIDE, WIDE, Clip, clips
 
 
+def walk(split: str, index: int) -> Clip:
+    """Neighbouring walks come from different maps; after all clips of a split come their mirror images."""
+    maps = MAPS[split]
+    number, slot = index % len(maps), index // len(maps)
+    # clips() has the actions in turn; "+ number" lets neighbouring scenes differ in their action too
+    clip = clips(*maps[number])[(slot + number) % CLIPS_PER_MAP]
+    return clip.mirrored() if slot // CLIPS_PER_MAP % 2 else clip
+
+
 class Ego(Task):
     """The camera walks forward or backward, or turns left or right."""
 
     name = "ego"
     clip = True
+    mirrors = "EgoSchema"
     label_words = {"action": ACTIONS}
-
-    def clip_of(self, split: str, index: int) -> Clip:
-        """Neighbouring scenes come from different maps; after all clips of a split come their mirror images."""
-        maps = MAPS[split]
-        number, slot = index % len(maps), index // len(maps)
-        # clips() has the actions in turn; "+ number" lets neighbouring scenes differ in their action too
-        clip = clips(*maps[number])[(slot + number) % CLIPS_PER_MAP]
-        return clip.mirrored() if slot // CLIPS_PER_MAP % 2 else clip
 
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
-        clip = self.clip_of(split, index)
+        clip = walk(split, index)
         left = int(rng.integers(0, WIDE - SIDE + 1))  # when a clip comes again, another part of it is shown
         frames = tuple(Image.fromarray(frame) for frame in clip.frames[:, :, left : left + SIDE])
         turns = clip.action.startswith("turn")

@@ -37,7 +37,8 @@ class Sign(Task):
     """A plate with one word in capitals, at a random place."""
 
     name = "sign"
-    label_words = {"letter": tuple("abcdefghijklmnopqrstuvwxyz"), "colour": COLOUR_NAMES, "place": ("first", "last")}
+    label_words = {"letter": tuple("abcdefghijklmnopqrstuvwxyz"), "colour": COLOUR_NAMES, "end": ("first", "last")}
+    mirrors = "TextVQA"
 
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
@@ -65,7 +66,7 @@ class Sign(Task):
         plate_area[box[1] : box[3] + 1, box[0] : box[2] + 1] = True
         labels = {
             "letter": grid(areas, [ord(letter) - ord("a") + 1 for letter in word])[np.newaxis],
-            "place": grid([areas[0], areas[-1]], [1, 2])[np.newaxis],
+            "end": grid([areas[0], areas[-1]], [1, 2])[np.newaxis],
             "colour": grid([coverage(plate_area)], [COLOUR_NAMES.index(colour) + 1], least=0.5)[np.newaxis],
         }
         questions = (

@@ -1,0 +1,56 @@
+"""A few cards inserted in a long clip: what is on them, in which order, how many, as in MLVU.
+
+Source and licence: the walks of walks.py (ViZDoom, MIT; Freedoom, BSD 3-clause), two one after the other; the cards
+are drawn here.
+Splits: by map, as in walks.py.
+Sample: What colour is on the first card? -> red
+"""
+
+import numpy as np
+from PIL import Image
+
+from .base import CELL, Scene, Task
+from .draw import COLOUR_NAMES, SHAPES, by_pair, labelled, pick, stamp, tint
+from .ego import walk
+from .walks import SIDE, WIDE
+
+FRAMES = 16
+MOST = 3  # cards
+
+
+class Needle(Task):
+    """Sixteen frames of two walks; one to three times a card with a coloured shape is shown for two frames."""
+
+    name = "needle"
+    clip = True
+    mirrors = "MLVU-dev"
+    label_words = {"colour": COLOUR_NAMES, "shape": SHAPES}
+
+    def scene(self, split: str, index: int) -> Scene:
+        rng = self.rng(split, index)
+        frames = []
+        for shot in (walk(split, 2 * index), walk(split, 2 * index + 1)):
+            left = int(rng.integers(0, WIDE - SIDE + 1))
+            frames += [Image.fromarray(frame) for frame in shot.frames[:, :, left : left + SIDE]]
+        count = int(rng.integers(1, MOST + 1))
+        colours, shapes = pick(rng, COLOUR_NAMES, count), pick(rng, SHAPES, count)
+        shares = np.zeros((count, FRAMES, SIDE // CELL, SIDE // CELL))
+        for i, pair in enumerate(sorted(pick(rng, range(FRAMES // 2), count))):
+            size, rgb = int(rng.integers(60, 65)), tint(rng, colours[i])
+            paper = tuple(int(v) for v in rng.integers(225, 256, size=3))
+            for t in (2 * pair, 2 * pair + 1):
+                frames[t] = Image.new("RGB", (SIDE, SIDE), paper)
+                shares[i, t] = stamp(frames[t], shapes[i], size, (CELL, CELL), rgb)
+        one = int(rng.integers(count))
+        questions = (
+            ("How many cards are shown?", str(count)),
+            ("What colour is on the first card?", colours[0]),
+            ("What shape is on the first card?", shapes[0]),
+            ("What colour is on the last card?", colours[-1]),
+            ("What shape is on the last card?", shapes[-1]),
+            (f"What colour is the {shapes[one]}?", colours[one]),
+            (f"What shape is the {colours[one]} object?", shapes[one]),
+        )
+        pairs = by_pair(shares)
+        labels = {"colour": labelled(pairs, colours, COLOUR_NAMES), "shape": labelled(pairs, shapes, SHAPES)}
+        return Scene(f"{self.name}/{split}/{index}", questions, frames=tuple(frames), labels=labels)

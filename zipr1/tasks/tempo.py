@@ -1,0 +1,89 @@
+"""Direction, order, growth and speed, in pairs of clips made of the same single frames, as in TempCompass.
+
+Source and licence: drawn here, on the photographs of photos.py (CC BY 2.0, CC0, public domain).
+Splits: no photograph serves two splits, and neither does a seed. The scenes 2k and 2k + 1 are a pair.
+Sample: Does the star grow or shrink? -> grow
+"""
+
+import numpy as np
+
+from .base import CELL, Scene, Task
+from .draw import COLOUR_NAMES, SHAPES, by_pair, labelled, pick, stamp, tint
+from .motion import DIRECTIONS
+from .photos import background
+
+SIDE, FRAMES = 96, 8
+BLOCK = 2 * CELL
+OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
+CHANGES = ("grow", "shrink")
+
+
+class Tempo(Task):
+    """A shape moves, or grows; or two take turns, once or, fast, twice. Played backwards, or in the other rhythm, by every
+    second scene: a single frame tells nothing."""
+
+    name = "tempo"
+    clip = True
+    mirrors = "TempCompass"
+    label_words = {"colour": COLOUR_NAMES, "shape": SHAPES, "direction": tuple(DIRECTIONS), "change": CHANGES}
+
+    def scene(self, split: str, index: int) -> Scene:
+        rng = self.rng(split, index // 2)
+        second = index % 2  # of its pair
+        back = background(split, rng, SIDE)
+        colours, shapes = pick(rng, COLOUR_NAMES, 2), pick(rng, SHAPES, 2)
+        rgb = [tint(rng, colour) for colour in colours]
+        kind = pick(rng, ["move", "grow", "order", "speed"])
+        direction = pick(rng, list(DIRECTIONS))
+        x, y = (BLOCK * int(v) for v in rng.integers(0, 3, size=2))
+        if kind == "move":
+            dx, dy = DIRECTIONS[direction]
+            across = [CELL * int(v) for v in rng.integers(0, 5, size=2)]
+            path = [4 + 8 * t for t in range(FRAMES)][:: dx + dy]  # across the picture, backwards to the left and up
+            drawn = [(0, 28, (along, across[0]) if dx else (across[0], along)) for along in path]
+        elif kind == "grow":
+            sizes = [24 + 8 * t for t in range(FRAMES)]
+            drawn = [(0, size, ((SIDE - size) // 2, (SIDE - size) // 2)) for size in sizes]
+        else:
+            rhythm = [0, 0, 0, 0, 1, 1, 1, 1] if kind == "order" or not second else [0, 0, 1, 1, 0, 0, 1, 1]
+            drawn = [(i, 30, (x + 1, y + 1)) for i in rhythm]
+        if second and kind != "speed":
+            drawn, direction = drawn[::-1], OPPOSITE[direction]
+
+        frames, shares = [], np.zeros((2, FRAMES, SIDE // CELL, SIDE // CELL))
+        for t, (i, size, corner) in enumerate(drawn):
+            frames.append(back.copy())
+            shares[i, t] = stamp(frames[t], shapes[i], size, corner, rgb[i])
+        change, (one, two) = CHANGES[second], (second, 1 - second)  # `one` comes first
+        questions = {
+            "move": (
+                (f"Which way does the {shapes[0]} move?", direction),
+                (f"Which way does the {colours[0]} object move?", direction),
+                ("Which way does the moving object go?", direction),
+            ),
+            "grow": (
+                (f"Does the {shapes[0]} grow or shrink?", change),
+                (f"Does the {colours[0]} object grow or shrink?", change),
+                ("What colour is the object?", colours[0]),
+            ),
+            "order": (
+                ("What colour comes first?", colours[one]),
+                ("What shape comes first?", shapes[one]),
+                ("What colour comes last?", colours[two]),
+                ("What shape comes last?", shapes[two]),
+            ),
+            "speed": (
+                ("Do the objects take turns fast or slow?", "fast" if second else "slow"),
+                (f"Does the {shapes[0]} come once or twice?", "twice" if second else "once"),
+                (f"What colour is the {shapes[1]}?", colours[1]),
+            ),
+        }[kind]
+        pairs = by_pair(shares)
+        nothing = np.zeros(pairs.shape[1:], int)
+        labels = {
+            "colour": labelled(pairs, colours, COLOUR_NAMES),
+            "shape": labelled(pairs, shapes, SHAPES),
+            "direction": labelled(pairs[:1], [direction], tuple(DIRECTIONS)) if kind == "move" else nothing,
+            "change": labelled(pairs[:1], [change], CHANGES) if kind == "grow" else nothing,
+        }
+        return Scene(f"{self.name}/{split}/{index}", questions, frames=tuple(frames), labels=labels)
