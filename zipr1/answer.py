@@ -19,16 +19,26 @@ from zipr1.tasks.base import Example
 class AnswerConfig:
     """`zipr1 answer`: asks a model one question about a picture or a clip, under sparse attention."""
 
-    file: str  # picture or clip
+    file: str
+    """Picture or clip."""
     question: str
-    model: str = "zipr1/tiny"  # hub id, folder, or the embedded model
-    p: float = 0.975  # share of the attention to keep
-    scope: Literal["attention", "layer"] | None = None  # what follows the kept tokens (zipr1.sparse); None: as trained
-    picture: str | None = None  # where to draw the kept tokens; .gif, .webp or .pdf: a page a layer too
-    compare: bool = False  # answer with dense attention too
+    """What is asked."""
+    model: str = "zipr1/tiny"
+    """Hub id, folder, or the embedded model."""
+    p: float = 0.975
+    """Share of the attention to keep."""
+    scope: Literal["attention", "layer"] | None = None
+    """What follows the kept tokens (zipr1.sparse); unset, as trained."""
+    picture: str | None = None
+    """Where to draw the kept tokens; .gif, .webp or .pdf: a page a layer too."""
+    compare: bool = False
+    """Answer with dense attention too."""
     max_new_tokens: int = 64
-    max_frames: int = 16  # of a clip; never more than the processor's own limit
-    json: bool = False  # print one JSON object
+    """Tokens of the answer, at most."""
+    max_frames: int = 16
+    """Frames of a clip; never more than the processor's own limit."""
+    json: bool = False
+    """Print one JSON object."""
 
     def __post_init__(self):
         check_positive(self, "max_new_tokens", "max_frames")

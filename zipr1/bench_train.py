@@ -23,12 +23,18 @@ PARTS = ("read", "rollout", "reward", "reference", "loss", "update")
 class BenchTrainConfig:
     """`zipr1 bench train`: seconds of a training step, split into its parts, of sparse and of dense rollouts."""
 
-    recipe: str = "recipes/tiny_demo.yaml"  # of zipr1 train
-    steps: int = 6  # that are timed, after one that is not; the embedded tasks take six steps for a round
-    repeats: int = 3  # runs of each kind, in turns
+    recipe: str = "recipes/tiny_demo.yaml"
+    """A recipe of zipr1 train."""
+    steps: int = 6
+    """Steps that are timed, after one that is not; the embedded tasks take six steps for a round."""
+    repeats: int = 3
+    """Runs of each kind, in turns."""
     threads: int = 1
+    """CPU threads."""
     output_dir: str = "runs/bench_train"
-    json: bool = False  # print the rows as JSON
+    """Where everything goes."""
+    json: bool = False
+    """Print the rows as JSON."""
 
     def __post_init__(self):
         check_positive(self, "steps", "repeats", "threads")

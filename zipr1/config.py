@@ -95,73 +95,137 @@ PRESETS = {
 class TrainConfig:
     """`zipr1 train`: ZipR1 post-training of a Qwen-VL model, or of a text model on rows."""
 
-    model: str = "zipr1/tiny"  # hub id, folder, or the embedded model; also the frozen dense reference
+    model: str = "zipr1/tiny"
+    """Hub id, folder, or the embedded model; also the frozen dense reference."""
     preset: Literal["paper", "exact"] = "exact"
+    """The paper's objective as printed, or with the pathwise gradient and accuracy held."""
     output_dir: str = "runs/train"
+    """Where everything goes."""
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
-    data: str | None = None  # rows to train on instead of the tasks: Video-R1 JSON, .jsonl, .parquet, a folder or hub id
-    media_root: str | None = None  # that paths of media start from; None: the folder of the data
-    probe_data: str | None = None  # rows to measure on, other ones; needed with `data`
-    max_frames: int = 16  # of a clip
-    max_prompt_length: int | None = None  # tokens; longer rows are left out and counted. None: what the positions leave
-    think: bool = False  # ask Video-R1's questions for <think>
-    graded: bool = False  # grades between 0 and 1, where a problem type has them, instead of right or wrong
-    reward_function: str | None = None  # package.module:name with TRL's signature, instead of the graders
+    """Which of the embedded ones; used where no `data` is named."""
+    data: str | None = None
+    """Rows to train on instead of the tasks: Video-R1 JSON, .jsonl, .parquet, a folder or hub id."""
+    media_root: str | None = None
+    """Where paths of media start; unset, the folder of the data."""
+    probe_data: str | None = None
+    """Rows to measure on, other ones; needed with `data`."""
+    max_frames: int = 16
+    """Frames of a clip that are read."""
+    max_prompt_length: int | None = None
+    """Tokens; longer rows are left out and counted. Unset, what the model's positions leave."""
+    think: bool = False
+    """Ask Video-R1's questions for <think>."""
+    graded: bool = False
+    """Grades between 0 and 1, where a problem type has them, instead of right or wrong."""
+    reward_function: str | None = None
+    """As package.module:name, with TRL's signature, instead of the graders."""
     max_steps: int = 300
-    prompts_per_step: int = 4  # B: questions a step
-    num_generations: int = 8  # G: rollouts a question, each under its own p
-    max_completion_length: int = 6  # tokens; enough for the embedded tasks, raise it for your data
+    """Steps of the optimiser, each on its own questions."""
+    prompts_per_step: int = 4
+    """B: questions a step."""
+    num_generations: int = 8
+    """G: rollouts a question, each under its own p."""
+    max_completion_length: int = 6
+    """Tokens; enough for the embedded tasks, raise it for your data."""
     temperature: float = 1.0
-    thresholds: Literal["grid", "uniform"] = "grid"  # p of the rollouts: 0.94 .. 0.975 by 0.005, or U(0, 1)
-    dense_share: float = 0.0  # of the rollouts under p = 1, which hold the dense accuracy; 1: plain GRPO
+    """Of sampling."""
+    thresholds: Literal["grid", "uniform"] = "grid"
+    """Of p for the rollouts: 0.94 .. 0.975 by 0.005, or U(0, 1)."""
+    dense_share: float = 0.0
+    """Share of the rollouts under p = 1, which hold the dense accuracy; 1: plain GRPO."""
     learning_rate: float = 3e-4
+    """After the warm-up."""
     warmup_steps: int = 10
-    decay_share: float = 0.3  # of the run, at its end, over which the learning rate falls to zero
+    """Over which the learning rate rises from zero."""
+    decay_share: float = 0.3
+    """Share of the run, at its end, over which the learning rate falls to zero."""
     max_grad_norm: float = 1.0
+    """Longer gradients are scaled down to it."""
     weight_decay: float = 0.0
-    epsilon: float = 0.2  # clip range of the importance ratio
-    num_iterations: int = 1  # optimiser steps on each batch of rollouts
-    mini_batches: int = 1  # parts of a step's questions, each with its own optimiser step
-    max_tokens_per_batch: int | None = None  # of a pass, prompts and completions with padding; None: a mini-batch in one pass
+    """Of AdamW."""
+    epsilon: float = 0.2
+    """Clip range of the importance ratio."""
+    num_iterations: int = 1
+    """Optimiser steps on each batch of rollouts."""
+    mini_batches: int = 1
+    """Parts of a step's questions, each with its own optimiser step."""
+    max_tokens_per_batch: int | None = None
+    """Of a pass, prompts and completions with padding; unset, a mini-batch in one pass."""
     gradient_checkpointing: bool = False
-    fsdp: bool = False  # FSDP2: shard the weights over the processes, instead of a copy in each (DDP)
-    bf16: bool = False  # compute in bfloat16, and keep the reference in it; trained weights stay in float32
-    use_peft: bool = False  # LoRA: train an adapter; the reference is the model without it
+    """Compute layers again in the backward pass, for memory."""
+    fsdp: bool = False
+    """FSDP2: shard the weights over the processes, instead of a copy in each (DDP)."""
+    bf16: bool = False
+    """Compute in bfloat16, and keep the reference in it; trained weights stay in float32."""
+    use_peft: bool = False
+    """LoRA: train an adapter; the reference is the model without it."""
     lora_r: int = 16
+    """Rank of the adapter."""
     lora_alpha: int = 32
-    lora_target_modules: list[str] = field(default_factory=lambda: list(PROJECTIONS))  # of the text decoder's layers
-    completions: Literal["sampled", "given"] = "sampled"  # given: the data's own answers, no score function
-    chat_template: bool = True  # False: a prompt is its text as it is (text models)
-    # None: the preset's value
+    """Scale of the adapter: alpha / r."""
+    lora_target_modules: list[str] = field(default_factory=lambda: list(PROJECTIONS))
+    """Of the text decoder's layers."""
+    completions: Literal["sampled", "given"] = "sampled"
+    """Given: the data's own answers, nothing is sampled."""
+    chat_template: bool = True
+    """False: a prompt is its text as it is (text models)."""
     efficiency_reward: float | None = None
+    """Weight of 1 - token ratio in the reward (Eq. 4); unset, the preset's, as all that follow."""
     sparsity_weight: float | None = None
+    """Weight of the pathwise gradient of the token ratio."""
     gate: Literal["none", "group", "answer"] | None = None
+    """Which rollouts may earn for sparsity: all, those of a group with a right answer, or right ones."""
     kl: Literal["sampled", "full", "forward"] | None = None
+    """Sampled as GRPO does, over the full vocabulary, or that from the reference's side."""
     beta: float | None = None
+    """Weight of the KL to the dense reference."""
     reward_weight: float | None = None
+    """Weight of the clipped surrogate; of given completions, of their cross-entropy."""
     baseline: Literal["group", "reference"] | None = None
+    """Of the advantage: the group's mean, or one minus the reference's chance of the right answer."""
     std_floor: float | None = None
+    """Least standard deviation that group advantages are divided by."""
     governed: bool | None = None
-    accuracy_tolerance: float = 0.02  # by which rollouts may be less often right than the dense reference
-    accuracy_margin: float = 0.04  # beyond that, where sparsity stops counting
-    sharpness: Literal["count", "entropy", "soft_count"] = "count"  # what the sparsity term makes small: the relaxed count
-    # of tokens that p asks for, or, for the ablation, the entropy of the scores or a soft count (zipr1.sharpness)
-    relax_floor: float = 0.1  # of the count: bounds the pathwise gradient, in units of the mean score
-    choice: Literal["normalised", "accumulated"] = "normalised"  # which tokens Top-p takes (zipr1.TopP)
-    scope: Literal["attention", "layer"] = "attention"  # what follows the kept tokens (zipr1.sparse)
-    p: float = 0.975  # the fixed threshold that is measured and recommended for inference
-    probe_every: int = 100  # steps between measurements on the frozen probe set
-    probe_per_task: int = 20  # questions of each task's validation split, or rows of probe_data
+    """Let the sparsity weight follow the running accuracy."""
+    accuracy_tolerance: float = 0.02
+    """By which rollouts may be less often right than the dense reference."""
+    accuracy_margin: float = 0.04
+    """Beyond that, where sparsity stops counting."""
+    sharpness: Literal["count", "entropy", "soft_count"] = "count"
+    """What the sparsity term makes small: the relaxed count of tokens that p asks for, or, for the ablation, the entropy of
+    the scores or a soft count (zipr1.sharpness)."""
+    relax_floor: float = 0.1
+    """Of the count: bounds the pathwise gradient, in units of the mean score."""
+    choice: Literal["normalised", "accumulated"] = "normalised"
+    """Which tokens Top-p takes (zipr1.TopP)."""
+    scope: Literal["attention", "layer"] = "attention"
+    """What follows the kept tokens in training and measuring (zipr1.sparse)."""
+    p: float = 0.975
+    """The fixed threshold that is measured and recommended for inference."""
+    probe_every: int = 100
+    """Steps between measurements on the frozen probe set."""
+    probe_per_task: int = 20
+    """Questions of each task's validation split, or rows of probe_data."""
     report_to: Literal["tensorboard", "wandb", "trackio"] = "tensorboard"
-    max_skipped_steps: int = 3  # whose loss or gradient was not finite, or in a row without usable rows; then the run stops
-    probe_batch_size: int = 25  # prompts of one pass; fewer for long ones
+    """The tracker, installed by you."""
+    max_skipped_steps: int = 3
+    """Whose loss or gradient was not finite, or in a row without usable rows; then the run stops."""
+    probe_batch_size: int = 25
+    """Prompts of one pass; fewer for long ones."""
     save_steps: int = 100
+    """Between checkpoints."""
     save_total_limit: int = 2
-    push_to_hub: str | None = None  # owner/name on the Hugging Face hub, for the result
-    json: bool = False  # print what the run came to, as one JSON object
-    resume: bool = False  # go on from the last checkpoint in output_dir
+    """Checkpoints that are kept."""
+    push_to_hub: str | None = None
+    """Owner/name on the Hugging Face hub, for the result."""
+    json: bool = False
+    """Print what the run came to, as one JSON object."""
+    resume: bool = False
+    """Go on from the last checkpoint in output_dir."""
     seed: int = 0
+    """Of every random number."""
     threads: int = 1
+    """CPU threads."""
 
     def __post_init__(self):
         check_positive(

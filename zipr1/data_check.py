@@ -24,15 +24,24 @@ SHOWN = 5  # of each problem, in the report for people
 class DataCheckConfig:
     """`zipr1 data check`: reads a data set once, and reports what it holds and what of it cannot be used."""
 
-    file: str  # Video-R1 JSON, or .jsonl, .parquet, a folder or hub id that datasets takes
-    media_root: str | None = None  # that paths of media start from; None: the folder of the file
-    split: str = "train"  # of a data set with several
-    model: str = "zipr1/tiny"  # whose processor counts the tokens of a prompt
-    max_prompt_length: int | None = None  # tokens; None: the positions of the model
-    max_frames: int = 16  # of a clip
-    think: bool = False  # ask Video-R1's questions for <think>
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)  # processes that read; 0: this one
-    json: bool = False  # print one JSON object
+    file: str
+    """Video-R1 JSON, or .jsonl, .parquet, a folder or hub id that datasets takes."""
+    media_root: str | None = None
+    """Where paths of media start; unset, the folder of the file."""
+    split: str = "train"
+    """Which one, of a data set with several."""
+    model: str = "zipr1/tiny"
+    """The model whose processor counts the tokens of a prompt."""
+    max_prompt_length: int | None = None
+    """Tokens; unset, the positions of the model."""
+    max_frames: int = 16
+    """Frames of a clip that are read."""
+    think: bool = False
+    """Ask Video-R1's questions for <think>."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes that read; 0: this one."""
+    json: bool = False
+    """Print one JSON object."""
 
     def __post_init__(self):
         check_positive(self, "max_prompt_length", "max_frames")

@@ -26,13 +26,20 @@ from zipr1.workers import together, workers
 class DemoConfig:
     """`zipr1 demo`: measures the embedded model, post-trains it with ZipR1, and measures it again."""
 
-    recipe: str = "recipes/tiny_demo.yaml"  # settings of both trainings; the presets are added
+    recipe: str = "recipes/tiny_demo.yaml"
+    """Settings of both trainings; the presets are added."""
     output_dir: str = "runs/demo"
-    questions: int = 120  # per task, of the test split, for the table
-    curve_questions: int = 30  # per task, for each point of the curve
+    """Where everything goes."""
+    questions: int = 120
+    """Per task, of the test split, for the table."""
+    curve_questions: int = 30
+    """Per task, for each point of the curve."""
     curve: str = "0.8,0.9,0.95,0.975"
-    json: bool = False  # print the rows of the table as JSON
-    max_steps: int | None = None  # None: the recipe's
+    """Thresholds of the curve."""
+    json: bool = False
+    """Print the rows of the table as JSON."""
+    max_steps: int | None = None
+    """Of each training; unset, the recipe's."""
 
     def __post_init__(self):
         check_positive(self, "questions", "curve_questions", "max_steps")

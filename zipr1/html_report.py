@@ -22,9 +22,12 @@ from zipr1.suite_report import TITLES, shown
 class ReportConfig:
     """`zipr1 report`: one self-contained page of what eval, demo and train have written."""
 
-    runs: list[str]  # folders
+    runs: list[str]
+    """Folders that eval, demo and train have written."""
     output: str = "report.html"
-    per_task: int = 40  # questions to browse; those on which Full and a sparse method disagree come first
+    """The page to write."""
+    per_task: int = 40
+    """Questions to browse; those on which Full and a sparse method disagree come first."""
 
     def __post_init__(self):
         check_positive(self, "per_task")

@@ -21,12 +21,18 @@ GB = 1e9
 class PlanConfig:
     """`zipr1 plan`: what a step of a training recipe will take, from shapes; loads and trains nothing."""
 
-    recipe: str  # of zipr1 train
-    prompt: int = 2048  # tokens
-    ratio: float = 0.5  # of them that a layer keeps, mean over the run
+    recipe: str
+    """A recipe of zipr1 train."""
+    prompt: int = 2048
+    """Tokens of a prompt."""
+    ratio: float = 0.5
+    """Share of them that a layer keeps, mean over the run."""
     processes: int = 1
-    tflops: float | None = None  # what one process really does in a second, for an estimate of the time
-    json: bool = False  # print one JSON object
+    """How many share a step."""
+    tflops: float | None = None
+    """What one process really does in a second, for an estimate of the time."""
+    json: bool = False
+    """Print one JSON object."""
 
     def __post_init__(self):
         check_positive(self, "prompt", "processes", "tflops")

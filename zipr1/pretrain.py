@@ -45,19 +45,33 @@ class PretrainConfig:
     """`zipr1 pretrain`: trains the embedded model, from scratch or on."""
 
     stages: list[Stage]
-    pictures_per_task: int = 3  # scenes of each picture task in one step
+    """One after the other; in a recipe."""
+    pictures_per_task: int = 3
+    """Scenes of each picture task in one step."""
     clips_per_task: int = 2
+    """Scenes of each clip task in one step."""
     questions_per_scene: int = 8
+    """Questions of a scene in one sequence, each blind to the others."""
     weight_decay: float = 0.01
+    """Of AdamW."""
     eval_every: int = 100
-    eval_questions: int = 60  # of the validation split, per task
-    start: str | None = None  # a model to go on from, of zipr1/tiny's kind; None: random weights of the next two
-    hidden_size: int = 128  # of the text decoder, a multiple of 64
-    layers: int = 5  # of the text decoder
+    """Steps between measurements."""
+    eval_questions: int = 60
+    """Of the validation split, per task."""
+    start: str | None = None
+    """A model to go on from, of zipr1/tiny's kind; unset, random weights of the next two."""
+    hidden_size: int = 128
+    """Of the text decoder, a multiple of 64."""
+    layers: int = 5
+    """Of the text decoder."""
     seed: int = 0
+    """Of every random number."""
     threads: int = 2
+    """CPU threads."""
     output_dir: str = "runs/pretrain"
+    """Where everything goes."""
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    """Which of the embedded ones."""
 
     def __post_init__(self):
         check_positive(self, "questions_per_scene", "eval_every", "eval_questions", "threads", "hidden_size", "layers")
