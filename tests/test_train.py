@@ -14,6 +14,7 @@ import torch
 from conftest import family_processor, random_model, tiny_processor
 from safetensors.torch import load_file
 
+import zipr1
 from zipr1 import checkpoint
 from zipr1.config import PRESETS, TrainConfig
 from zipr1.encode import encode
@@ -278,6 +279,29 @@ def test_an_adapter_is_trained_and_the_model_without_it_is_the_reference(tmp_pat
         torch.testing.assert_close(peft(**inputs).logits, trained)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     assert rows[2]["kl"] != pytest.approx(rows[1]["kl"], rel=1e-3)  # measured against what does not move
+
+
+def test_each_kind_of_question_has_its_own_sparsity_weight(tiny, rolled):
+    """Digits have fallen behind: their rollouts lose the sparsity term, those of shapes keep it."""
+    model, processor = tiny
+    examples, _, rollout = rolled
+    tokens = rollout.tokens.masked_fill(~rollout.mask, processor.tokenizer.pad_token_id)
+    rewards = reward(examples, processor.batch_decode(tokens, skip_special_tokens=True), rollout.token_ratio)
+    config, half = TrainConfig(sparsity_weight=2.0), torch.full((4,), 0.5)
+    part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 4), half)
+    choice = {"prompt_length": rollout.prompt, "replay": rollout.kept, "relax": zipr1.relaxed_count}
+    with torch.no_grad(), sparse(model, TopP(rollout.p), **choice) as trace:
+        free, metrics = losses(model, trace, part, Governor(0.02, 0.04), config)
+        held, _ = losses(model, trace, part, Governor(0.02, 0.04, gaps={"digits": -0.04}), config)
+        ratio = trace.relaxed_ratio
+    assert [example.task for example in examples] == ["shapes"] * 2 + ["digits"] * 2
+    torch.testing.assert_close(held[:8], free[:8])
+    right = rewards.accuracy.flatten()[8:]
+    assert right.any()
+    torch.testing.assert_close(free[8:] - held[8:], 0.5 * 2.0 * right * ratio[8:])  # half way through the margin
+    gap = (rewards.accuracy[2:] - 0.5).sum()
+    torch.testing.assert_close(metrics["gap/digits"].sum(), gap)
+    assert metrics["sparse/digits"].tolist() == [0.0] * 8 + [1.0] * 8
 
 
 def test_given_completions_are_learned_by_their_cross_entropy(tiny, rolled):
