@@ -126,8 +126,9 @@ def probe_scores(query: torch.Tensor, key: torch.Tensor, probes: Probes, scaling
     # Scaled before the product, which float16 could not hold.
     picked = (rows(query, probes.columns) * scaling).reshape(batch, key.shape[1], -1, size)  # (B, Hkv, H/Hkv * P, D)
     logits = torch.matmul(picked, key.transpose(2, 3)).float().view(batch, heads, -1, length)
-    # Added, not filled in: filling a view makes its gradient copy everything twice.
-    attention = (logits + probes.bias[:, None]).softmax(-1)
+    # Added, not filled in: filling a view makes its gradient copy everything twice. In place where there is none.
+    add = logits.add if logits.requires_grad else logits.add_
+    attention = add(probes.bias[:, None]).softmax(-1)
     # Mean over heads and sum over probes in one product.
     weights = (probes.asked / heads).repeat(1, heads)[:, None]  # (B, 1, H * P)
     return (weights @ attention.view(batch, -1, length))[:, 0] * probes.valid, probes.seeing
