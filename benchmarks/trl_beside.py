@@ -40,6 +40,7 @@ from zipr1.tasks import TASKS
 from zipr1.train import shares, train
 from zipr1.update import losses
 
+SAME = ("num_generations", "max_completion_length", "epsilon", "temperature", "learning_rate", "max_grad_norm", "weight_decay")
 PICTURES = ["shapes", "digits", "chart", "sign"]  # TRL takes no clips
 
 
@@ -110,14 +111,13 @@ def trl_trainer(
     model.requires_grad_(True)
     model.model.visual.requires_grad_(False)
     batch = config.prompts_per_step * config.num_generations
+    shared = {name: getattr(config, name) for name in SAME}
     arguments = GRPOConfig(
-        output_dir=str(Path(config.model) / "trl"), max_steps=steps, per_device_train_batch_size=batch,
-        num_generations=config.num_generations, max_completion_length=config.max_completion_length,
-        generation_kwargs={"min_new_tokens": config.max_completion_length}, beta=config.objective.beta, loss_type="grpo",
-        scale_rewards="none", use_bias_correction_kl=False, epsilon=config.epsilon, temperature=config.temperature,
-        learning_rate=config.learning_rate, lr_scheduler_type="constant", optim="adamw_torch", max_grad_norm=config.max_grad_norm, shuffle_dataset=False,
+        **shared, output_dir=str(Path(config.model) / "trl"), per_device_train_batch_size=batch, beta=config.objective.beta,
+        generation_kwargs={"min_new_tokens": config.max_completion_length}, loss_type="grpo", scale_rewards="none",
+        use_bias_correction_kl=False, lr_scheduler_type="constant", optim="adamw_torch", shuffle_dataset=False,
         gradient_checkpointing=False, bf16=False, use_cpu=True, report_to="none", logging_strategy="no", save_strategy="no",
-        disable_tqdm=True,
+        disable_tqdm=True, max_steps=steps,
     )  # fmt: skip
     return kind(model, function, arguments, rows, processing_class=processor, callbacks=list(callbacks))
 
