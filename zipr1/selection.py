@@ -12,6 +12,9 @@ from typing import Literal, Protocol
 import torch
 
 RECENT, OTHERS = 64, 64  # ZipVL: the last 64 queries and 64 others
+PIECE = (
+    1 << 20
+)  # numbers, of a CPU: what stays in its caches; a GPU, which waits for each start of a kernel, takes 256 times more
 
 
 @dataclass(frozen=True)
@@ -120,18 +123,30 @@ def find_probes(ranks: torch.Tensor, valid: torch.Tensor) -> Probes:
 def probe_scores(query: torch.Tensor, key: torch.Tensor, probes: Probes, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Accumulated scores (B, L) float32 and the number of probes that see each token (B, L).
 
-    query (B, H, L, D) and key (B, Hkv, L, D) after rotary. Nothing larger than (B, H, P, L) is made.
+    query (B, H, L, D) and key (B, Hkv, L, D) after rotary. Nothing larger than (B, H, P, L) is made, and without a gradient
+    nothing larger than a piece of PIECE numbers, or than (B, P, L).
     """
-    batch, heads, length, size = query.shape
+    batch, heads, length, _ = query.shape
     # Scaled before the product, which float16 could not hold.
-    picked = (rows(query, probes.columns) * scaling).reshape(batch, key.shape[1], -1, size)  # (B, Hkv, H/Hkv * P, D)
-    logits = torch.matmul(picked, key.transpose(2, 3)).float().view(batch, heads, -1, length)
+    picked = (rows(query, probes.columns) * scaling).unflatten(1, (key.shape[1], -1))  # (B, Hkv, H / Hkv, P, D)
+    numbers, most = batch * picked.shape[3] * length, PIECE if query.device.type == "cpu" else PIECE << 8
+    pieces = [(picked, key)]
+    if heads * numbers > most and not picked.requires_grad:
+        each = max(1, most // numbers)
+        pieces = [(some, key[:, i : i + 1]) for i in range(key.shape[1]) for some in picked[:, i : i + 1].split(each, dim=2)]
+    total = sum(summed_attention(some, keys, probes) for some, keys in pieces)
+    return total / heads * probes.valid, probes.seeing
+
+
+def summed_attention(picked: torch.Tensor, key: torch.Tensor, probes: Probes) -> torch.Tensor:
+    """(B, L): the attention of picked queries (B, Hkv, G, P, D), summed over heads and probes."""
+    batch, length = len(key), key.shape[2]
+    logits = torch.matmul(picked.flatten(2, 3), key.transpose(2, 3)).float().view(batch, -1, picked.shape[3], length)
     # Added, not filled in: filling a view makes its gradient copy everything twice. In place where there is none.
     add = logits.add if logits.requires_grad else logits.add_
     attention = add(probes.bias[:, None]).softmax(-1)
-    # Mean over heads and sum over probes in one product.
-    weights = (probes.asked / heads).repeat(1, heads)[:, None]  # (B, 1, H * P)
-    return (weights @ attention.view(batch, -1, length))[:, 0] * probes.valid, probes.seeing
+    weights = probes.asked.float().repeat(1, attention.shape[1])[:, None]  # (B, 1, heads * P)
+    return (weights @ attention.view(batch, -1, length))[:, 0]
 
 
 def top_p_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
