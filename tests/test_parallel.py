@@ -61,7 +61,7 @@ def check_equal(found: tuple[dict, list[dict]], expected: tuple[dict, list[dict]
             assert other[name] == pytest.approx(row[name], rel=1e-3, abs=1e-4), name
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["whole", "lora"])
+@pytest.fixture(scope="module", params=[pytest.param(False, id="whole"), pytest.param(True, id="lora", marks=pytest.mark.slow)])
 def one(request, tmp_path_factory):
     return request.param, Run(tmp_path_factory.mktemp("one"), [], use_peft=request.param).result()
 
