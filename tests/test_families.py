@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import tiny_processor
 from PIL import Image
+from test_tasks import pixels  # noqa: F401 (a fixture)
 
 from zipr1.inputs import prepare
 from zipr1.paper_tasks import BENCHMARKS
@@ -15,16 +16,11 @@ from zipr1.tasks import (
     ALL_TASKS,
     FAMILIES,
     TASKS,
-    choose,
     digits,
     ego,
     lecture,
-    photos,
     reason,
-    relate,
-    sign,
     text_only_prior,
-    walks,
 )
 from zipr1.tasks.base import CELL, SPLITS, Scene
 from zipr1.tasks.draw import COLOUR_NAMES, COLOURS, SHAPES
@@ -33,20 +29,8 @@ from zipr1.tasks.motion import DIRECTIONS
 NEW = {name: task for name, task in FAMILIES.items() if name not in TASKS}  # test_tasks.py has the others
 FRAMES = {"short": 4, "needle": 16}  # of the others that are clips: 8
 SIDES = ("left", "middle", "right")
-ALL_MAPS = dict(walks.MAPS)
 every_new = pytest.mark.parametrize("task", NEW.values(), ids=NEW)
 every_family = pytest.mark.parametrize("task", FAMILIES.values(), ids=FAMILIES)
-
-
-@pytest.fixture(autouse=True)
-def few_maps(monkeypatch):
-    """Two maps per split: clips of a map take about a second, once."""
-    for split, maps in ALL_MAPS.items():
-        monkeypatch.setitem(walks.MAPS, split, maps[:2])
-
-
-def pixels(scene: Scene) -> np.ndarray:
-    return np.stack([np.asarray(picture, np.int16) for picture in scene.frames or (scene.image,)])
 
 
 def scenes(name: str, split: str = "test", count: int = 40) -> list[tuple[Scene, dict[str, str]]]:
@@ -75,39 +59,6 @@ def test_each_benchmark_of_the_paper_has_its_family_in_the_papers_order():
     tables = [[task.name for task in FAMILIES.values() if task.clip == clip] for clip in (False, True)]
     assert [len(names) for names in tables] == [7, 6]
     assert list(FAMILIES) == tables[0] + tables[1]
-
-
-@every_new
-def test_a_scene_is_a_function_of_split_and_index(task):
-    again = type(task)()
-    for split in SPLITS:
-        one, same, other = task.scene(split, 5), again.scene(split, 5), task.scene(split, 7)
-        assert one.questions == same.questions
-        assert one.id == same.id == f"{task.name}/{split}/5"
-        assert np.array_equal(pixels(one), pixels(same))
-        assert not np.array_equal(pixels(one), pixels(other))
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_scenes_use_the_sources_of_their_split_only(split, monkeypatch):
-    used: dict[str, set] = {"photo": set(), "font": set(), "digit": set(), "map": set()}
-
-    def spy(module, function: str, kind: str, take) -> None:
-        real = getattr(module, function)
-        monkeypatch.setattr(module, function, lambda *given: (used[kind].add(take(*given)), real(*given))[1])
-
-    spy(photos, "photo", "photo", lambda *given: given)
-    for module in (relate, reason, lecture):
-        spy(module, "font", "font", lambda name, _: name)
-    spy(choose, "by_value", "digit", lambda which: which)
-    spy(ego, "clips", "map", lambda *given: given)
-    for task in NEW.values():
-        for index in range(12):
-            task.scene(split, index)
-    assert used["photo"] and used["photo"] <= set(photos.PHOTOS[split])
-    assert used["font"] and used["font"] <= set(sign.FONTS[split])
-    assert used["digit"] == {split}
-    assert used["map"] and used["map"] <= set(ALL_MAPS[split])
 
 
 def test_a_label_has_the_same_words_in_every_task():

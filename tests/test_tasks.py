@@ -7,12 +7,27 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from zipr1.tasks import TASKS, chart, digits, ego, photos, sign, text_only_prior, walks
+from zipr1.tasks import (
+    ALL_TASKS,
+    TASKS,
+    chart,
+    choose,
+    digits,
+    ego,
+    lecture,
+    photos,
+    reason,
+    relate,
+    sign,
+    text_only_prior,
+    walks,
+)
 from zipr1.tasks.base import CELL, SPLITS, Scene, Task
 from zipr1.tasks.draw import COLOUR_NAMES, COLOURS, SHAPES
 
 ALL_MAPS = dict(walks.MAPS)
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x to the right, y down
+every_task_and_family = pytest.mark.parametrize("task", ALL_TASKS.values(), ids=ALL_TASKS)
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
 
@@ -31,11 +46,11 @@ def answer(scene: Scene, question: str) -> str:
     return dict(scene.questions)[question]
 
 
-@every_task
+@every_task_and_family
 def test_a_scene_is_a_function_of_split_and_index(task):
     again = type(task)()
     for split in SPLITS:
-        one, same, other = task.scene(split, 5), again.scene(split, 5), task.scene(split, 6)
+        one, same, other = task.scene(split, 5), again.scene(split, 5), task.scene(split, 7)
         assert one.questions == same.questions
         assert one.id == same.id == f"{task.name}/{split}/5"
         assert np.array_equal(pixels(one), pixels(same))
@@ -82,11 +97,13 @@ def test_scenes_use_the_sources_of_their_split_only(split, monkeypatch):
         monkeypatch.setattr(module, function, lambda *given: (used[kind].add(take(*given)), real(*given))[1])
 
     spy(photos, "photo", "photo", lambda *given: given)
-    spy(sign, "font", "font", lambda name, _: name)
-    spy(digits, "by_value", "digit", lambda which: which)
+    for module in (sign, relate, reason, lecture):
+        spy(module, "font", "font", lambda name, _: name)
+    for module in (digits, choose):
+        spy(module, "by_value", "digit", lambda which: which)
     spy(chart, "values", "row", lambda which, _: which)
     spy(ego, "clips", "map", lambda *given: given)
-    for task in TASKS.values():
+    for task in ALL_TASKS.values():
         for index in range(12):
             task.scene(split, index)
     assert used["photo"] and used["photo"] <= set(photos.PHOTOS[split])
