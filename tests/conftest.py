@@ -26,7 +26,7 @@ from transformers import (
 
 from zipr1.encode import encode, extend
 from zipr1.inputs import prepare
-from zipr1.model import EMBEDDED, TEXT_FAMILIES, VISION_FAMILIES
+from zipr1.model import EMBEDDED, TEXT_FAMILIES, VISION_FAMILIES, load
 from zipr1.tasks.base import Example
 from zipr1.tiny import build_model
 
@@ -143,3 +143,8 @@ def examples() -> list[Example]:
 @pytest.fixture(scope="session")
 def batch(processor, examples):
     return prompts(processor, examples)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load("zipr1/tiny", dtype=torch.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import tiny_processor
 from PIL import Image
-from test_tasks import pixels  # noqa: F401 (a fixture)
+from test_tasks import few_maps, pixels  # noqa: F401
 
 from zipr1.inputs import prepare
 from zipr1.paper_tasks import BENCHMARKS

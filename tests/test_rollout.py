@@ -1,0 +1,158 @@
+"""Rollouts on the embedded model, what the reference says of them, and the loss of a batch."""
+
+import pytest
+import torch
+from conftest import tiny_processor
+
+import zipr1
+from zipr1.config import TrainConfig
+from zipr1.encode import encode
+from zipr1.evaluate import examples_of
+from zipr1.experience import Experience, consult, given_tokens
+from zipr1.grpo import Governor
+from zipr1.inputs import prepare
+from zipr1.model import decoder, sparse
+from zipr1.rewards import Reward, reward
+from zipr1.rollout import completion_logits, draw_thresholds, given, reference_logits, sample, token_draws
+from zipr1.selection import TopP
+from zipr1.update import losses
+
+
+@pytest.fixture(scope="module")
+def rolled(tiny):
+    model, processor = tiny
+    examples = examples_of(["shapes", "digits"], "val", 2)
+    with torch.no_grad():
+        encoded = encode(model, prepare(processor, examples))
+    place = (0, 0, range(4), 4)
+    p = draw_thresholds("grid", *place)
+    return examples, encoded, sample(model, encoded, TopP(p), max_new_tokens=4, temperature=1.0, draws=token_draws(*place, 4))
+
+
+def test_thresholds_are_a_function_of_the_question():
+    whole = draw_thresholds("grid", 3, 5, range(10, 14), 8)
+    assert whole[16:] == draw_thresholds("grid", 3, 5, range(12, 14), 8)
+    assert sorted(whole[:8]) == [0.94, 0.945, 0.95, 0.955, 0.96, 0.965, 0.97, 0.975]
+    uniform = draw_thresholds("uniform", 3, 5, range(10, 110), 8)
+    assert 0 < min(uniform) < 0.05 and 0.95 < max(uniform) <= 1
+
+
+def test_rollout_logprobs_are_those_of_one_pass(tiny, rolled):
+    model, _ = tiny
+    _, _, rollout = rolled
+    prompt = rollout.embeds["attention_mask"].shape[1]
+    with torch.no_grad(), sparse(model, TopP(rollout.p), prompt_length=prompt, replay=rollout.kept) as trace:
+        logp = completion_logits(model, rollout).log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
+    torch.testing.assert_close(logp[rollout.mask], rollout.logprobs[rollout.mask], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(trace.token_ratio, rollout.token_ratio)
+    assert torch.stack(trace.flipped).max() < 0.02
+
+
+def test_a_row_of_a_rollout_does_not_depend_on_its_neighbours(tiny, rolled):
+    model, processor = tiny
+    examples, _, rollout = rolled
+    with torch.no_grad():
+        encoded = encode(model, prepare(processor, examples[2:3]))
+    p = draw_thresholds("grid", 0, 0, [2], 4)
+    alone = sample(model, encoded, TopP(p), max_new_tokens=4, temperature=1.0, draws=token_draws(0, 0, [2], 4, 4))
+    assert alone.p == rollout.p[8:12]
+    length = min(alone.tokens.shape[1], rollout.tokens.shape[1])
+    mask = alone.mask[:, :length]
+    assert alone.tokens[:, :length][mask].tolist() == rollout.tokens[8:12, :length][mask].tolist()
+
+
+def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
+    model, processor = tiny
+    examples, _, rollout = rolled
+    with torch.no_grad():
+        every = completion_logits(model, rollout)
+    once = reference_logits(model, rollout, group=4)
+    mask = rollout.mask[..., None].expand_as(every) & torch.isfinite(every)
+    torch.testing.assert_close(once[mask], every[mask], rtol=1e-4, atol=1e-4)
+    # With the expected answers beside them, in one pass: each answer to a question once.
+    tokenizer, batches = processor.tokenizer, []
+    with decoder(model).register_forward_pre_hook(
+        lambda module, args, inputs: batches.append(len(inputs["inputs_embeds"])), with_kwargs=True
+    ):
+        logits, _ = consult(model, processor, examples, rollout)
+    torch.testing.assert_close(logits[mask], every[mask], rtol=1e-4, atol=1e-4)
+    different = {(i // 4, *row[real].tolist()) for i, (row, real) in enumerate(zip(rollout.tokens, rollout.mask, strict=True))}
+    different |= {(i, *tokenizer.encode(example.answer), tokenizer.eos_token_id) for i, example in enumerate(examples)}
+    assert batches == [len(different)]
+
+
+def test_expected_accuracy_is_the_share_of_right_samples(tiny, rolled):
+    """Against 200 dense samples of each question."""
+    model, processor = tiny
+    examples, encoded, rollout = rolled
+    _, expected = consult(model, processor, examples, rollout)
+    place = (1, 0, range(4), 200)
+    many = sample(model, encoded, TopP((1.0,) * 800), max_new_tokens=5, temperature=1.0, draws=token_draws(*place, 5))
+    tokens = many.tokens.masked_fill(~many.mask, processor.tokenizer.pad_token_id)
+    right = reward(examples, processor.batch_decode(tokens, skip_special_tokens=True), many.token_ratio).accuracy
+    torch.testing.assert_close(right.mean(-1), expected, rtol=0, atol=0.1)
+
+
+def test_placeholders_are_never_sampled(tiny, rolled):
+    model, _ = tiny
+    _, _, rollout = rolled
+    assert set(rollout.suppress) == {
+        tiny_processor().tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("image_pad", "video_pad", "vision_start", "vision_end")
+    }
+    assert torch.isinf(reference_logits(model, rollout, 4)[..., rollout.suppress]).all()
+
+
+def test_reward_parts():
+    examples = examples_of(["shapes"], "val", 2)
+    got = reward(examples, [examples[0].answer, "nonsense", "", examples[1].answer + "."], torch.tensor([0.8, 0.6, 0.5, 0.4]))
+    assert got.accuracy.tolist() == [[1, 0], [0, 1]]
+    torch.testing.assert_close(got.efficiency, torch.tensor([[0.2, 0.4], [0.5, 0.6]]))
+    gates = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(got.total(1.0, gates), torch.tensor([[1.2, 0.0], [0.0, 1.6]]))
+
+
+def test_each_kind_of_question_has_its_own_sparsity_weight(tiny, rolled):
+    """Digits have fallen behind: their rollouts lose the sparsity term, those of shapes keep it."""
+    model, processor = tiny
+    examples, _, rollout = rolled
+    tokens = rollout.tokens.masked_fill(~rollout.mask, processor.tokenizer.pad_token_id)
+    rewards = reward(examples, processor.batch_decode(tokens, skip_special_tokens=True), rollout.token_ratio)
+    config, half = TrainConfig(sparsity_weight=2.0), torch.full((4,), 0.5)
+    part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 4), half)
+    choice = {"prompt_length": rollout.prompt, "replay": rollout.kept, "relax": zipr1.relaxed_count}
+    with torch.no_grad(), sparse(model, TopP(rollout.p), **choice) as trace:
+        free, metrics = losses(model, trace, part, Governor(0.02, 0.04), config)
+        held, _ = losses(model, trace, part, Governor(0.02, 0.04, gaps={"digits": -0.04}), config)
+        ratio = trace.relaxed_ratio
+    assert [example.task for example in examples] == ["shapes"] * 2 + ["digits"] * 2
+    torch.testing.assert_close(held[:8], free[:8])
+    right = rewards.accuracy.flatten()[8:]
+    assert right.any()
+    torch.testing.assert_close(free[8:] - held[8:], 0.5 * 2.0 * right * ratio[8:])  # half way through the margin
+    gap = (rewards.accuracy[2:] - 0.5).sum()
+    torch.testing.assert_close(metrics["gap/digits"].sum(), gap)
+    assert metrics["sparse/digits"].tolist() == [0.0] * 8 + [1.0] * 8
+
+
+def test_given_completions_are_learned_by_their_cross_entropy(tiny, rolled):
+    """Plain fine-tuning under sparse attention: the gradient of the loss is that of torch's cross-entropy."""
+    model, processor = tiny
+    examples, encoded, _ = rolled
+    config = TrainConfig(completions="given", gate="none", reward_weight=1.0, beta=0.0, sparsity_weight=0.0)
+    tokens, mask = given_tokens(processor, examples, config, "cpu")
+    assert tokens[0][mask[0]].tolist() == [*processor.tokenizer.encode(examples[0].answer), processor.tokenizer.eos_token_id]
+    rollout = given(model, encoded, TopP((0.95,) * 4), tokens=tokens, mask=mask)
+    zeros = torch.zeros(4, 1)
+    part = Experience(examples, rollout, Reward(zeros, zeros, zeros.bool()), reference_logits(model, rollout, 1), zeros[:, 0])
+    weight = model.model.language_model.layers[1].mlp.up_proj.weight.requires_grad_(True)
+    try:
+        with sparse(model, TopP(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept) as trace:
+            (ours,) = torch.autograd.grad(losses(model, trace, part, Governor(0.02, 0.04), config)[0].mean(), weight)
+            logits = completion_logits(model, rollout)
+        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+        (theirs,) = torch.autograd.grad(((nll * mask).sum(1) / mask.sum(1)).mean(), weight)
+    finally:
+        weight.requires_grad_(False)
+    assert theirs.abs().max() > 1e-4
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
