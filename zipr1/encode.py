@@ -71,8 +71,10 @@ def following(embeds: dict, count: int) -> torch.Tensor:
 
 
 def extend(model, embeds: dict, text: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> dict:
-    """The decoder's input for (prompt, completion) in one pass: tokens and mask (B, T), False after the end. `text` (B, L) as in
-    `Encoded`: of a prompt only the visual tokens are taken as they were encoded."""
+    """The decoder's input for (prompt, completion) in one pass: tokens and mask (B, T), False after the end.
+
+    `text` (B, L) as in `Encoded`: of a prompt only the visual tokens are taken as they were encoded.
+    """
     words = model.get_input_embeddings()(torch.cat([text.clamp(min=0), tokens], dim=1))
     new, length = words[:, text.shape[1] :], text.shape[1]
     # The reference may be of another dtype than the policy that encoded the prompt.

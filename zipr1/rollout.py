@@ -132,8 +132,9 @@ def sample(
                 past_key_values=out.past_key_values,
                 use_cache=True,
             )
+    texts = encoded.text.repeat_interleave(group, 0)
     return Rollout(
-        embeds, encoded.text.repeat_interleave(group, 0), p, torch.stack(tokens, 1), torch.stack(alive, 1), torch.stack(logprobs, 1), kept, token_ratio,
+        embeds, texts, p, torch.stack(tokens, 1), torch.stack(alive, 1), torch.stack(logprobs, 1), kept, token_ratio,
         temperature, suppress,
     )  # fmt: skip
 
