@@ -121,7 +121,8 @@ def front(model, inputs) -> dict:
 
 def extended(model, embeds: dict, new: torch.Tensor) -> dict:
     """The prompt and the tokens `new` (B, n) after it, as one input of the decoder."""
-    return extend(model, embeds, new, torch.ones_like(new, dtype=torch.bool))
+    as_encoded = torch.full_like(embeds["attention_mask"], -1)
+    return extend(model, embeds, as_encoded, new, torch.ones_like(new, dtype=torch.bool))
 
 
 @pytest.fixture(scope="session")

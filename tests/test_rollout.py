@@ -1,5 +1,8 @@
 """Rollouts on the embedded model, what the reference says of them, and the loss of a batch."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import tiny_processor
@@ -13,7 +16,7 @@ from zipr1.grpo import Governor
 from zipr1.inputs import prepare
 from zipr1.model import decoder, sparse
 from zipr1.rewards import Reward, reward
-from zipr1.rollout import completion_logits, draw_thresholds, given, reference_logits, sample, token_draws
+from zipr1.rollout import completion_logits, draw_thresholds, given, reference_logits, repeat, sample, token_draws
 from zipr1.selection import TopP
 from zipr1.update import losses
 
@@ -79,6 +82,29 @@ def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
     different = {(i // 4, *row[real].tolist()) for i, (row, real) in enumerate(zip(rollout.tokens, rollout.mask, strict=True))}
     different |= {(i, *tokenizer.encode(example.answer), tokenizer.eos_token_id) for i, example in enumerate(examples)}
     assert batches == [len(different)]
+
+
+def test_a_prompt_is_embedded_by_the_model_that_reads_it(tiny, rolled):
+    """What the policy encoded gives the reference its own prompt, and a gradient the way through the prompt's words."""
+    model, processor = tiny
+    examples, _, rollout = rolled
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.get_input_embeddings().weight.mul_(1.1)
+        prompts = prepare(processor, examples)
+        alone = replace(rollout, embeds=repeat(encode(other, prompts).embeds, 4))
+        theirs, mine = completion_logits(other, alone), completion_logits(other, rollout)
+    finite = torch.isfinite(theirs)
+    torch.testing.assert_close(mine[finite], theirs[finite], rtol=1e-4, atol=1e-4)
+    table = other.get_input_embeddings().weight.requires_grad_(True)
+    logp = completion_logits(other, rollout).log_softmax(-1).gather(2, rollout.tokens[..., None])
+    (gradient,) = torch.autograd.grad(logp.sum(), table)
+    asked = processor.tokenizer.encode(examples[0].question)[1]
+    with torch.no_grad():
+        step = 1e-2 * gradient[asked] / gradient[asked].norm()
+        table[asked] += step
+        after = completion_logits(other, rollout).log_softmax(-1).gather(2, rollout.tokens[..., None])
+    assert (after - logp).sum().item() == pytest.approx((gradient[asked] * step).sum().item(), rel=0.1)
 
 
 def test_expected_accuracy_is_the_share_of_right_samples(tiny, rolled):

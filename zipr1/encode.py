@@ -12,10 +12,12 @@ class Encoded:
     `embeds` are the keyword arguments of the text decoder: inputs_embeds (B, L, D), attention_mask (B, L), position_ids
     (3, B, L), or (B, L) of a text model; for Qwen3-VL also visual_pos_masks (B, L) and deepstack_visual_embeds, the features
     for its first layers at those places. `features` are the visual tokens, one (T*H*W, D) tensor per picture or clip.
+    `text` (B, L) are the ids of the tokens, -1 at the visual ones: what another model, or a gradient, embeds anew.
     """
 
     embeds: dict
     features: list[torch.Tensor]
+    text: torch.Tensor
 
 
 def encode(model, inputs) -> Encoded:
@@ -24,7 +26,7 @@ def encode(model, inputs) -> Encoded:
     embeds = model.get_input_embeddings()(ids)
     if not hasattr(model.config, "vision_config"):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        return Encoded({"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}, [])
+        return Encoded({"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}, [], ids)
     features: list[torch.Tensor] = []
     visual = torch.zeros_like(ids, dtype=torch.bool)
     deepstack: list[torch.Tensor] = []  # of Qwen3-VL: features for the first layers, (B, L, D) each
@@ -46,7 +48,7 @@ def encode(model, inputs) -> Encoded:
     embeds = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}
     if deepstack:
         embeds |= {"visual_pos_masks": visual, "deepstack_visual_embeds": [layer[visual] for layer in deepstack]}
-    return Encoded(embeds, features)
+    return Encoded(embeds, features, ids.masked_fill(visual, -1))
 
 
 def take(embeds: dict, rows: torch.Tensor) -> dict:
@@ -68,12 +70,17 @@ def following(embeds: dict, count: int) -> torch.Tensor:
     return last[..., None] + 1 + torch.arange(count, device=positions.device)
 
 
-def extend(model, embeds: dict, tokens: torch.Tensor, mask: torch.Tensor) -> dict:
-    """The decoder's input for (prompt, completion) in one pass: tokens and mask (B, T), False after the end."""
-    new = model.get_input_embeddings()(tokens)
+def extend(model, embeds: dict, text: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> dict:
+    """The decoder's input for (prompt, completion) in one pass: tokens and mask (B, T), False after the end.
+
+    `text` (B, L) as in `Encoded`: of a prompt only the visual tokens are taken as they were encoded.
+    """
+    words = model.get_input_embeddings()(torch.cat([text.clamp(min=0), tokens], dim=1))
+    new, length = words[:, text.shape[1] :], text.shape[1]
+    # The reference may be of another dtype than the policy that encoded the prompt.
+    prompt = torch.where(text[..., None] < 0, embeds["inputs_embeds"].to(words.dtype), words[:, :length])
     together = {
-        # The reference may be of another dtype than the policy that encoded the prompt.
-        "inputs_embeds": torch.cat([embeds["inputs_embeds"].to(new.dtype), new], dim=1),
+        "inputs_embeds": torch.cat([prompt, new], dim=1),
         "attention_mask": torch.cat([embeds["attention_mask"], mask.long()], dim=1),
         "position_ids": torch.cat([embeds["position_ids"], following(embeds, tokens.shape[1])], dim=-1),
     }

@@ -23,6 +23,7 @@ class Rollout:
     """
 
     embeds: dict  # of the prompts, repeated: see zipr1.encode.Encoded
+    text: torch.Tensor  # (N, L) the prompts' ids, -1 at visual tokens
     p: tuple[float, ...]  # (N,)
     tokens: torch.Tensor  # (N, T)
     mask: torch.Tensor  # (N, T) True up to and including the end-of-turn token
@@ -99,7 +100,8 @@ def sample(
     sharded weights need.
     """
     p = rule.p
-    embeds = repeat(encoded.embeds, len(p) // len(encoded.embeds["attention_mask"]))
+    group = len(p) // len(encoded.text)
+    embeds = repeat(encoded.embeds, group)
     suppress = vision_tokens(model)
     ends = model.generation_config.eos_token_id
     ends = torch.tensor([ends] if isinstance(ends, int) else ends or [], device=draws.device)
@@ -130,8 +132,9 @@ def sample(
                 past_key_values=out.past_key_values,
                 use_cache=True,
             )
+    texts = encoded.text.repeat_interleave(group, 0)
     return Rollout(
-        embeds, p, torch.stack(tokens, 1), torch.stack(alive, 1), torch.stack(logprobs, 1), kept, token_ratio,
+        embeds, texts, p, torch.stack(tokens, 1), torch.stack(alive, 1), torch.stack(logprobs, 1), kept, token_ratio,
         temperature, suppress,
     )  # fmt: skip
 
@@ -144,7 +147,8 @@ def given(
     group = len(rule.p) // len(tokens)
     tokens, mask = tokens.repeat_interleave(group, 0), mask.repeat_interleave(group, 0)
     empty = torch.zeros(tokens.shape, device=tokens.device)
-    rollout = Rollout(repeat(encoded.embeds, group), rule.p, tokens, mask, empty, [], empty[:, 0], 1.0, [])
+    text = encoded.text.repeat_interleave(group, 0)
+    rollout = Rollout(repeat(encoded.embeds, group), text, rule.p, tokens, mask, empty, [], empty[:, 0], 1.0, [])
     with sparse(model, rule, scope=scope, prompt_length=rollout.prompt) as trace:
         logprobs = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
     return replace(rollout, logprobs=logprobs, kept=list(trace.kept), token_ratio=trace.token_ratio)
@@ -152,7 +156,7 @@ def given(
 
 def completion_logits(model, rollout: Rollout) -> torch.Tensor:
     """(N, T, V) the sampled-from distribution's logits at each completion token, under the attention in force."""
-    inputs = extend(model, rollout.embeds, rollout.tokens, rollout.mask)
+    inputs = extend(model, rollout.embeds, rollout.text, rollout.tokens, rollout.mask)
     hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
     return policy_logits(model.lm_head(hidden[:, rollout.prompt - 1 : -1]), rollout.suppress, rollout.temperature)
 
@@ -162,7 +166,7 @@ def some(rollout: Rollout, rows: torch.Tensor) -> Rollout:
     parts = (rollout.tokens[rows], rollout.mask[rows], rollout.logprobs[rows])
     p = tuple(rollout.p[row] for row in rows.tolist())
     rest = (rollout.token_ratio[rows], rollout.temperature, rollout.suppress)
-    return Rollout(take(rollout.embeds, rows), p, *parts, [], *rest)
+    return Rollout(take(rollout.embeds, rows), rollout.text[rows], p, *parts, [], *rest)
 
 
 @torch.no_grad()
