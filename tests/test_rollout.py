@@ -150,9 +150,14 @@ def test_each_kind_of_question_has_its_own_sparsity_weight(tiny, rolled):
     with torch.no_grad(), sparse(model, TopP(rollout.p), **choice) as trace:
         free, metrics = losses(model, trace, part, Governor(0.02, 0.04), config)
         held, _ = losses(model, trace, part, Governor(0.02, 0.04, gaps={"digits": -0.04}), config)
+        middle = rollout.token_ratio.median().item()  # itself, the target is reached
+        reached, told = losses(model, trace, part, Governor(0.02, 0.04), replace(config, target_ratio=middle))
         ratio = trace.relaxed_ratio
     assert [example.task for example in examples] == ["shapes"] * 2 + ["digits"] * 2
     torch.testing.assert_close(held[:8], free[:8])
+    above = rollout.token_ratio > middle
+    assert 0 < above.sum() < len(above) and torch.equal(told["frac_above_target"], above.float())
+    torch.testing.assert_close(free - reached, ~above * 2.0 * rewards.accuracy.flatten() * ratio)
     right = rewards.accuracy.flatten()[8:]
     assert right.any()
     torch.testing.assert_close(free[8:] - held[8:], 0.5 * 2.0 * right * ratio[8:])  # half way through the margin

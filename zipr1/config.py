@@ -191,6 +191,8 @@ class TrainConfig:
     """By which rollouts may be less often right than the dense reference."""
     accuracy_margin: float = 0.04
     """Beyond that, where sparsity stops counting."""
+    target_ratio: float = 0.2
+    """Token ratio at which the sparsity term lets go of a rollout: what accuracy would pay for more."""
     sharpness: Literal["count", "entropy", "soft_count"] = "count"
     """What the sparsity term makes small: the relaxed count of tokens that p asks for, or, for the ablation, the entropy of
     the scores or a soft count (zipr1.sharpness)."""
@@ -237,6 +239,8 @@ class TrainConfig:
         check_share(self, "p")
         if not 0 <= self.dense_share <= 1:
             raise ValueError(f"dense_share={self.dense_share}: the share of dense rollouts must lie in [0, 1]")
+        if not 0 <= self.target_ratio < 1:
+            raise ValueError(f"target_ratio={self.target_ratio}: the token ratio to reach must lie in [0, 1), for example 0.2")
         check_tasks(self.tasks)
         if self.objective.baseline == "reference" and self.objective.efficiency_reward:
             raise ValueError("baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0")

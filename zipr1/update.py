@@ -57,10 +57,11 @@ def losses(
         kl = full_kl(*(pair if objective.kl == "full" else reversed(pair)), rollout.mask)
     loss = -objective.reward_weight * gain + objective.beta * kl
     sparse_rows = torch.tensor([p < 1 for p in rollout.p], device=device)
+    pressed = sparse_rows & (rollout.token_ratio > config.target_ratio)
     if objective.sparsity_weight:
         held = [governor.factor(kind(example)) if objective.governed else 1.0 for example in part.examples]
         weight = objective.sparsity_weight * torch.tensor(held)[:, None] * gates
-        loss = loss + weight.flatten().to(device) * sparse_rows * trace.relaxed_ratio
+        loss = loss + weight.flatten().to(device) * pressed * trace.relaxed_ratio
     with torch.no_grad():
         ratio = (logprobs - rollout.logprobs).exp()
         entropy = -(logp.exp() * logp.masked_fill(logp == float("-inf"), 0)).sum(-1)
@@ -76,6 +77,7 @@ def losses(
             "frac_reward_zero_std": (spread == 0).float(),
             "reference_accuracy": part.expected[:, None].expand_as(total),
             "token_ratio": rollout.token_ratio,
+            "frac_above_target": pressed.float(),
             "kl": kl,
             "entropy": token_mean(entropy, rollout.mask),
             "clip_ratio": token_mean(((ratio - 1).abs() > config.epsilon).float(), rollout.mask),
