@@ -10,9 +10,10 @@ turns, medians; what compares across environments is the speed-up, the bytes kep
 
 import argparse
 import json
-import resource
+import re
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -41,9 +42,16 @@ def context_of(engine: str, ratio: float, scope: str, model):
     return zipr1.sparse(model, zipr1.TopK(ratio), scope=scope)
 
 
-def run(model, ids: torch.Tensor, engine: str, ratio: float, scope: str, steps: int) -> tuple[float, float, int]:
-    """Milliseconds of the prompt and of one decode step, bytes of the KV cache after the prompt."""
+def resident(name: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM the peak since `run` reset it."""
+    return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+def run(model, ids: torch.Tensor, engine: str, ratio: float, scope: str, steps: int) -> tuple[float, float, int, int]:
+    """Milliseconds of the prompt and of one decode step; bytes of the KV cache after the prompt, and at most of all memory."""
     cache = DynamicCache()
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): sets the peak to what is resident now
+    before = resident("VmRSS")
     with torch.no_grad(), context_of(engine, ratio, scope, model):
         began = time.perf_counter()
         model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -54,7 +62,7 @@ def run(model, ids: torch.Tensor, engine: str, ratio: float, scope: str, steps: 
             position = torch.full((len(ids), 1), ids.shape[1] + step)
             model(ids[:, :1], past_key_values=cache, use_cache=True, position_ids=position)
         decode = (time.perf_counter() - began) / steps
-    return 1000 * prefill, 1000 * decode, size
+    return 1000 * prefill, 1000 * decode, size, resident("VmHWM") - before
 
 
 def main() -> None:
@@ -89,7 +97,7 @@ def main() -> None:
                         "prefill_ms": round(ours[0], 1), "prefill_speedup": round(dense[0] / ours[0], 2),
                         "decode_ms": round(ours[1], 1), "decode_speedup": round(dense[1] / ours[1], 2),
                         "kv_bytes": int(ours[2]), "kv_share": round(ours[2] / dense[2], 3),
-                        "peak_process_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                        "peak_mb": round(ours[3] / 1e6, 1), "dense_peak_mb": round(dense[3] / 1e6, 1),
                     }
                 ),
                 flush=True,

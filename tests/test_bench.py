@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+import transformers
 
 from zipr1.bench import break_even, choice_shares
 from zipr1.cli import main
@@ -29,7 +30,10 @@ def test_the_rows_of_a_small_bench(capsys, tmp_path):
     decode = [row for row in rows if row["phase"] == "decode"]
     assert [(row["tokens"], row["batch"], row["ratio"]) for row in decode] == [(64, 2, 0.25), (128, 2, 0.25)]
     with (tmp_path / "bench.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(rows)
+        table = list(csv.DictReader(file))
+    assert len(table) == len(rows) and {row["transformers"] for row in table} == {transformers.__version__}
+    needed = "device shape tokens ratio scope phase dense_ms sparse_ms speedup bound share_of_bound dense_bytes sparse_bytes"
+    assert all(set(needed.split()) <= row.keys() for row in rows)
     saved = json.loads((tmp_path / "bench.json").read_text())
     assert saved["rows"] == rows and saved["versions"]["torch"]
     assert (tmp_path / "bench.png").stat().st_size > 5000

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import extended, front, prompts
+from conftest import extended, front, prompts, random_model
 from transformers import DynamicCache
 
 from zipr1.model import VISION_FAMILIES, decoder, sparse
@@ -112,9 +112,10 @@ def test_a_second_turn_on_the_evicted_cache_equals_one_pass(model, batch):
     torch.testing.assert_close(trace.token_ratio, kept / together["attention_mask"].sum(-1))
 
 
-def test_a_second_turn_with_every_key_kept_is_dense_from_there_on(model, batch):
+@pytest.mark.parametrize("scope", ["attention", "layer"])
+def test_a_second_turn_with_every_key_kept_is_dense_from_there_on(model, batch, scope):
     """keep_kv: the prompt is read sparsely, what follows sees all of it."""
-    hidden, cache, _, together, real = second_turn(model, batch, prefill, keep_kv=True)
+    hidden, cache, _, together, real = second_turn(model, batch, prefill, keep_kv=True, scope=scope)
     length = batch["input_ids"].shape[1]
     plain = DynamicCache()
     for i, layer in enumerate(cache.layers):
@@ -126,6 +127,32 @@ def test_a_second_turn_with_every_key_kept_is_dense_from_there_on(model, batch):
             position_ids=together["position_ids"][..., length:], past_key_values=plain, use_cache=True,
         ).last_hidden_state  # fmt: skip
     torch.testing.assert_close(hidden[real], dense[real], **TOLERANCE)
+
+
+@pytest.mark.parametrize("keep_kv", [False, True])
+def test_a_chat_of_three_turns_goes_on_with_the_cache_of_generate(model, processor, keep_kv):
+    """The text turns of a chat through generate(past_key_values=...): each answer is what one pass over the chat says next."""
+    turns = ["What is red? A red thing is", " And blue? Blue is", " So what is green, and what is it not?"]
+    turns = [processor(text=turn, return_tensors="pt")["input_ids"] for turn in turns]
+    first, cache, ids = turns[0].shape[1], DynamicCache(config=decoder(model).config), turns[0][:, :0]
+    with torch.no_grad():
+        with sparse(model, RULE, keep_kv=keep_kv) as trace:
+            for turn in turns:
+                ids = torch.cat([ids, turn], dim=1)
+                mask = torch.ones_like(ids)
+                ids = model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=4, do_sample=False)
+        assert trace.kept[0].shape[1] < ids.shape[1] and (trace.token_ratio < 1).all()
+        stored = ids.shape[1] - 1  # the last token was never read
+        assert (cache.layers[-1].keys.shape[2] < stored) == (not keep_kv)
+        if keep_kv:
+            return
+        with sparse(model, RULE, prompt_length=first):
+            logits = model(ids, use_cache=False).logits
+    end = 0
+    for turn in turns:
+        end += turn.shape[1]
+        assert logits[0, end - 1 : end + 3].argmax(-1).tolist() == ids[0, end : end + 4].tolist()
+        end += 4
 
 
 def cut(embeds: dict, begin: int, end: int) -> dict:
@@ -187,6 +214,10 @@ def test_a_prompt_read_in_chunks_counts_the_chunks_that_stay_whole(model, batch)
     assert torch.equal(trace.lengths, lengths)
     assert all(kept[:, -6:].all() for kept in trace.kept)
     assert (trace.token_ratio < 1).all()
+    whole = {"max_new_tokens": 5, "prefill_chunk_size": length - 6}
+    with torch.no_grad():
+        dense = model.generate(**batch, do_sample=False, **whole)
+    assert generate(model, batch, KeepAll(), **whole)[0].tolist() == dense.tolist()
 
 
 @pytest.mark.parametrize("kind", ["static", "quantized"])
@@ -208,6 +239,8 @@ def test_assisted_decoding_says_what_to_use(model, processor):
         assert model.generate(**row, max_new_tokens=5, do_sample=False, prompt_lookup_num_tokens=2).shape[0] == 1
     with pytest.raises((ValueError, NotImplementedError), match="plain generate"):
         generate(model, row, prompt_lookup_num_tokens=2)
+    with pytest.raises((ValueError, NotImplementedError), match="plain generate"):
+        generate(model, row, assistant_model=random_model(model.config.model_type))
 
 
 @pytest.mark.parametrize("scope", ["attention", "layer"])
@@ -245,8 +278,13 @@ def test_a_turn_on_an_older_cache_is_not_counted_for_the_newer_prompt(model, pro
         assert trace.kept[0].shape[1] == kept[0].shape[1] + 3
 
 
-def test_an_evicted_cache_is_refused_outside_the_block(model, processor, examples):
-    """Stock attention would read its empty places as tokens."""
+def test_an_evicted_cache_is_refused_outside_the_block(model, processor, examples, batch):
+    """Stock attention would read its empty places as tokens, or, beside a row that kept everything, moved ones as padding."""
+    with torch.no_grad(), sparse(model, KeepAll()):
+        past = prefill(decoder(model), front(model, batch))
+    assert past.layers[0].keys.shape[2] == batch["input_ids"].shape[1]
+    with torch.no_grad(), pytest.raises(RuntimeError, match="inside `with"):
+        decoder(model)(inputs_embeds=front(model, batch)["inputs_embeds"][:, -1:], past_key_values=past, use_cache=True)
     embeds = front(model, prompts(processor, examples[:1]))
     word = embeds["inputs_embeds"][:, -1:]
     with torch.no_grad():

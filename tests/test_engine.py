@@ -243,13 +243,14 @@ def test_relaxed_ratio_is_within_one_token_of_the_measured_one(model, batch):
     assert (difference >= 0).all() and (difference <= 1 / trace.lengths).all()
 
 
-def test_samples_of_one_prompt_share_the_prompt_and_its_selection(model, batch):
-    torch.manual_seed(0)
-    with torch.no_grad(), sparse(model, TopP(0.9)) as trace:
-        out = model.generate(**batch, max_new_tokens=3, do_sample=True, num_return_sequences=2)
-    assert out.shape[0] == 8
-    for kept in trace.kept:
-        assert kept[0::2].tolist() == kept[1::2].tolist()
+def test_several_samples_of_a_prompt_are_those_of_a_batch_that_repeats_it(model, processor, examples, batch):
+    outs = []
+    for inputs, times in ((batch, 2), (prompts(processor, [example for example in examples for _ in range(2)]), 1)):
+        torch.manual_seed(0)
+        with torch.no_grad(), sparse(model, TopP(0.9)):
+            outs.append(model.generate(**inputs, max_new_tokens=5, do_sample=True, num_return_sequences=times))
+    assert torch.equal(*outs)
+    assert outs[0][0::2].tolist() != outs[0][1::2].tolist()  # they are samples
 
 
 def test_short_prompts_stay_dense_below_min_tokens(model, batch):
@@ -289,17 +290,17 @@ def test_what_is_not_supported_says_so(model, batch):
     with sparse(model, TopP(0.9)), torch.no_grad():
         with pytest.raises(ValueError, match="output_attentions"):
             model(**batch, output_attentions=True)
+        with pytest.raises(ValueError, match="output_attentions"):
+            model.generate(**batch, max_new_tokens=2, output_attentions=True, return_dict_in_generate=True)
         with pytest.raises(TypeError, match="DynamicCache"):
             model.generate(**batch, max_new_tokens=2, cache_implementation="static")
         with pytest.raises(RuntimeError, match="already"), sparse(model, TopP(0.5)):
             pass
     with pytest.raises(ValueError, match="TopP"), sparse(model, Recent(0.5), relax=relaxed_count):
         model(**batch)
-        with (
-            pytest.raises(ValueError, match="1 rows for a batch of 4"),
-            sparse(model, TopP(0.9), replay=[torch.ones(1, 9)] * 9),
-        ):
-            model(**batch)
+    replay = [torch.ones(1, 9, dtype=torch.bool)] * 9
+    with pytest.raises(ValueError, match="1 rows for a batch of 4"), sparse(model, TopP(0.9), replay=replay):
+        model(**batch)
     with pytest.raises(RuntimeError, match="nothing was recorded"), sparse(model, TopP(0.9)) as trace:
         _ = trace.token_ratio
     with pytest.raises(ValueError, match="scope='all'"), sparse(model, TopP(0.9), scope="all"):

@@ -28,6 +28,21 @@ def test_the_strip_is_as_high_as_the_ratio():
     assert abs(high - 2 * low) <= 2 and low > 20
 
 
+def test_a_tall_picture_of_a_deep_model_has_room_for_its_strip():
+    """36 layers under a picture of 40 x 480 pixels: a bar each, and numbers that do not overlap."""
+    ratios = [0.5 + 0.01 * layer for layer in range(36)]
+    page = np.asarray(next(kept_pages([Image.new("RGB", (40, 480))], np.ones((36, 1, 12, 1)), ratios, "?")))
+    gold = (page[480 + STRIP - 2] == (255, 200, 0)).all(-1)
+    assert page.shape[1] == 480 and (np.diff(gold.astype(int)) == 1).sum() == 36
+    white = (page[480 : 480 + 20] == (240, 240, 240)).all(-1).any(0)
+    assert white.any() and not white.all()
+
+
+def test_a_caption_without_spaces_is_broken():
+    short, long = (next(kept_pages([Image.new("RGB", (480, 480))], np.ones((1, 1, 1, 1)), [1.0], "x" * n)) for n in (9, 200))
+    assert long.height > short.height and long.width == short.width
+
+
 def test_a_clip_is_a_sheet_of_frame_pairs():
     frames = [Image.new("RGB", (96, 96)) for _ in range(8)]
     pages = list(

@@ -8,6 +8,7 @@ import torch
 from conftest import front, prompts, random_model, tiny_processor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
 from zipr1.model import TEXT_FAMILIES, VISION_FAMILIES, decoder, set_attention
@@ -97,7 +98,18 @@ def test_the_cache_grows_layers_of_the_class_we_give():
     layer = cache.layers[0]
     assert layer.keys.shape == states.shape and layer.get_seq_length() == 3, "DynamicLayer: keys, values and their length"
     assert layer.get_mask_sizes(2) == (5, 0), "DynamicLayer: get_mask_sizes(new) is (seen + new, 0)"
-    assert {"reorder_cache", "batch_repeat_interleave", "batch_select_indices", "crop", "reset"} <= set(dir(layer))
+    used = {"reorder_cache", "batch_repeat_interleave", "batch_select_indices", "crop", "reset", "is_initialized"}
+    assert used <= set(dir(layer)), f"DynamicLayer: has {', '.join(sorted(used))}"
+
+
+def test_stock_attention_without_a_mask_is_causal(model):
+    attention = decoder(model).layers[0].self_attn
+    config = model.config.get_text_config()
+    heads, size = config.num_attention_heads, attention.head_dim
+    query, key, value = (torch.randn(1, n, 6, size) for n in (heads, *[config.num_key_value_heads] * 2))
+    whole, _ = sdpa_attention_forward(attention, query, key, value, None, scaling=size**-0.5, dropout=0.0)
+    part, _ = sdpa_attention_forward(attention, *(states[:, :, :4] for states in (query, key, value)), None, scaling=size**-0.5)
+    torch.testing.assert_close(whole[:, :4], part, msg="sdpa_attention_forward: without a mask, a token sees those before it")
 
 
 def test_generate_makes_a_plain_empty_cache_before_the_prompt(model, batch):
@@ -122,7 +134,8 @@ def test_generate_makes_a_plain_empty_cache_before_the_prompt(model, batch):
 def test_the_front_half_of_a_vision_model(family):
     model = random_model(family).model
     asked = inspect.signature(model.get_rope_index).parameters
-    assert {"input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw", "attention_mask"} <= set(asked)
+    used = {"input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw", "attention_mask"}
+    assert used <= set(asked), f"get_rope_index: takes {', '.join(sorted(used))}"
     grid = torch.tensor([[1, 4, 4]])
     pixels = torch.zeros(16, 3 * 2 * 8 * 8)
     features = model.get_image_features(pixels, grid).pooler_output

@@ -52,6 +52,8 @@ def answer(config: AnswerConfig) -> dict:
     rule = TopP(config.p)
     if not config.question.strip():
         raise ValueError("the question is empty: ask something about the picture or clip")
+    if config.picture:  # a folder that cannot be made is named before the work
+        Path(config.picture).parent.mkdir(parents=True, exist_ok=True)
     model, processor = load_vision(config.model)
     limit = min(config.max_frames, processor.video_processor.max_frames)
     media = read_media(config.file, limit)
@@ -93,10 +95,8 @@ def answer(config: AnswerConfig) -> dict:
         masks = layer_masks([layer[0].cpu() for layer in trace.kept], visual, visual_grid(inputs, 0, processor))
         images = list(media.get("frames") or [media["image"]])
         caption = f"{config.question} {result['answer']} (token ratio {result['token_ratio']:.0%}, p = {config.p:g})"
-        path = Path(config.picture)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_pages(kept_pages(images, masks, trace.layer_ratios[0].tolist(), caption), path)
-        result["picture"] = str(path)
+        save_pages(kept_pages(images, masks, trace.layer_ratios[0].tolist(), caption), Path(config.picture))
+        result["picture"] = config.picture
     return result
 
 

@@ -41,7 +41,8 @@ class Trace:
     def layer_ratios(self) -> torch.Tensor:
         """(B, layers) share of the prompt that each layer kept."""
         self._check()
-        return torch.stack([kept.sum(-1) for kept in self.kept], dim=-1) / self.lengths[:, None]
+        device = self.lengths.device  # layers may lie on several
+        return torch.stack([kept.sum(-1).to(device) for kept in self.kept], dim=-1) / self.lengths[:, None]
 
     @property
     def token_ratio(self) -> torch.Tensor:
@@ -54,7 +55,7 @@ class Trace:
         self._check()
         if not self.relaxed:
             raise RuntimeError("relaxed_ratio was not recorded: give zipr1.sparse(..., relax=zipr1.relaxed_count)")
-        return torch.stack(self.relaxed, dim=-1).mean(-1) / self.lengths
+        return torch.stack([count.to(self.lengths.device) for count in self.relaxed], dim=-1).mean(-1) / self.lengths
 
     def _check(self) -> None:
         if not self.kept:
@@ -98,7 +99,8 @@ def sparse_attention(
     if call.past:
         return continued_attention(module, query, key, value, attention_mask, call, **kwargs)
     batch, _, length, _ = query.shape
-    if attention_mask is None:
+    padded = attention_mask is not None
+    if not padded:
         attention_mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
     elif attention_mask.ndim != 2:
         raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}: pass the 2-D padding mask (B, L)")
@@ -126,7 +128,7 @@ def sparse_attention(
     if call.cache is not None:
         stored = call.cache.layers[module.layer_idx]
         if call.keep_kv:
-            stored.valid, stored.ragged = attention_mask.bool(), True
+            stored.valid, stored.ragged = attention_mask.bool(), padded
         else:
             stored.evict(short_key, short_value, filled, ragged=least < most)
     if call.rows is not None:

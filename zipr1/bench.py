@@ -75,27 +75,32 @@ def run_bench(config: BenchConfig) -> tuple[list[dict], str]:
     if "fastv" in config.rules and layers <= FastV.layer:
         raise ValueError(f"layers={layers}: fastv keeps everything in the first {FastV.layer} layers; give more layers")
     model = build(config.shape, layers, "vision" in wanted, device, dtype)
-    rows = []
+    folder, rows = Path(config.output_dir), []
+    folder.mkdir(parents=True, exist_ok=True)
     lengths, ratios = config.numbers("tokens"), config.numbers("ratios", float)
     where = provenance()["device"] if device.type == "cuda" else f"{config.threads} CPU threads"
     common = {"device": where, "dtype": str(dtype).removeprefix("torch."), "shape": config.shape, "layers": layers}
     with torch.inference_mode(), tqdm(total=len(lengths) * len(wanted), desc="bench", unit="point") as bar:
         for tokens in lengths:
             for phase in wanted:
-                rows += [
-                    common | {"phase": phase, "tokens": tokens} | row for row in PHASES[phase](model, tokens, ratios, config)
-                ]
+                point = common | {"phase": phase, "tokens": tokens, "dense_bytes": None, "sparse_bytes": None}
+                rows += [point | row for row in PHASES[phase](model, tokens, ratios, config)]
+                write(rows, config, folder)  # a longer prompt that does not fit takes nothing away
                 bar.update()
-    folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "bench.csv").open("w", newline="") as file:
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
-    (folder / "bench.json").write_text(json.dumps({"rows": rows, "config": asdict(config)} | provenance(), indent=1))
     plot(rows, folder / "bench.png")
     return rows, table(rows)
+
+
+def write(rows: list[dict], config: BenchConfig, folder: Path) -> None:
+    """bench.json, and bench.csv with machine and versions in each row."""
+    where = provenance()
+    (folder / "bench.json").write_text(json.dumps({"rows": rows, "config": asdict(config)} | where, indent=1))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    machine = {"machine": where["device"], "commit": where["commit"]} | where["versions"]
+    with (folder / "bench.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*names, *machine])
+        writer.writeheader()
+        writer.writerows(row | machine for row in rows)
 
 
 def break_even(rows: list[dict], ratio: float, scope: str) -> int | None:

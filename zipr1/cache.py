@@ -10,7 +10,8 @@ class KeptLayer(DynamicLayer):
 
     keys, values: (B, Hkv, K, D); valid: (B, K) bool, False where a sample kept fewer than its neighbours. The sequence
     length is the number of tokens *seen*, so that positions and masks go on as if nothing had been dropped; the
-    number stored is `keys.shape[-2]`. `ragged` says, without looking at the device, whether `valid` may hold a False.
+    number stored is `keys.shape[-2]`. `ragged` says, without looking at the device, whether `valid` may hold a False;
+    `evicted`, whether tokens were dropped or, beside a sample that kept more, moved.
 
     `open` is set by `zipr1.sparse` before each pass: stock attention would take the places that are not valid for tokens.
     """
@@ -21,12 +22,12 @@ class KeptLayer(DynamicLayer):
         super().__init__()
         self.seen = 0
         self.valid: torch.Tensor | None = None
-        self.ragged = False
+        self.ragged = self.evicted = False
         self.open = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         """Appends new tokens, all of them; `evict` drops those of the prompt that attention has not chosen."""
-        if not self.open and self.seen != self.keys.shape[-2]:
+        if self.evicted and not self.open:
             raise RuntimeError("this KV cache has dropped tokens: go on with it inside `with zipr1.sparse(...)`")
         self.open = False
         keys, values = super().update(key_states, value_states)
@@ -37,7 +38,7 @@ class KeptLayer(DynamicLayer):
 
     def evict(self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor, ragged: bool) -> None:
         """Replaces what is stored by the kept tokens (B, Hkv, K, D) and their validity (B, K)."""
-        self.keys, self.values, self.valid, self.ragged = keys, values, valid, ragged
+        self.keys, self.values, self.valid, self.ragged, self.evicted = keys, values, valid, ragged, True
 
     def get_seq_length(self) -> int:
         return self.seen
@@ -47,7 +48,7 @@ class KeptLayer(DynamicLayer):
 
     def reset(self) -> None:
         super().reset()
-        self.seen, self.valid, self.ragged, self.open = 0, None, False, True
+        self.seen, self.valid, self.ragged, self.evicted, self.open = 0, None, False, False, True
 
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove:

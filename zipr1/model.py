@@ -171,7 +171,10 @@ def sparse(
     def set_call(module, args, kwargs):
         kwargs = dict(kwargs)
         if kwargs.get("output_attentions") or (kwargs.get("output_attentions") is None and text.config.output_attentions):
-            raise ValueError("output_attentions: sparse attention makes no full score matrix; use zipr1.KeepAll() and eager")
+            raise ValueError(
+                "output_attentions: sparse attention makes no full score matrix; leave the block, and load the model with "
+                "attn_implementation='eager'"
+            )
         cache = kwargs.get("past_key_values")
         use_cache = kwargs.get("use_cache")
         if cache is None and (text.config.use_cache if use_cache is None else use_cache):

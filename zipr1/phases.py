@@ -187,7 +187,7 @@ def vision_rows(model, tokens: int, ratios: list[float], config: BenchConfig) ->
     grid = torch.tensor([[1, 2 * side, 2 * side]], device=model.device)
     pixels = torch.randn(4 * side * side, 3 * 2 * 14 * 14, device=model.device, dtype=model.dtype)
     times = paired(lambda: tower(pixels, grid_thw=grid), lambda: tower(pixels, grid_thw=grid), config.repeats, model.device)
-    return [judged(times, 1.0, rule="none", ratio=1.0, scope="none", layers=tower.config.depth)]
+    return [judged(times, 1.0, rule="none", ratio=1.0, scope="none", layers=tower.config.depth, tokens=side * side)]
 
 
 PHASES = {"attention": attention_rows, "prefill": prefill_rows, "decode": decode_rows, "vision": vision_rows}

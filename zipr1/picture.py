@@ -11,6 +11,7 @@ LEAST_SIDE = 480  # pixels of the longer side, so that a cell can be seen
 DIM = 0.2  # brightness of a cell that every layer dropped
 INK, PAPER, GOLD = (240, 240, 240), (24, 24, 32), (255, 200, 0)  # its own background: readable on a light page and a dark one
 STRIP = 72  # height of the strip of ratios
+LABEL = 36  # width of a number over it
 PAGE_MS = 900  # of an animation
 
 
@@ -63,20 +64,22 @@ def sheet(images: list[Image.Image], share: np.ndarray, ratios: list[float], lay
     tiles = [shade(image, part) for image, part in zip(images[::step], share, strict=False)]
     columns = min(len(tiles), 2)
     width, height = tiles[0].size
+    wide = max(columns * width, LEAST_SIDE)  # a tall picture leaves no room for the strip
     rows = math.ceil(len(tiles) / columns)
     font = ImageFont.load_default(16)
     which = "all layers" if layer is None else f"layer {layer + 1} of {len(ratios)}: {ratios[layer]:.0%}"
-    lines = [*wrap(caption, font, columns * width - 16), which]
+    lines = [*wrap(caption, font, wide - 16), which]
     bottom = rows * height
-    page = Image.new("RGB", (columns * width, bottom + STRIP + 8 + 22 * len(lines)), PAPER)
+    page = Image.new("RGB", (wide, bottom + STRIP + 8 + 22 * len(lines)), PAPER)
     for i, tile in enumerate(tiles):
         page.paste(tile, (i % columns * width, i // columns * height))
     draw = ImageDraw.Draw(page)
-    wide = (page.width - 16) / len(ratios)
+    bar = (wide - 16) / len(ratios)
+    every = math.ceil(LABEL / bar)  # bars with a number: all, or as many as have room
     for i, ratio in enumerate(ratios):
-        x, top = 8 + i * wide, bottom + STRIP - (STRIP - 24) * ratio
-        draw.rectangle((x, top, x + wide - 2, bottom + STRIP), fill=GOLD if layer in (None, i) else (120, 110, 80))
-        if wide > 34:
+        x, top = 8 + i * bar, bottom + STRIP - (STRIP - 24) * ratio
+        draw.rectangle((x, top, x + max(bar - 2, 1), bottom + STRIP), fill=GOLD if layer in (None, i) else (120, 110, 80))
+        if i % every == 0:
             draw.text((x, top - 18), f"{ratio:.0%}", INK, ImageFont.load_default(13))
     for i, line in enumerate(lines):
         draw.text((8, bottom + STRIP + 4 + 22 * i), line, INK, font)
@@ -84,12 +87,14 @@ def sheet(images: list[Image.Image], share: np.ndarray, ratios: list[float], lay
 
 
 def wrap(text: str, font, width: int) -> list[str]:
-    """Breaks a caption at spaces to fit `width` pixels."""
+    """Breaks a caption to fit `width` pixels: at spaces, or where a word alone is too long, as in Chinese, inside it."""
     lines = [""]
     for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) > width and lines[-1]:
-            lines.append(word)
-        else:
-            lines[-1] = longer
+        parts = [word] if font.getlength(word) <= width else list(word)
+        for number, part in enumerate(parts):
+            longer = f"{lines[-1]}{'' if number else ' '}{part}".strip()
+            if font.getlength(longer) > width and lines[-1]:
+                lines.append(part)
+            else:
+                lines[-1] = longer
     return lines

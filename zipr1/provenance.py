@@ -1,6 +1,7 @@
 """Where a number comes from: versions, commit, machine."""
 
 import platform
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -9,6 +10,13 @@ from pathlib import Path
 import torch
 
 from zipr1 import __version__
+
+
+def processor() -> str:
+    """The name of the CPU, where Linux tells it."""
+    cores = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", cores.read_text()) if cores.is_file() else None
+    return found[1] if found else f"{platform.machine()} CPU"
 
 
 def provenance() -> dict:
@@ -22,7 +30,7 @@ def provenance() -> dict:
     commit = git("rev-parse", "HEAD")
     if commit and git("status", "--porcelain"):
         commit += "+changes"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return {
         "versions": {"zipr1": __version__, "python": platform.python_version()}
         | {name: version(name) for name in ("torch", "torchvision", "transformers", "accelerate")},
