@@ -4,8 +4,8 @@
     python benchmarks/smollm2.py --tokens 2048 --windows 4
 
 The weights come out of the package (GGUF, 4 bits); the text is Python's own documentation as `pydoc` carries it. For each p and
-scope: share of tokens kept, cross-entropy (nats) and perplexity of the 512 tokens after the prompt, and how far 32 greedy tokens
-agree with dense attention.
+scope: share of tokens kept, cross-entropy (nats) and perplexity of the 512 tokens after the prompt, and how far 32 greedy
+tokens agree with dense attention.
 """
 
 import argparse

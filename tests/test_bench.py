@@ -60,7 +60,8 @@ def test_what_the_choice_costs_is_a_share_of_the_sparse_layers():
         "layers": 4,
     }
     assert choice_shares([choice, prefill, prefill | {"ratio": 0.5}]) == [
-        "Choice of tokens at 512 tokens, rule topk, ratio 0.25, scope layer: 2.0 ms, 10.0% of the sparse layer"
+        f"Choice of tokens by Top-p at 512 tokens, ratio {ratio}, scope layer: 2.0 ms, 10.0% of the sparse layer"
+        for ratio in (0.25, 0.5)
     ]
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from PIL import ImageFont
+from PIL import Image, ImageFont
 
 from zipr1.tasks import (
     ALL_TASKS,
@@ -15,10 +15,12 @@ from zipr1.tasks import (
     digits,
     ego,
     lecture,
+    needle,
     photos,
     reason,
     relate,
     sign,
+    street,
     text_only_prior,
     walks,
 )
@@ -81,6 +83,9 @@ def test_no_source_serves_two_splits():
         "digits": samples,
         "font families": family,
         "maps": ALL_MAPS,
+        "frames of the street": {
+            split: {number for shot in street.SHOTS[split] for number in range(*shot)} for split in SPLITS
+        },
     }
     for name, by_split in sources.items():
         items = [item for split in SPLITS for item in set(by_split[split])]
@@ -89,8 +94,28 @@ def test_no_source_serves_two_splits():
 
 
 @pytest.mark.parametrize("split", SPLITS)
+def test_a_piece_of_street_stays_in_one_shot_of_its_split(split, monkeypatch):
+    """Frames that are one colour each, their number: the pieces tell where they come from."""
+    film = tuple(Image.new("RGB", (300, 128), (number, 0, 0)) for number in range(len(street.film())))
+    monkeypatch.setattr(street, "film", lambda: film)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        frames = [frame.getpixel((0, 0))[0] for frame in street.piece(split, rng, 96, 8)]
+        assert len(set(np.diff(frames))) == 1 and frames[1] > frames[0]
+        assert any(first <= frames[0] and frames[-1] < end for first, end in street.SHOTS[split])
+
+
+def test_the_shots_of_the_street_end_where_the_film_is_cut():
+    film = np.stack([np.asarray(frame.resize((64, 27))) for frame in street.film()]).astype(float)
+    change = np.abs(np.diff(film, axis=0)).mean((1, 2, 3))  # from each frame to the next
+    for shots in street.SHOTS.values():
+        for first, end in shots:
+            assert change[first : end - 1].max() < 30 < change[end - 1]
+
+
+@pytest.mark.parametrize("split", SPLITS)
 def test_scenes_use_the_sources_of_their_split_only(split, monkeypatch):
-    used: dict[str, set] = {"photo": set(), "font": set(), "digit": set(), "row": set(), "map": set()}
+    used: dict[str, set] = {"photo": set(), "font": set(), "digit": set(), "row": set(), "map": set(), "street": set()}
 
     def spy(module, function: str, kind: str, take) -> None:
         real = getattr(module, function)
@@ -103,12 +128,13 @@ def test_scenes_use_the_sources_of_their_split_only(split, monkeypatch):
         spy(module, "by_value", "digit", lambda which: which)
     spy(chart, "values", "row", lambda which, _: which)
     spy(ego, "clips", "map", lambda *given: given)
+    spy(needle, "piece", "street", lambda which, *_: which)
     for task in ALL_TASKS.values():
         for index in range(12):
             task.scene(split, index)
     assert used["photo"] and used["photo"] <= set(photos.PHOTOS[split])
     assert used["font"] and used["font"] <= set(sign.FONTS[split])
-    assert used["digit"] == used["row"] == {split}
+    assert used["digit"] == used["row"] == used["street"] == {split}
     assert used["map"] and used["map"] <= set(ALL_MAPS[split])
 
 

@@ -115,15 +115,15 @@ def break_even(rows: list[dict], ratio: float, scope: str) -> int | None:
 
 
 def choice_shares(rows: list[dict]) -> list[str]:
-    """What the choice of tokens costs: its share of a sparse layer's time, a sentence a length, scope and ratio."""
-    choice = {(row["tokens"], row["rule"], row["ratio"]): row["choice_ms"] for row in rows if row["phase"] == "attention"}
+    """What the choice of tokens by Top-p costs: its share of a sparse layer's time, a sentence a length, scope and ratio."""
+    choice = {row["tokens"]: row["choice_ms"] for row in rows if row["phase"] == "attention"}
     sentences = []
     for row in rows:
-        spent = choice.get((row["tokens"], row["rule"], row["ratio"]))
-        if row["phase"] == "prefill" and spent is not None:
+        spent = choice.get(row["tokens"])
+        if row["phase"] == "prefill" and row["rule"] == "topk" and spent is not None:
             share = spent * row["layers"] / row["sparse_ms"]
-            where = f"{row['tokens']} tokens, rule {row['rule']}, ratio {row['ratio']:g}, scope {row['scope']}"
-            sentences.append(f"Choice of tokens at {where}: {spent:.1f} ms, {share:.1%} of the sparse layer")
+            where = f"{row['tokens']} tokens, ratio {row['ratio']:g}, scope {row['scope']}"
+            sentences.append(f"Choice of tokens by Top-p at {where}: {spent:.1f} ms, {share:.1%} of the sparse layer")
     return sentences
 
 

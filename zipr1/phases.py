@@ -18,7 +18,7 @@ from zipr1.bounds import Shape, attention_flops, decode_bound, layer_flops, pref
 from zipr1.cache import KeptLayer
 from zipr1.clock import paired, peak_bytes
 from zipr1.model import decoder, sparse
-from zipr1.selection import FastV, Recent, Rule, TopK
+from zipr1.selection import FastV, Recent, Rule, TopK, TopP
 
 if TYPE_CHECKING:
     from zipr1.bench import BenchConfig
@@ -59,7 +59,7 @@ def judged(times: dict, bound: float, **more) -> dict:
 
 
 def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig) -> list[dict]:
-    """The attention operation of one layer with its choice of tokens, and the choice alone as a share of it."""
+    """The attention operation of one layer with its choice of tokens; and the choice alone, as Top-p makes it."""
     text = decoder(model)
     shape, module, device, dtype = Shape.of(text.config), text.layers[0].self_attn, model.device, model.dtype
     query, key, value = (
@@ -67,7 +67,12 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
         for heads in (shape.heads, shape.kv_heads, shape.kv_heads)
     )
     settings = {"scaling": shape.head**-0.5, "dropout": 0.0}
-    rows = []
+    rows, everything = [], torch.ones(1, tokens, dtype=torch.bool, device=device)
+
+    def decide():
+        choose(module, query, key, everything, settings["scaling"], Call(TopP(0.975), Trace()))
+
+    choice = paired(decide, decide, config.repeats, device)["dense_ms"]
     for ratio in ratios:
         for name, rule in rules_of(config, ratio):
             if rule is None or isinstance(rule, FastV):  # not operations of one layer
@@ -79,12 +84,6 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
             times = paired(
                 lambda: sdpa_attention_forward(module, query, key, value, None, **settings), run, config.repeats, device
             )
-            everything = torch.ones(1, tokens, dtype=torch.bool, device=device)
-
-            def decide(rule=rule, everything=everything):
-                choose(module, query, key, everything, settings["scaling"], Call(rule, Trace()))
-
-            choice = paired(decide, decide, config.repeats, device)["dense_ms"]
             bound = attention_flops(shape, tokens) / attention_flops(shape, ratio * tokens)
             rows.append(judged(times, bound, rule=name, ratio=ratio, scope="attention", choice_ms=choice))
     return rows

@@ -1,8 +1,8 @@
 """A few cards inserted in a long clip: what is on them, in which order, how many, as in MLVU.
 
-Source and licence: the walks of walks.py (ViZDoom, MIT; Freedoom, BSD 3-clause), two one after the other; the cards
-are drawn here.
-Splits: by map, as in walks.py.
+Source and licence: a walk of walks.py (ViZDoom, MIT; Freedoom, BSD 3-clause) and a piece of street.py's film (BSD), one
+after the other; the cards are drawn here.
+Splits: by map and by shot, as there.
 Sample: What colour is on the first card? -> red
 """
 
@@ -12,6 +12,7 @@ from PIL import Image
 from .base import CELL, Scene, Task
 from .draw import COLOUR_NAMES, SHAPES, by_pair, labelled, pick, stamp, tint
 from .ego import walk
+from .street import piece
 from .walks import SIDE, WIDE
 
 FRAMES = 16
@@ -19,7 +20,7 @@ MOST = 3  # cards
 
 
 class Needle(Task):
-    """Sixteen frames of two walks; one to three times a card with a coloured shape is shown for two frames."""
+    """Sixteen frames of a walk and a street; one to three times a card with a coloured shape is shown for two frames."""
 
     name = "needle"
     clip = True
@@ -28,10 +29,10 @@ class Needle(Task):
 
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
-        frames = []
-        for shot in (walk(split, 2 * index), walk(split, 2 * index + 1)):
-            left = int(rng.integers(0, WIDE - SIDE + 1))
-            frames += [Image.fromarray(frame) for frame in shot.frames[:, :, left : left + SIDE]]
+        left = int(rng.integers(0, WIDE - SIDE + 1))
+        inside = [Image.fromarray(frame) for frame in walk(split, index).frames[:, :, left : left + SIDE]]
+        outside = piece(split, rng, SIDE, FRAMES - len(inside))
+        frames = inside + outside if rng.integers(2) else outside + inside
         count = int(rng.integers(1, MOST + 1))
         colours, shapes = pick(rng, COLOUR_NAMES, count), pick(rng, SHAPES, count)
         shares = np.zeros((count, FRAMES, SIDE // CELL, SIDE // CELL))
