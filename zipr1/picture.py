@@ -76,11 +76,12 @@ def sheet(images: list[Image.Image], share: np.ndarray, ratios: list[float], lay
     draw = ImageDraw.Draw(page)
     bar = (wide - 16) / len(ratios)
     every = math.ceil(LABEL / bar)  # bars with a number: all, or as many as have room
-    for i, ratio in enumerate(ratios):
-        x, top = 8 + i * bar, bottom + STRIP - (STRIP - 24) * ratio
+    tops = [bottom + STRIP - (STRIP - 24) * ratio for ratio in ratios]
+    for i, (ratio, top) in enumerate(zip(ratios, tops, strict=True)):
+        x = 8 + i * bar
         draw.rectangle((x, top, x + max(bar - 2, 1), bottom + STRIP), fill=GOLD if layer in (None, i) else (120, 110, 80))
         if i % every == 0:
-            draw.text((x, top - 18), f"{ratio:.0%}", INK, ImageFont.load_default(13))
+            draw.text((x, min(tops[i : i + every]) - 18), f"{ratio:.0%}", INK, ImageFont.load_default(13))
     for i, line in enumerate(lines):
         draw.text((8, bottom + STRIP + 4 + 22 * i), line, INK, font)
     return page
