@@ -1,5 +1,5 @@
 """Any data set with the columns prompt, image or images or video, and answer (or solution, or
-completion); all others go to Example.columns.
+completion); answer as it stands and all others go to Example.columns.
 
     {"prompt": "What is this?", "image": "cat.png", "answer": "a cat", "level": 3}
 
@@ -37,7 +37,9 @@ def general(row: dict, number: int, root: Path) -> Row:
         question = "\n".join(part["text"] for part in messages[-1]["content"] if part["type"] == "text")
     else:
         question = text(row, "prompt", row_id)
-    used = {"prompt", "answer", "completion", "problem_type", *MEDIA}
+    used = {"completion", "problem_type", *MEDIA}
+    if not messages or images or video:  # a chat of text alone reaches users' reward functions as it stands
+        used.add("prompt")
     columns = {name: value for name, value in row.items() if name not in used}
     kind = "exact" if row.get("problem_type") in (None, "") else text(row, "problem_type", row_id)
     return Row(Example(row_id, "", question, answer, messages=messages, problem_type=kind, columns=columns), images, video)

@@ -46,20 +46,37 @@ def tokenizer_of(processor):
     return getattr(processor, "tokenizer", processor)
 
 
+def limit_pixels(processor, max_pixels: int | None, video_max_pixels: int | None) -> None:
+    """Makes the processor shrink larger pictures, and frames of clips (of Qwen3-VL whole clips); None leaves its own limit."""
+    for name, most in (("image_processor", max_pixels), ("video_processor", video_max_pixels)):
+        part = getattr(processor, name, None)  # a text model's has none
+        if part is not None and most is not None:  # called edges, they are areas
+            part.size = {"shortest_edge": min(part.size["shortest_edge"], most), "longest_edge": most}
+
+
 def prepare(processor, examples: list[Example], chats: list[list[dict]] | None = None, raw: bool = False):
     """A left-padded batch (BatchFeature) for `examples`; `chats` replaces the single-question conversation of each, `raw` takes
     the questions as they are, without a chat template.
 
-    Raises ValueError from the processor for a chat whose media are missing.
+    Raises ValueError from the processor for a chat whose media are missing, and for a question that cannot be taken as it is.
     """
+    images = [picture for example in examples for picture in example.pictures]
+    clips = [(example.frames, example.fps) for example in examples if example.frames is not None]
     if raw:
+        check_text(images, clips)
+        if any(example.messages for example in examples):
+            raise ValueError("a chat needs a chat template: give a plain text as prompt, or set chat_template: true")
         texts = [example.question for example in examples]
         return tokenizer_of(processor)(text=texts, padding=True, padding_side="left", return_tensors="pt")
     prompts = chats is None
     chats = chats or [conversation(example) for example in examples]
-    images = [picture for example in examples for picture in example.pictures]
-    clips = [(example.frames, example.fps) for example in examples if example.frames is not None]
     return tensors(processor, chats, images, clips, prompts)
+
+
+def check_text(images: list, clips: list) -> None:
+    """Raises ValueError where there is more than text."""
+    if images or clips:
+        raise ValueError("a text model sees no pictures or clips: use a Qwen-VL model, or rows without media")
 
 
 def tensors(processor, chats: list[list[dict]], images: list[Image.Image], clips: list[tuple], prompts: bool = True):
@@ -69,8 +86,7 @@ def tensors(processor, chats: list[list[dict]], images: list[Image.Image], clips
     assistant is to speak next. Raises ValueError for a chat that the model's template refuses.
     """
     if processor is tokenizer_of(processor):  # templates of text models take plain strings
-        if images or clips:
-            raise ValueError("a text model sees no pictures or clips: use a Qwen-VL model, or rows without media")
+        check_text(images, clips)
         chats = [[turn | {"content": "".join(part["text"] for part in turn["content"])} for turn in chat] for chat in chats]
     try:
         text = processor.apply_chat_template(chats, add_generation_prompt=prompts, tokenize=False)
