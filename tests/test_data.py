@@ -196,7 +196,7 @@ def test_a_chat_as_prompt(root):
             [{"content": "Be brief."}, {"role": "user", "content": "?"}],
             "message 0 of column 'prompt' is {'content': 'Be brief.",
         ),
-        (["Which colour?", "Red?"], "message 0 of column 'prompt' is 'Which colour?': give it a role"),
+        (["Which colour?", "Red?"], r"message 0 of column 'prompt' is 'Which colour\?': give it a role"),
         ([{"role": "user", "content": ["Which colour?"]}], r"message 0 of column 'prompt' holds \['Which colour\?'\]"),
         ([{"role": "user", "content": {"text": "?"}}], "message 0 of column 'prompt' holds {'text': '\\?'}"),
         ([{"role": "user", "content": [{"type": "sound"}]}], "parts of type text, image, video"),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def load_table(source: str, name: str | None, split: str | None):
         if saved:
             return saved_table(datasets.load_from_disk(source), source, split)
         if path.is_file():
-            return datasets.load_dataset(FORMATS[path.suffix], data_files=source, split=split or "train")
+            return datasets.load_dataset(FORMATS[path.suffix], data_files=escape(source), split=split or "train")
         return datasets.load_dataset(source, name, split=split or "train")
     except StopIteration as error:  # what datasets says of an empty file
         raise ValueError(f"{source}: no rows; give a data set with at least one") from error
