@@ -151,7 +151,7 @@ def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
     assert sorted(order) == list(range(len(pictures))), "TRL saw other pictures"
     tokens, mask = seen["completion_ids"][order], seen["completion_mask"][order].bool()
     texts = processor.batch_decode(tokens, skip_special_tokens=True)
-    rewards = reward(examples, texts, torch.ones(len(tokens)), function=even)
+    rewards = reward(examples, texts, torch.ones(len(tokens)), function=((1.0, even),))
     theirs, expected = trainer.found
     found = {"loss_trl": theirs.item(), "rewarded": rewards.accuracy.mean().item()}
     for kind, own in (("exact", True), ("trainer", False)):

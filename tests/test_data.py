@@ -1,19 +1,27 @@
 """Rows of data sets as users keep them: what becomes of them, and what `zipr1 data check` says. Real media, written here."""
 
+import copy
 import json
 
 import av
 import datasets
 import numpy as np
 import pytest
+import torch
 from conftest import random_model, tiny_processor
 from PIL import Image
 from test_cli import run
+from transformers import AutoProcessor
 
 from zipr1.config import TrainConfig
 from zipr1.data import open_rows, order
+from zipr1.experience import rewarded
 from zipr1.inputs import MediaError, MissingMedia, prepare
-from zipr1.train import train
+from zipr1.model import processor_of
+from zipr1.questions import Questions
+from zipr1.recipe import read_recipe
+from zipr1.rollout import Rollout
+from zipr1.train import longest_prompt, train
 
 PUBLISHED = [  # data type, problem type, options, answer, path
     ("image", "multiple choice", ["A. red", "B. blue"], "A", "./pictures/red.png"),
@@ -173,6 +181,77 @@ def test_a_chat_as_prompt(root):
         open_rows(write(root / "rows2.json", rows[2:3])).example(0)
     with pytest.raises(ValueError, match="row 0: column 'prompt' is a chat that does not end with the user"):
         open_rows(write(root / "rows3.json", rows[3:])).example(0)
+    with pytest.raises(ValueError, match="a chat needs a chat template"):
+        prepare(
+            tiny_processor().tokenizer,
+            [open_rows(write(root / "rows4.json", [{"prompt": [system, user], "answer": "x"}])).example(0)],
+            raw=True,
+        )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word"),
+    [
+        (
+            [{"content": "Be brief."}, {"role": "user", "content": "?"}],
+            "message 0 of column 'prompt' is {'content': 'Be brief.",
+        ),
+        (["Which colour?", "Red?"], r"message 0 of column 'prompt' is 'Which colour\?': give it a role"),
+        ([{"role": "user", "content": ["Which colour?"]}], r"message 0 of column 'prompt' holds \['Which colour\?'\]"),
+        ([{"role": "user", "content": {"text": "?"}}], "message 0 of column 'prompt' holds {'text': '\\?'}"),
+        ([{"role": "user", "content": [{"type": "sound"}]}], "parts of type text, image, video"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "a part of type text without its text"),
+        ([], "does not end with the user"),
+    ],
+)
+def test_what_is_no_chat_is_named(root, prompt, word):
+    rows = open_rows(write(root / "rows.json", [{"prompt": prompt, "answer": "x"}]))
+    with pytest.raises(ValueError, match="row 0: .*" + word):
+        rows.row(0)
+
+
+def test_columns_of_a_wrong_type_are_named(root):
+    rows = [published(0, *PUBLISHED[0]) | {"options": "A. red"}, published(1, *PUBLISHED[0]) | {"problem_type": ["OCR"]}]
+    for number, (row, word) in enumerate(zip(rows, ("column 'options' is 'A. red'", "column 'problem_type'"), strict=True)):
+        with pytest.raises(ValueError, match=f"row {number}: {word}"):
+            open_rows(write(root / f"rows{number}.json", [row])).row(0)
+    row = published(2, *PUBLISHED[0]) | {"path": "x" * 5000}  # a picture as base64, say
+    with pytest.raises(MissingMedia, match=r"row 2: .*no such file"):
+        open_rows(write(root / "rows2.json", [row])).example(0)
+
+
+def test_splits_and_configurations_are_named_as_datasets_does(root):
+    rows = [{"prompt": str(i), "answer": "x"} for i in range(10)]
+    file = write(root / "rows.json", rows)
+    assert len(open_rows(file)) == 10
+    assert [open_rows(f"{file}[{split}]").row(0).example.question for split in ("train[3:]", "train[-20%:]")] == ["3", "8"]
+    saved = datasets.DatasetDict({"train": datasets.Dataset.from_list(rows), "val": datasets.Dataset.from_list(rows[:4])})
+    saved.save_to_disk(root / "saved")
+    saved["val"].save_to_disk(root / "one")
+    assert [len(open_rows(f"{root}/{name}")) for name in ("saved", "saved[val]", "one")] == [10, 4, 4]
+    hub = root / "hub"  # a folder as the hub has it
+    hub.mkdir()
+    (hub / "README.md").write_text(
+        "---\nconfigs:\n"
+        "- config_name: easy\n  data_files:\n  - {split: train, path: a.jsonl}\n  - {split: test, path: b.jsonl}\n"
+        "- config_name: hard\n  data_files:\n  - {split: train, path: b.jsonl}\n---\n"
+    )
+    write(hub / "a.jsonl", rows[:2])
+    write(hub / "b.jsonl", rows[2:5])
+    assert [len(open_rows(f"{hub}:{name}")) for name in ("easy", "easy[test]", "hard", "hard[train[:1]]")] == [2, 3, 3, 1]
+    cases = [
+        (f"{root}/saved[test]", r"its splits are train, val; give one as .*saved\[train\]"),
+        (f"{root}/one[val]", r"one data set without splits; leave out \[val\]"),
+        (f"{file}[val]", "split 'val' cannot be read"),
+        (f"{file}:easy", "no configurations here; leave out 'easy'"),
+        (f"{hub}:none", "none"),
+        (f"{hub}", "easy"),  # which one?
+    ]
+    for data, word in cases:
+        with pytest.raises(ValueError, match=word):
+            open_rows(data)
+    (root / "odd[1].json").write_text(json.dumps(rows))  # a name that looks like a split
+    assert len(open_rows(f"{root}/odd[1].json")) == 10
 
 
 def test_the_order_is_a_function_of_seed_and_position(root):
@@ -267,6 +346,134 @@ def test_check_refuses_with_a_word(capsys, root):
         assert status == 2 and word in err and "Traceback" not in err and out == "", (arguments, status, err)
 
 
+SAMPLED = "gate: none\nmax_completion_length: 16\nmax_prompt_length: 120\n"
+GIVEN = SAMPLED + "completions: given\n"
+
+
+def model_folder(root, family: str) -> str:
+    """Configuration and processor of a model whose chat template knows no system."""
+    random_model(family).config.save_pretrained(root / "model")
+    processor = copy.copy(tiny_processor() if family == "qwen2_5_vl" else tiny_processor().tokenizer)
+    processor.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + processor.chat_template
+    )
+    processor.save_pretrained(root / "model")
+    return str(root / "model")
+
+
+@pytest.mark.parametrize(
+    ("family", "recipe", "refused"),
+    [
+        ("qwen2_5_vl", SAMPLED, ["chat", "golf", "long", "missing", "system", "wrong"]),
+        ("qwen2_5_vl", SAMPLED + "reward_function: operator:eq\n", ["chat", "long", "missing", "system"]),
+        ("qwen2_5_vl", GIVEN, ["chat", "long", "missing", "system"]),
+        ("qwen2_5_vl", GIVEN.replace("max_prompt_length: 120", "max_pixels: 1024"), ["chat", "missing", "system"]),
+        ("llama", SAMPLED, ["chat", "golf", "long", "missing", "picture", "system", "wrong"]),
+        ("llama", GIVEN + "chat_template: false\n", ["long", "missing", "picture"]),
+    ],
+)
+def test_the_check_says_what_training_does(capsys, root, family, recipe, refused):
+    """The same rows are left out, with the same words, each with its row."""
+
+    def row(name: str, words: str = "Say a word.", role: str | None = "user", image: str | None = None, **more) -> dict:
+        turns = [{"role": role, "content": "Be brief."}, {"role": "user", "content": words}]
+        prompt = words if "chat_template" in recipe else turns
+        return {"id": name, "prompt": prompt, "answer": "word", "problem_type": "exact", "image": image} | more
+
+    rows = [
+        row("plain"), row("picture", image="pictures/red.png"), row("missing", image="pictures/none.png"),
+        row("chat", role=None), row("system", role="system"), row("golf", problem_type="golf"),
+        row("wrong", problem_type="numerical"), row("long", "word " * 120),
+    ]  # fmt: skip
+    model = model_folder(root, family)
+    data = write(root / "chats.json", rows)
+    (root / "recipe.yaml").write_text(recipe + f"model: {model}\ndata: {data}\nprobe_data: {data}\nmax_steps: 1\n")
+    flags = ("--recipe", str(root / "recipe.yaml"), "--json", "--workers", "0")
+    status, out, err = run(capsys, "data", "check", data, *flags)
+    report = json.loads(out)
+    assert status == 1 and f"{len(refused)} of 8 rows cannot be used" in err
+    config = read_recipe(TrainConfig, root / "recipe.yaml")
+    processor = processor_of(model, family)
+    longest = longest_prompt(random_model(family), config)
+    questions = Questions(config, processor, longest)
+    _, used, _ = questions.read(range(8), 0)
+    assert sorted(questions.failed) == sorted(message for messages in report["problems"].values() for message in messages)
+    assert sorted(message.removeprefix("row ").split(":")[0] for message in questions.failed) == refused
+    assert len(used) == report["usable"] == 8 - len(refused) and report["max_prompt_length"] == longest
+
+
+def test_the_check_asks_of_a_model_what_training_asks(capsys, root):
+    data = write(root / "rows.json", GENERAL)
+    for flags, word in ((("--chat_template", "false"), "chat_template=false"), (("--reward_function", "no.such:f"), "no.such")):
+        status, _, err = run(capsys, "data", "check", data, *flags)
+        assert status == 2 and word in err
+
+
+def test_a_prompt_leaves_room_for_its_completion(capsys, root):
+    """The limit is what the positions leave, or less by max_prompt_length."""
+    positions = random_model("qwen2_5_vl").config.get_text_config().max_position_embeddings
+    data = write(root / "rows.json", GENERAL)
+    for flags, limit in (((), positions - 6), (("--max_completion_length", str(positions - 50)), 50)):
+        report = json.loads(run(capsys, "data", "check", data, "--json", "--workers", "0", *flags)[1])
+        assert report["max_prompt_length"] == limit
+
+
+def test_pixels_have_a_limit(capsys, root):
+    """zipr1/tiny has a token for each 16 x 16 pixels, takes 16,384 of a picture and 9,216 of a frame, of which it joins two."""
+    Image.new("RGB", (640, 480)).save(root / "large.png")
+    picture = write(root / "picture.json", [GENERAL[0] | {"image": "large.png"}])
+    clip = write(root / "clip.json", [GENERAL[2]])
+
+    def tokens(file: str, *flags: str) -> int:
+        return json.loads(run(capsys, "data", "check", file, "--json", "--workers", "0", *flags)[1])["longest_prompt"]
+
+    less = tokens(picture) - tokens(picture, "--max_pixels", "4096")
+    assert less >= (9216 - 4096) // 256 and tokens(picture, "--video_max_pixels", "1024") == tokens(picture)
+    less = tokens(clip) - tokens(clip, "--video_max_pixels", "1024")
+    assert less >= 4 * (4096 - 1024) // 256 and tokens(clip, "--max_pixels", "1024") == tokens(clip)
+
+
+def test_what_is_read_ahead_is_what_is_asked_for(root):
+    """Rows of the next step are read while this one runs; a run that starts there reads the same. Nothing beyond the last."""
+    file = write(
+        root / "rows.json", [GENERAL[i % 4] | {"id": i} for i in range(5)] + [{"prompt": "?", "answer": None, "id": 5}]
+    )
+    config = TrainConfig(data=file, probe_data=file, prompts_per_step=4, max_steps=3, max_frames=4)
+    questions = Questions(config, tiny_processor(), 4096)
+    steps = [questions.read(range(4 * step, 4 * step + 4), step) for step in range(2)]
+    assert sorted(questions.coming) == [8, 9, 10, 11]
+    last = questions.read(range(8, 12), 2)
+    assert not questions.coming and sum("row 5" in reason for reason in questions.failed) == len(questions.failed) == 2
+    assert sorted(example.id for _, examples, _ in (*steps, last) for example in examples) == sorted("0123401234")
+    resumed = Questions(config, tiny_processor(), 4096).read(range(8, 12), 2)
+    assert resumed[0] == last[0] and [one.id for one in resumed[1]] == [one.id for one in last[1]]
+    assert all((one["input_ids"] == other["input_ids"]).all() for one, other in zip(resumed[2], last[2], strict=True))
+
+
+SAID = [  # of each row of PUBLISHED what is right, what is not, and the grade of that
+    ("A", "B. blue", 0.0),
+    ("B) right", "A", 0.0),
+    ("1234.50", "1234.6", 0.0),
+    ("STOP AHEAD", "GO RIGHT", 0.0),
+    ("A red ball.", "the red bus", (1 / 3 + 1 / 3 + 0) / 3),
+    ("<answer>2.5</answer>", "2.0", 0.8),
+]
+
+
+@pytest.mark.parametrize("graded", [False, True])
+def test_rows_of_every_type_earn_what_their_answers_are_worth(root, graded):
+    """Through the function that the trainer calls, on tokens."""
+    rows = open_rows(video_r1(root), max_frames=2)
+    processor = tiny_processor()
+    texts = [text for right, wrong, _ in SAID for text in (right, wrong)]
+    batch = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+    tokens, mask = batch["input_ids"], batch["attention_mask"].bool()
+    rollout = Rollout({}, tokens, (1.0,) * 12, tokens, mask, torch.zeros(tokens.shape), [], torch.full((12,), 0.25), 1.0, [])
+    got = rewarded(processor, [rows.example(i) for i in range(6)], rollout, TrainConfig(graded=graded))
+    torch.testing.assert_close(got.accuracy, torch.tensor([[1.0, grade * graded] for _, _, grade in SAID]))
+    assert (got.efficiency == 0.75).all() and not got.unparsable.any()
+
+
 SMALL = {"prompts_per_step": 6, "num_generations": 2, "max_steps": 2, "probe_per_task": 3, "max_completion_length": 4}
 
 
@@ -276,13 +483,14 @@ def test_training_on_rows_of_every_kind(root):
     probe = write(root / "probe.json", [published(i, *row) for i, row in enumerate(PUBLISHED)])
     data = video_r1(root, published(7, "image", "OCR", [], "x", "broken.png"), {**published(8, "text", *PUBLISHED[0][1:4], "")})
     out = root / "out"
-    settings = SMALL | {"data": data, "probe_data": probe, "output_dir": str(out), "graded": True}
+    settings = SMALL | {"data": data, "probe_data": probe, "output_dir": str(out), "graded": True, "max_pixels": 4096}
     train(TrainConfig(**settings, baseline="group"), quiet=True)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").open()]
     assert "probe/accuracy" in rows[0] and "probe/token_ratio" in rows[2]
     failed = (out / "failed-rows-0.txt").read_text().splitlines()
     assert sum(row["failed_rows"] for row in rows[1:]) == len(failed) > 0
     assert all("row 7" in line and "broken.png" in line for line in failed)
+    assert AutoProcessor.from_pretrained(out / "final").image_processor.size["longest_edge"] == 4096
 
 
 def test_training_with_a_users_reward(root, monkeypatch):

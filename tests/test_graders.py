@@ -48,6 +48,7 @@ def row(problem_type: str, answer: str) -> Example:
         ("regression", "10", "ten", None),
         ("exact", "Red", "red.", 1),
         ("exact", "red", "dark red", 0),
+        ("exact", "In the U.S.", "in the U.S.", 1),
     ],
 )
 def test_scores(problem_type, answer, completion, expected):

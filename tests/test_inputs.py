@@ -3,7 +3,7 @@
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from zipr1.inputs import MediaError, prepare, read_clip, read_media
 from zipr1.model import load_vision
@@ -44,6 +44,30 @@ def test_the_time_between_frames_is_the_clips_own(tmp_path):
     assert (len(frames), fps) == (6, pytest.approx(5 / 1.25))  # no more than 4 a second, and both ends
 
 
+def test_a_clip_is_decoded_once(tmp_path, monkeypatch):
+    """Opened once to count its packets, once to decode it; again only where packets turn out not to be frames."""
+    opened, real = [], av.open
+    monkeypatch.setattr(av, "open", lambda *arguments: opened.append(1) or real(*arguments))
+    with real(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options={"g": "8", "bf": "0"})  # every eighth frame stands alone
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for i in range(24):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), 10 * i, dtype=np.uint8))))
+        container.mux(stream.encode())
+    frames, _ = read_clip(tmp_path / "a.mkv", 4)
+    assert len(opened) == 2
+    np.testing.assert_allclose([np.asarray(frame).mean() for frame in frames], [0, 80, 150, 230], atol=4)
+    with real(str(tmp_path / "a.mkv")) as whole, real(str(tmp_path / "headless.mkv"), "w") as container:
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        for packet in list(whole.demux(video=0))[1:-1]:  # the first frame is lost, so the seven after it say nothing
+            packet.stream = stream
+            container.mux(packet)
+    opened.clear()
+    frames, fps = read_clip(tmp_path / "headless.mkv", 4)
+    assert len(opened) == 3 and fps == pytest.approx(3 / (15 / 8))
+    np.testing.assert_allclose([np.asarray(frame).mean() for frame in frames], [80, 130, 180, 230], atol=4)  # 8, 13, 18, 23
+
+
 def test_the_content_decides_not_the_name(tmp_path):
     write_clip(tmp_path / "a.mp4", 4)
     (tmp_path / "a.mp4").rename(tmp_path / "a.png")
@@ -60,6 +84,11 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:400])
     with pytest.raises(MediaError, match=r"half\.jpg.*broken"):
         read_media(tmp_path / "half.jpg", 8)
+    heavy = PngImagePlugin.PngInfo()
+    heavy.add_text("comment", "x" * 3_000_000, zip=True)  # more than Pillow unpacks: a ValueError of its own
+    Image.new("RGB", (9, 9)).save(tmp_path / "heavy.png", pnginfo=heavy)
+    with pytest.raises(MediaError, match=r"heavy\.png: broken picture"):
+        read_media(tmp_path / "heavy.png", 8)
     with av.open(str(tmp_path / "sound.wav"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), dtype=np.int16), layout="mono")

@@ -1,10 +1,12 @@
 """Who decides what an answer is worth: the task, the problem type of the row, or the user's own function."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from zipr1.columns import general
 from zipr1.rewards import load_function, reward
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
@@ -40,7 +42,9 @@ def module(tmp_path, monkeypatch):
         "    seen.update(columns, answer=answer, level=level)\n"
         "    return [len(said) / 10 for said in completions]\n"
         "def too_few(completions, **columns):\n    return [1.0]\n"
-        "def none(completions, **columns):\n    return [1.0, 0.0, None, 1.0]\n"
+        "def few(completions, level, **columns):\n"
+        "    return [None if one == 5 else len(said) for one, said in zip(level, completions)]\n"
+        "def text(completions, **columns):\n    return [1.0, 0.0, '1', 1.0]\n"
         "def endless(completions, **columns):\n    return [1.0, float('inf'), 0.0, 1.0]\n"
         "number = 3\n"
     )
@@ -68,13 +72,45 @@ def test_a_users_function_gets_the_columns(module, path):
     ("name", "word"),
     [
         ("too_few", "too_few returned 1 numbers for 4 completions"),
-        ("none", "none returned None for the completion '9' of row 2"),
+        ("text", "text returned '1' for the completion '9' of row 2"),
         ("endless", "endless returned inf for the completion 'red' of row 1"),
     ],
 )
 def test_what_a_function_must_return(module, name, word):
     with pytest.raises(ValueError, match=word):
         reward(ROWS, SAID, RATIO, function=load_function(f"own_rewards:{name}"))
+
+
+def test_several_functions_with_weights(module):
+    """A row to which one does not apply has the others' sum; one to which none applies has nothing, and is counted."""
+    got = reward(ROWS, SAID, RATIO, function=load_function("own_rewards:by_length, 0.5*own_rewards.few"))
+    torch.testing.assert_close(got.accuracy, torch.tensor([[0.1 + 0.5, 0.3 + 1.5], [0.1, 0.3]]))
+    assert not got.unparsable.any()
+    got = reward(ROWS, SAID, RATIO, function=load_function("own_rewards:few"))
+    assert got.accuracy.tolist() == [[1, 3], [0, 0]] and got.unparsable.tolist() == [[False, False], [True, True]]
+
+
+def accuracy_reward(completions: list[list[dict[str, str]]], solution: list[str], **kwargs) -> list[float | None]:
+    """As people write them for TRL: a chat's completion is a list of messages, prompts are the rows' own."""
+    assert all(message["role"] == "assistant" for (message,) in completions)
+    assert kwargs["prompts"][0][-1] == {"role": "user", "content": "Which letter?"}
+    assert kwargs["completion_ids"] == [[1, 2], [3]]
+    contents = [completion[0]["content"] for completion in completions]
+    return [float(content == truth) for content, truth in zip(contents, solution, strict=True)]
+
+
+def test_a_function_for_trls_chats_runs_unchanged():
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which letter?"}]
+    row = general({"prompt": chat, "solution": "B"}, 0, Path())
+    got = reward([row.example], ["B", "C"], torch.ones(2), function=((1.0, accuracy_reward),), completion_ids=[[1, 2], [3]])
+    assert got.accuracy.tolist() == [[1, 0]]
+
+
+def test_an_answer_reaches_a_function_as_it_stands():
+    row = general({"prompt": "?", "answer": "Six. <answer>6</answer>"}, 0, Path())
+    seen = {}
+    reward([row.example], ["6"], torch.ones(1), function=((1.0, lambda completions, **columns: seen.update(columns) or [1.0]),))
+    assert seen == {"prompts": ["?"], "answer": ["Six. <answer>6</answer>"], "problem_type": ["exact"]}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +120,8 @@ def test_what_a_function_must_return(module, name, word):
         ("no_such.module:f", ValueError, "no module 'no_such'"),
         ("own_rewards:nothing", ValueError, "has no function 'nothing'"),
         ("own_rewards:number", ValueError, "has no function 'number'"),
+        ("much*own_rewards:few", ValueError, "'much' is no weight"),
+        ("own_rewards:few,", ValueError, "reward function '': expected package.module:name"),
         ("torn_rewards:f", ModuleNotFoundError, "no_such_library"),  # the module is there, what it needs is not
     ],
 )

@@ -1,5 +1,5 @@
 """Any data set with the columns prompt, image or images or video, and answer (or solution, or
-completion); all others go to Example.columns.
+completion); answer as it stands and all others go to Example.columns.
 
     {"prompt": "What is this?", "image": "cat.png", "answer": "a cat", "level": 3}
 
@@ -14,6 +14,7 @@ from zipr1.row import Row, medium, text
 from zipr1.tasks.base import Example
 
 MEDIA = ("image", "images", "video")
+PARTS = ("text", "image", "video")  # of a message
 
 
 def general(row: dict, number: int, root: Path) -> Row:
@@ -36,31 +37,22 @@ def general(row: dict, number: int, root: Path) -> Row:
         question = "\n".join(part["text"] for part in messages[-1]["content"] if part["type"] == "text")
     else:
         question = text(row, "prompt", row_id)
-    used = {"prompt", "answer", "completion", "problem_type", *MEDIA}
+    used = {"completion", "problem_type", *MEDIA}
+    if not messages or images or video:  # a chat of text alone reaches users' reward functions as it stands
+        used.add("prompt")
     columns = {name: value for name, value in row.items() if name not in used}
-    kind = row.get("problem_type") or "exact"
+    kind = "exact" if row.get("problem_type") in (None, "") else text(row, "problem_type", row_id)
     return Row(Example(row_id, "", question, answer, messages=messages, problem_type=kind, columns=columns), images, video)
 
 
-def chat(messages: list[dict], images: int, video: bool, row_id: str) -> tuple[dict, ...]:
+def chat(messages: list, images: int, video: bool, row_id: str) -> tuple[dict, ...]:
     """Messages whose contents are lists of parts; media that no message names come first in the first one of the user.
 
-    Raises ValueError where the messages name other media than the row has, or do not end with the user.
+    Raises ValueError for what is no chat, does not end with the user, or names other media than the row has.
     """
-    if not messages or messages[-1].get("role") != "user":
+    turns = [turn(message, place, row_id) for place, message in enumerate(messages)]
+    if not turns or turns[-1]["role"] != "user":
         raise ValueError(f"row {row_id}: column 'prompt' is a chat that does not end with the user: drop what follows")
-    turns = []
-    for message in messages:
-        content = message.get("content") or ""
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        kinds = [part.get("type") if isinstance(part, dict) else type(part).__name__ for part in parts]
-        if not {*kinds} <= {"text", "image", "video"}:
-            raise ValueError(f"row {row_id}: column 'prompt' has parts of type {kinds}: expected text, image or video")
-        if any(part["type"] == "text" and not isinstance(part.get("text"), str) for part in parts):
-            raise ValueError(f"row {row_id}: column 'prompt' has a part of type text without its text")
-        # Arrow gives every part all keys that any part of the column has.
-        parts = [{"type": "text", "text": p["text"]} if p["type"] == "text" else {"type": p["type"]} for p in parts]
-        turns.append({"role": message["role"], "content": parts})
     named = [part["type"] for turn in turns for part in turn["content"] if part["type"] != "text"]
     media = ["image"] * images + ["video"] * video
     if not named:
@@ -69,3 +61,19 @@ def chat(messages: list[dict], images: int, video: bool, row_id: str) -> tuple[d
     elif sorted(named) != media:
         raise ValueError(f"row {row_id}: column 'prompt' names {named or 'no media'}, the row has {media or 'none'}: mend one")
     return tuple(turns)
+
+
+def turn(message, place: int, row_id: str) -> dict:
+    """One message, its content a list of parts with no keys but their own: Arrow gives every part all keys that any part of the
+    column has. Raises ValueError."""
+    where = f"row {row_id}: message {place} of column 'prompt'"
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise ValueError(f"{where} is {message!r:.200}: give it a role (system, user or assistant) and a content")
+    content = message.get("content") or ""
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list) or not all(isinstance(part, dict) and part.get("type") in PARTS for part in parts):
+        raise ValueError(f"{where} holds {content!r:.200}: give it a text, or parts of type {', '.join(PARTS)}")
+    if any(part["type"] == "text" and not isinstance(part.get("text"), str) for part in parts):
+        raise ValueError(f"{where} has a part of type text without its text")
+    parts = [{"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]} for part in parts]
+    return {"role": message["role"], "content": parts}

@@ -104,13 +104,18 @@ class TrainConfig:
     tasks: list[str] = field(default_factory=lambda: list(TASKS))
     """Which of the embedded ones; used where no `data` is named."""
     data: str | None = None
-    """Rows to train on instead of the tasks: Video-R1 JSON, .jsonl, .parquet, a folder or hub id."""
+    """Rows to train on instead of the tasks: Video-R1 JSON, .jsonl, .parquet, a folder or hub id; behind it, if need be, a
+    configuration and a split as `datasets` has them: owner/name:config[validation], rows.json[train[100:]]."""
     media_root: str | None = None
     """Where paths of media start; unset, the folder of the data."""
     probe_data: str | None = None
-    """Rows to measure on, other ones; needed with `data`."""
+    """Rows to measure on, other ones, as `data`; needed with it."""
     max_frames: int = 16
     """Frames of a clip that are read."""
+    max_pixels: int | None = None
+    """Of a picture; larger ones are made smaller. Unset, the processor's own. The trained model's processor keeps it."""
+    video_max_pixels: int | None = None
+    """The same of each frame of a clip, or of what else the family's video processor counts (Qwen3-VL: the whole clip)."""
     max_prompt_length: int | None = None
     """Tokens; longer rows are left out and counted. Unset, what the model's positions leave."""
     think: bool = False
@@ -118,7 +123,8 @@ class TrainConfig:
     graded: bool = False
     """Grades between 0 and 1, where a problem type has them, instead of right or wrong."""
     reward_function: str | None = None
-    """As package.module:name, with TRL's signature, instead of the graders."""
+    """As package.module:name, with TRL's signature, instead of the graders. Of several the sum, each with a weight if it has
+    one: mine:right,0.2*mine:short."""
     max_steps: int = 300
     """Steps of the optimiser, each on its own questions."""
     prompts_per_step: int = 4
@@ -234,7 +240,7 @@ class TrainConfig:
             self, "max_steps", "prompts_per_step", "num_generations", "max_completion_length", "num_iterations", "probe_every",
             "probe_per_task", "probe_batch_size", "save_steps", "save_total_limit", "threads", "temperature", "learning_rate",
             "accuracy_margin", "mini_batches", "max_tokens_per_batch", "lora_r", "lora_alpha", "max_frames",
-            "max_prompt_length",
+            "max_prompt_length", "max_pixels", "video_max_pixels",
         )  # fmt: skip
         check_share(self, "p")
         if not 0 <= self.dense_share <= 1:

@@ -1,8 +1,10 @@
 """Rows to post-train on, from where users keep them; memory-mapped by `datasets`, media read when their row is used."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +42,16 @@ class Rows:
         return self.row(index).read(self.max_frames)
 
 
-def open_rows(
-    data: str, media_root: str | None = None, max_frames: int = 16, think: bool = False, split: str = "train"
-) -> Rows:
+def open_rows(data: str, media_root: str | None = None, max_frames: int = 16, think: bool = False) -> Rows:
     """The rows of a Video-R1 file, of a folder of `Dataset.save_to_disk`, or of what `datasets.load_dataset` takes: a .json,
-    .jsonl or .parquet file, a folder, a hub id.
+    .jsonl or .parquet file, a folder, a hub id. Behind it may stand a configuration and, in brackets, what `datasets` takes for
+    a split: owner/name:config[validation], rows.json[train[:1000]]; else it is "train".
 
     `media_root` defaults to the folder that `data` lies in. Raises FileNotFoundError, and ValueError for a file that cannot be
     read or lacks columns.
     """
-    table = load_table(data, split)
+    source, name, split = named(data)
+    table = load_table(source, name, split)
     if not len(table):
         raise ValueError(f"{data}: no rows; give a data set with at least one")
     columns = set(table.column_names)
@@ -58,34 +60,53 @@ def open_rows(
             f"{data}: columns {', '.join(sorted(columns))}: expected those of Video-R1 ({', '.join(sorted(COLUMNS))}, options, "
             f"path), or prompt, answer and, for media, one of {', '.join(MEDIA)}; rename them"
         )
-    default = Path(data) if Path(data).is_dir() else Path(data).parent
+    default = Path(source) if Path(source).is_dir() else Path(source).parent
     root = Path(media_root) if media_root else default
     return Rows(table.with_format("arrow"), without_media(table.features), root, max_frames, think)
 
 
-def load_table(data: str, split: str):
+def named(data: str) -> tuple[str, str | None, str | None]:
+    """The file, folder or hub id, the configuration and the split that "source:config[split]" names; None: not named. A file or
+    folder that is called so is taken for itself."""
+    found = None if Path(data).exists() else re.fullmatch(r"([^[]+?)(?::([\w.-]+))?(?:\[(.+)\])?", data)
+    return found.groups() if found else (data, None, None)
+
+
+def load_table(source: str, name: str | None, split: str | None):
     """A datasets.Dataset."""
     try:
         import datasets
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("datasets is needed to read rows: pip install 'zipr1[train]'") from error
-    path = Path(data)
-    if not path.exists() and (path.suffix in FORMATS or data.count("/") != 1):
-        raise FileNotFoundError(f"{data}: no such file or folder, nor a hub id (owner/name)")
+    path = Path(source)
+    if not path.exists() and (path.suffix in FORMATS or source.count("/") != 1):
+        raise FileNotFoundError(f"{source}: no such file or folder, nor a hub id (owner/name)")
     if path.is_file() and path.suffix not in FORMATS:
-        raise ValueError(f"{data}: expected a name that ends in {', '.join(FORMATS)}")
+        raise ValueError(f"{source}: expected a name that ends in {', '.join(FORMATS)}")
+    saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+    if name and (saved or path.is_file()):
+        raise ValueError(f"{source}: no configurations here; leave out {name!r}")
     try:
-        if (path / "state.json").is_file():
-            return datasets.load_from_disk(data)
-        if (path / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(data)[split]
+        if saved:
+            return saved_table(datasets.load_from_disk(source), source, split)
         if path.is_file():
-            return datasets.load_dataset(FORMATS[path.suffix], data_files=data, split=split)
-        return datasets.load_dataset(data, split=split)
+            return datasets.load_dataset(FORMATS[path.suffix], data_files=escape(source), split=split or "train")
+        return datasets.load_dataset(source, name, split=split or "train")
     except StopIteration as error:  # what datasets says of an empty file
-        raise ValueError(f"{data}: no rows; give a data set with at least one") from error
-    except (datasets.exceptions.DatasetGenerationError, ValueError, KeyError) as error:
-        raise ValueError(f"{data}: split {split!r} cannot be read ({error.__cause__ or error})") from error
+        raise ValueError(f"{source}: no rows; give a data set with at least one") from error
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        raise ValueError(f"{source}: split {split or 'train'!r} cannot be read ({error.__cause__ or error})") from error
+
+
+def saved_table(saved, source: str, split: str | None):
+    """Of what was saved by `save_to_disk` the one data set, or a split of several."""
+    if not isinstance(saved, dict):
+        if split:
+            raise ValueError(f"it is one data set without splits; leave out [{split}]")
+        return saved
+    if (split or "train") not in saved:
+        raise ValueError(f"its splits are {', '.join(saved)}; give one as {source}[{next(iter(saved))}]")
+    return saved[split or "train"]
 
 
 def without_media(features):

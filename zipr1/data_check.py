@@ -3,18 +3,22 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
 
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig
 
-from zipr1.config import check_positive
-from zipr1.data import Rows, open_rows
-from zipr1.graders import grade
-from zipr1.inputs import MediaError, MissingMedia, prepare
-from zipr1.model import EMBEDDED, VISION_FAMILIES
+from zipr1.config import TrainConfig
+from zipr1.data import Rows
+from zipr1.inputs import MediaError, MissingMedia, limit_pixels
+from zipr1.model import EMBEDDED, check_family, processor_of
+from zipr1.questions import TooLong, check_answer, checked, open_part
+from zipr1.recipe import read_recipe
+from zipr1.rewards import load_function
 
 PROBLEMS = ("missing media", "broken media", "malformed rows", "over-long prompts")
 SHOWN = 5  # of each problem, in the report for people
@@ -22,31 +26,49 @@ SHOWN = 5  # of each problem, in the report for people
 
 @dataclass
 class DataCheckConfig:
-    """`zipr1 data check`: reads a data set once, and reports what it holds and what of it cannot be used."""
+    """`zipr1 data check`: reads a data set once, and reports what it holds and what of it training would leave out."""
 
     file: str
-    """Video-R1 JSON, or .jsonl, .parquet, a folder or hub id that datasets takes."""
+    """Video-R1 JSON, or .jsonl, .parquet, a folder or hub id, with :config and [split], as `data` of zipr1 train."""
+    recipe: str | None = None
+    """Of zipr1 train: its settings. Those that follow come before them, and are called the same there."""
     media_root: str | None = None
     """Where paths of media start; unset, the folder of the file."""
-    split: str = "train"
-    """Which one, of a data set with several."""
-    model: str = "zipr1/tiny"
+    model: str | None = None
     """The model whose processor counts the tokens of a prompt."""
     max_prompt_length: int | None = None
-    """Tokens; unset, the positions of the model."""
-    max_frames: int = 16
+    """Tokens; unset, what the model's positions leave."""
+    max_completion_length: int | None = None
+    """Tokens, for which a prompt leaves room."""
+    max_frames: int | None = None
     """Frames of a clip that are read."""
-    think: bool = False
+    max_pixels: int | None = None
+    """Of a picture; larger ones are made smaller."""
+    video_max_pixels: int | None = None
+    """Of each frame of a clip."""
+    think: bool | None = None
     """Ask Video-R1's questions for <think>."""
+    chat_template: bool | None = None
+    """False: a prompt is its text as it is (text models)."""
+    completions: Literal["sampled", "given"] | None = None
+    """Given: the data's own answers, which nothing grades."""
+    reward_function: str | None = None
+    """Instead of the graders, which then do not look at the answers."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes that read; 0: this one."""
     json: bool = False
     """Print one JSON object."""
 
     def __post_init__(self):
-        check_positive(self, "max_prompt_length", "max_frames")
         if self.workers < 0:
             raise ValueError(f"workers={self.workers}: must be at least 0")
+
+    def training(self) -> TrainConfig:
+        """The training that the rows are for. Raises ValueError as TrainConfig does."""
+        start = read_recipe(TrainConfig, self.recipe) if self.recipe else TrainConfig(gate="none")  # which any completions have
+        own = {name: value for name, value in vars(self).items() if name in TrainConfig.__dataclass_fields__ and name != "json"}
+        own = {name: value for name, value in own.items() if value is not None}
+        return replace(start, data=self.file, probe_data=self.file, **own)
 
 
 class DataError(Exception):
@@ -97,7 +119,8 @@ class Reading(Dataset):
 
     rows: Rows
     processor: object
-    limit: int
+    training: TrainConfig
+    longest: int  # tokens of a prompt
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -110,28 +133,31 @@ class Reading(Dataset):
         source = row.example.columns.get("data_source") or ""
         known = {"data_type": row.data_type, "problem_type": row.example.problem_type, "data_source": str(source)}
         try:
-            if grade(row.example, row.example.answer) != 1:
-                reason = f"its own answer {row.example.answer!r} is not right as {row.example.problem_type}: mend one of them"
-                return Finding(**known, problem="malformed rows", message=f"row {row.example.id}: {reason}")
-            tokens = prepare(self.processor, [row.read(self.rows.max_frames)])["input_ids"].shape[1]
+            check_answer(row.example, self.training)  # before its media are read
+            part = checked(row.read(self.rows.max_frames), self.processor, self.training, self.longest)
         except MissingMedia as error:
             return Finding(**known, problem="missing media", message=str(error))
         except MediaError as error:
             return Finding(**known, problem="broken media", message=str(error))
-        except ValueError as error:  # of the processor, or of an unknown problem type
-            return Finding(**known, problem="malformed rows", message=f"row {row.example.id}: {error}")
-        if tokens > self.limit:
-            message = f"row {row.example.id}: a prompt of {tokens} tokens, above {self.limit}"
-            return Finding(tokens, **known, problem="over-long prompts", message=message)
-        return Finding(tokens, **known)
+        except TooLong as error:
+            return Finding(error.tokens, **known, problem="over-long prompts", message=str(error))
+        except ValueError as error:
+            return Finding(**known, problem="malformed rows", message=str(error))
+        return Finding(part["input_ids"].shape[1], **known)
 
 
 def check_data(config: DataCheckConfig) -> Report:
-    """Reads every row once. Raises ValueError and FileNotFoundError for a data set or model that cannot be opened."""
-    processor, positions = load_processor(config.model)
-    max_frames = min(config.max_frames, processor.video_processor.max_frames)
-    rows = open_rows(config.file, config.media_root, max_frames, config.think, config.split)
-    reading = Reading(rows, processor, config.max_prompt_length or positions)
+    """Reads every row once, as training would. Raises ValueError and FileNotFoundError for a data set or model that cannot be
+    opened, or not be trained on such rows."""
+    from zipr1.policy import check_prompts  # which want the extra `train`
+    from zipr1.train import longest_prompt
+
+    training = config.training()
+    processor, model = load_processor(training.model)
+    check_prompts(model, training)
+    load_function(training.reward_function)
+    limit_pixels(processor, training.max_pixels, training.video_max_pixels)
+    reading = Reading(open_part(config.file, training, processor), processor, training, longest_prompt(model, training))
     found = list(findings(reading, config.workers))
     problems = {name: [f.message for f in found if f.problem == name] for name in PROBLEMS}
     counts = {
@@ -142,7 +168,7 @@ def check_data(config: DataCheckConfig) -> Report:
         rows=len(found),
         usable=sum(not finding.problem for finding in found),
         **counts,
-        max_prompt_length=reading.limit,
+        max_prompt_length=reading.longest,
         longest_prompt=max(finding.tokens for finding in found),
         problems=problems,
     )
@@ -155,7 +181,8 @@ def findings(reading: Reading, workers: int) -> Iterator[Finding]:
 
 
 def load_processor(name: str) -> tuple:
-    """(processor, positions) of a Qwen-VL model, without its weights. Raises ValueError for another model."""
+    """(processor, what has the configuration of the model and nothing else of it). Raises ValueError for a model that cannot be
+    trained."""
     source = EMBEDDED.get(name, name)
     if not Path(source).is_dir() and name.count("/") != 1:
         raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
@@ -163,6 +190,5 @@ def load_processor(name: str) -> tuple:
         config = AutoConfig.from_pretrained(source)
     except OSError as error:
         raise OSError(f"{name}: no model could be loaded ({error})") from error
-    if config.model_type not in VISION_FAMILIES:
-        raise ValueError(f"{name}: model family {config.model_type!r}: use one of {', '.join(VISION_FAMILIES)}")
-    return AutoProcessor.from_pretrained(source), config.get_text_config().max_position_embeddings
+    check_family(config.model_type, name)
+    return processor_of(source, config.model_type), SimpleNamespace(config=config)

@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from zipr1.config import check_positive, check_tasks
 from zipr1.inputs import prepare, tokenizer_of, visual_grid
 from zipr1.model import check_length, load_vision, sparse, trained_scope
-from zipr1.rewards import accuracy, from_function
+from zipr1.rewards import Functions, accuracy, from_function
 from zipr1.selection import FastV, Random, Recent, Rule, TopK, TopP
 from zipr1.shorter import Downsample, FewerFrames, Shorter, without_minimum
 from zipr1.tasks import ALL_TASKS, FAMILIES, TASKS
@@ -176,10 +176,10 @@ def evaluate(
     scope: str = "attention",
     max_new_tokens: int = MAX_NEW_TOKENS,
     raw: bool = False,
-    function: Callable | None = None,
+    function: Functions | None = None,
 ) -> list[Record]:
-    """Greedy answers to all examples under one rule; `raw` prompts have no chat template; a user's reward `function` calls a
-    completion right that it gives more than half. Raises ValueError where a shorter prompt is asked for and none can be."""
+    """Greedy answers to all examples under one rule; `raw` prompts have no chat template; users' reward functions call a
+    completion right that they give more than half. Raises ValueError where a shorter prompt is asked for and none can be."""
     model.eval()
     shorter = rule if hasattr(rule, "shorten") else None
     if shorter and not (examples := [example for example in examples if shorter.takes(example)]):
@@ -200,12 +200,16 @@ def evaluate(
             with sparse(model, rule, scope=scope) as trace:
                 out, ratios = model.generate(**inputs, **settings), trace.layer_ratios
                 kept = [layer.cpu().numpy() for layer in trace.kept]
-        answers = tokenizer_of(processor).batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        new, pad = out[:, inputs["input_ids"].shape[1] :], tokenizer_of(processor).pad_token_id
+        answers = tokenizer_of(processor).batch_decode(new, skip_special_tokens=True)
+        if function:
+            pairs = list(zip(part, answers, strict=True))
+            given = from_function(function, pairs, [row[row != pad].tolist() for row in new])
         drawn = kept is not None and all(len(example.pictures) + (example.frames is not None) == 1 for example in part)
         visual = inputs["mm_token_type_ids"].bool().cpu().numpy() if drawn else None
         rows = zip(part, answers, ratios.tolist(), lengths.tolist(), strict=True)
         for i, (example, answer, layer_ratios, tokens) in enumerate(rows):
-            right = from_function(function, [(example, answer)])[0] > 0.5 if function else accuracy(example, answer) == 1
+            right = given[i] > 0.5 if function else accuracy(example, answer) == 1
             mean = sum(layer_ratios) / layers
             p = rule.p if isinstance(rule, TopP) else None
             row = (example.task, example.id, method, p, answer, example.answer, right, mean)

@@ -51,8 +51,8 @@ def final(completion: str) -> str:
 
 
 def exact(expected: str, said: str) -> float:
-    """The same words, case and a final full stop aside, as the embedded tasks have it."""
-    return float(Task().right(said, expected))
+    """The same words, case and a final full stop aside, as the embedded tasks have it, whichever of the two has it."""
+    return float(Task().right(said, expected.strip().rstrip(".")))
 
 
 def choice(expected: str, said: str) -> float | None:

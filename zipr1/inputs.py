@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from PIL import Image, UnidentifiedImageError
 from torch.nn.functional import pad
 from transformers import BatchFeature
@@ -45,33 +46,52 @@ def tokenizer_of(processor):
     return getattr(processor, "tokenizer", processor)
 
 
+def limit_pixels(processor, max_pixels: int | None, video_max_pixels: int | None) -> None:
+    """Makes the processor shrink larger pictures, and frames of clips (of Qwen3-VL whole clips); None leaves its own limit."""
+    for name, most in (("image_processor", max_pixels), ("video_processor", video_max_pixels)):
+        part = getattr(processor, name, None)  # a text model's has none
+        if part is not None and most is not None:  # called edges, they are areas
+            part.size = {"shortest_edge": min(part.size["shortest_edge"], most), "longest_edge": most}
+
+
 def prepare(processor, examples: list[Example], chats: list[list[dict]] | None = None, raw: bool = False):
     """A left-padded batch (BatchFeature) for `examples`; `chats` replaces the single-question conversation of each, `raw` takes
     the questions as they are, without a chat template.
 
-    Raises ValueError from the processor for a chat whose media are missing.
+    Raises ValueError from the processor for a chat whose media are missing, and for a question that cannot be taken as it is.
     """
+    images = [picture for example in examples for picture in example.pictures]
+    clips = [(example.frames, example.fps) for example in examples if example.frames is not None]
     if raw:
+        check_text(images, clips)
+        if any(example.messages for example in examples):
+            raise ValueError("a chat needs a chat template: give a plain text as prompt, or set chat_template: true")
         texts = [example.question for example in examples]
         return tokenizer_of(processor)(text=texts, padding=True, padding_side="left", return_tensors="pt")
     prompts = chats is None
     chats = chats or [conversation(example) for example in examples]
-    images = [picture for example in examples for picture in example.pictures]
-    clips = [(example.frames, example.fps) for example in examples if example.frames is not None]
     return tensors(processor, chats, images, clips, prompts)
+
+
+def check_text(images: list, clips: list) -> None:
+    """Raises ValueError where there is more than text."""
+    if images or clips:
+        raise ValueError("a text model sees no pictures or clips: use a Qwen-VL model, or rows without media")
 
 
 def tensors(processor, chats: list[list[dict]], images: list[Image.Image], clips: list[tuple], prompts: bool = True):
     """A left-padded batch of chats; `images` and `clips` (frames, frames a second) in the order in which the chats name them.
 
     All in one call of the processor, so that input_ids, pixel_values, grids and mm_token_type_ids agree. `prompts`: the
-    assistant is to speak next.
+    assistant is to speak next. Raises ValueError for a chat that the model's template refuses.
     """
     if processor is tokenizer_of(processor):  # templates of text models take plain strings
-        if images or clips:
-            raise ValueError("a text model sees no pictures or clips: use a Qwen-VL model, or rows without media")
+        check_text(images, clips)
         chats = [[turn | {"content": "".join(part["text"] for part in turn["content"])} for turn in chat] for chat in chats]
-    text = processor.apply_chat_template(chats, add_generation_prompt=prompts, tokenize=False)
+    try:
+        text = processor.apply_chat_template(chats, add_generation_prompt=prompts, tokenize=False)
+    except TemplateError as error:
+        raise ValueError(f"the model's chat template refuses the chat ({error}): mend its roles") from error
     media = {}
     if images:
         media["images"] = images
@@ -118,13 +138,15 @@ def read_picture(source: str | Path | bytes, name: str | Path = "") -> Image.Ima
     name = name or source
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if getattr(image, "n_frames", 1) == 1:
-                return image.convert("RGB")
-            raise NotStill(f"{name}: {image.n_frames} pictures in one file; give a single one, or a clip as a clip")
+            count = getattr(image, "n_frames", 1)
+            picture = image.convert("RGB") if count == 1 else None
     except UnidentifiedImageError as error:
         raise NotStill(f"{name}: not a picture; give a file that opens in a viewer") from error
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(f"{name}: broken picture ({error}); give a file that opens in a viewer") from error
+    if picture is None:
+        raise NotStill(f"{name}: {count} pictures in one file; give a single one, or a clip as a clip")
+    return picture
 
 
 def promise(container) -> tuple[float, float]:
@@ -137,6 +159,16 @@ def promise(container) -> tuple[float, float]:
     else:  # a GIF, say, holds its last frame for as long as it likes
         seconds = 0.0
     return seconds, 1 / float(stream.average_rate) if stream.average_rate else seconds
+
+
+def spaced(times: list[float | None], max_frames: int, fps: float | None) -> list[int]:
+    """Which frames of a clip are read, by the times at which they are shown."""
+    if not times:
+        return []
+    seconds = (times[-1] or 0) - (times[0] or 0)
+    count = min(max_frames, len(times), *([max(2, int(seconds * fps) + 1)] if fps else []))
+    count -= count % 2 if count > 1 else 0
+    return np.linspace(0, len(times) - 1, count).round().astype(int).tolist()
 
 
 def read_clip(
@@ -161,23 +193,29 @@ def read_clip(
         with opened() as container:
             if not container.streams.video:
                 raise MediaError(f"{name}: no video stream; give a picture or a clip")
-            times = [frame.time for frame in container.decode(video=0)]
             promised, interval = promise(container)
-        if not times:
-            raise MediaError(f"{name}: a clip without frames; give one with at least one frame")
-        seconds = (times[-1] or 0) - (times[0] or 0)
-        if times[-1] is not None and times[-1] + interval < promised / 2:
-            raise MediaError(f"{name}: cut short, ends after {times[-1]:.1f} of {promised:.1f} seconds; download it again")
-        count = min(max_frames, len(times), *([max(2, int(seconds * fps) + 1)] if fps else []))
-        count -= count % 2 if count > 1 else 0
-        wanted = np.linspace(0, len(times) - 1, count).round().astype(int).tolist()
-        chosen = set(wanted)
-        with opened() as container:
-            kept = {i: frame.to_image() for i, frame in enumerate(container.decode(video=0)) if i in chosen}
+            # Undecoded, a packet stands for a frame in nearly every file; where it does not, what it led to is read again.
+            times = sorted(float((packet.pts or 0) * packet.time_base) for packet in container.demux(video=0) if packet.size)
+        for _ in range(2):
+            wanted = spaced(times, max_frames, fps)
+            chosen, times, kept = set(wanted), [], []
+            with opened() as container:
+                for i, frame in enumerate(container.decode(video=0)):
+                    times.append(frame.time)
+                    kept += [frame.to_image()] if i in chosen else []
+            if spaced(times, max_frames, fps) == wanted:
+                break
+        else:
+            raise MediaError(f"{name}: {len(times)} frames, but not each time that it is read; write the file again")
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MediaError(f"{name}: neither a readable picture nor a readable clip ({reason})") from error
-    return tuple(kept[i] for i in wanted), (count - 1) / seconds if seconds > 0 and count > 1 else CLIP_FPS
+    if not times:
+        raise MediaError(f"{name}: a clip without frames; give one with at least one frame")
+    if times[-1] is not None and times[-1] + interval < promised / 2:
+        raise MediaError(f"{name}: cut short, ends after {times[-1]:.1f} of {promised:.1f} seconds; download it again")
+    seconds = (times[-1] or 0) - (times[0] or 0)
+    return tuple(kept), (len(kept) - 1) / seconds if seconds > 0 and len(kept) > 1 else CLIP_FPS
 
 
 def visual_grid(inputs, row: int, processor) -> tuple[int, int, int]:

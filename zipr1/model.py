@@ -54,10 +54,15 @@ def load(name: str | Path, **kwargs) -> tuple:
     except SafetensorError as error:
         raise OSError(f"{name}: its weights cannot be read ({error}); download or save them again") from error
     model.requires_grad_(False).eval()
-    processor = (AutoProcessor if vision else AutoTokenizer).from_pretrained(source)
+    return model, processor_of(source, family)
+
+
+def processor_of(source: str | Path, family: str):
+    """The processor of a model, of a text model its tokenizer; it pads."""
+    processor = (AutoProcessor if family in VISION_FAMILIES else AutoTokenizer).from_pretrained(source)
     if tokenizer_of(processor).pad_token_id is None:
         tokenizer_of(processor).pad_token = tokenizer_of(processor).eos_token
-    return model, processor
+    return processor
 
 
 def is_adapter(source: str | Path) -> bool:

@@ -1,18 +1,28 @@
 """Which question has which number in a run: a function of the seed, so that a resumed run asks what it would have asked."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from zipr1.config import TrainConfig
 from zipr1.data import Rows, open_rows, order
 from zipr1.evaluate import examples_of
-from zipr1.graders import GRADERS
-from zipr1.inputs import prepare
+from zipr1.graders import GRADERS, grade
+from zipr1.inputs import limit_pixels, prepare
 from zipr1.tasks import ALL_TASKS
 from zipr1.tasks.base import Example
 
 OTHER = "other"  # kind of a question whose problem type only the user's reward function knows
+READERS = 4  # threads that decode media while the model computes
+
+
+class TooLong(ValueError):
+    """A prompt that leaves no room for its completion, or is longer than the run allows."""
+
+    def __init__(self, message: str, tokens: int):
+        super().__init__(message)
+        self.tokens = tokens
 
 
 def kind(example: Example) -> str:
@@ -27,7 +37,7 @@ def kinds_of(config: TrainConfig) -> tuple[str, ...]:
 
 @dataclass
 class Questions:
-    """The embedded tasks, or the rows of a data set."""
+    """The embedded tasks, or the rows of a data set. The processor's pixel limits become those of the run."""
 
     config: TrainConfig
     processor: object
@@ -35,7 +45,10 @@ class Questions:
     failed: list[str] = field(default_factory=list)  # rows of this process that could not be used, and why
 
     def __post_init__(self):
+        limit_pixels(self.processor, self.config.max_pixels, self.config.video_max_pixels)
         self.rows = open_part(self.config.data, self.config, self.processor) if self.config.data else None
+        self.coming: dict[int, Future] = {}  # number of a question -> its row, which a thread reads
+        self.readers = ThreadPoolExecutor(READERS)
 
     def read(self, numbers: Sequence[int], step: int) -> tuple[list[int], list[Example], list]:
         """Of the questions number `numbers` those that can be used: their numbers, they, and each as the processor's tensors.
@@ -43,24 +56,34 @@ class Questions:
         A row whose media cannot be read, that is malformed or too long, is left out and named in `failed`.
         """
         usable = []
+        self.begin(numbers)
         for number in numbers:
             try:
                 example = self.example(number, step)
-                part = prepare(self.processor, [example], raw=not self.config.chat_template)
-                self.check(example, part)
+                part = checked(example, self.processor, self.config, self.longest)
             except ValueError as error:  # MediaError is one
                 if not self.config.data:
                     raise
                 self.failed.append(str(error))
             else:
                 usable.append((number, example, part))
+        if step + 1 < self.config.max_steps:
+            self.begin(number + self.config.prompts_per_step for number in numbers)
         return tuple(map(list, zip(*usable, strict=True))) if usable else ([], [], [])
+
+    def begin(self, numbers: Iterable[int]) -> None:
+        """Lets threads read rows that are asked for next. What a row holds is a function of its number, whenever it is read."""
+        if self.rows is not None:
+            for number in [number for number in numbers if number not in self.coming]:
+                row = order(self.rows, self.config.seed)(number)
+                self.coming[number] = self.readers.submit(self.rows.example, row)
 
     def example(self, number: int, step: int) -> Example:
         """A step on the embedded tasks is all pictures or all clips, each as often as its share of the tasks: a clip's prompt
         is twice as long, and padding the pictures to it would cost half the time. Tasks take turns within their kind."""
         if self.rows is not None:
-            return self.rows.example(order(self.rows, self.config.seed)(number))
+            self.begin([number])
+            return self.coming.pop(number).result()
         names = self.config.tasks
         kinds = [ALL_TASKS[name].clip for name in names]
         clip = sorted(kinds)[step % len(kinds)]
@@ -68,22 +91,36 @@ class Questions:
         # Pretraining has seen the first scenes of the train split; these are others.
         return ALL_TASKS[names[number % len(names)]].example("train", 5_000_000 + self.config.seed * 1_000_000 + number)
 
-    def check(self, example: Example, part) -> None:
-        """Raises ValueError for a row that cannot be graded or is too long."""
-        sampled = self.config.completions == "sampled" and not self.config.reward_function
-        if sampled and example.problem_type and example.problem_type not in GRADERS:
-            known = ", ".join(GRADERS)
-            raise ValueError(f"row {example.id}: problem type {example.problem_type!r}: expected one of {known}")
-        length = part["input_ids"].shape[1]
-        if length > self.longest:
-            raise ValueError(f"row {example.id}: a prompt of {length} tokens, above {self.longest}")
-
     def report(self, process: int, folder: Path) -> None:
         """Appends what failed since the last time to a file of this process."""
         if self.failed:
             with (folder / f"failed-rows-{process}.txt").open("a") as file:
-                file.write("".join(reason + "\n" for reason in self.failed))
+                file.write("".join(reason.replace("\n", " ") + "\n" for reason in self.failed))
             self.failed.clear()
+
+
+def check_answer(example: Example, config: TrainConfig) -> None:
+    """Raises ValueError, which names the row, where no completion could be right: the grader does not know its problem type, or
+    refuses its own answer."""
+    graded = config.completions == "sampled" and not config.reward_function
+    if graded and example.problem_type and grade(example, example.answer) != 1:
+        raise ValueError(
+            f"row {example.id}: its own answer {example.answer!r} is not right as {example.problem_type}: mend one of them"
+        )
+
+
+def checked(example: Example, processor, config: TrainConfig, longest: int):
+    """The processor's tensors of one question. Raises TooLong for more than `longest` tokens, ValueError for a question without
+    a right answer (`check_answer`) or that the processor refuses; all name the row."""
+    check_answer(example, config)
+    try:
+        part = prepare(processor, [example], raw=not config.chat_template)
+    except ValueError as error:
+        raise ValueError(f"row {example.id}: {error}") from error
+    length = part["input_ids"].shape[1]
+    if length > longest:
+        raise TooLong(f"row {example.id}: a prompt of {length} tokens, above {longest}", length)
+    return part
 
 
 def probe_questions(config: TrainConfig, processor) -> list[Example]:

@@ -4,9 +4,10 @@ import importlib
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import SupportsFloat
 
 import torch
 
@@ -14,12 +15,14 @@ from zipr1.graders import grade
 from zipr1.tasks import ALL_TASKS
 from zipr1.tasks.base import Example
 
+Functions = tuple[tuple[float, Callable], ...]  # users' own, each behind its weight
+
 
 @dataclass
 class Reward:
     """accuracy (B, G): 1 for a right answer, else 0 (r_per), or a grade; efficiency (B, G): 1 - token ratio (r_eff).
 
-    unparsable (B, G): the grader found nothing to read, which counts as wrong.
+    unparsable (B, G): the grader found nothing to read, or none of the user's functions applies, which counts as wrong.
     """
 
     accuracy: torch.Tensor
@@ -36,20 +39,22 @@ def reward(
     completions: list[str],
     token_ratio: torch.Tensor,
     graded: bool = False,
-    function: Callable | None = None,
+    function: Functions | None = None,
+    completion_ids: list[list[int]] | None = None,
 ) -> Reward:
-    """completions (B * G), those of one question next to each other; token_ratio (B * G,).
+    """completions (B * G) and their token ids, those of one question next to each other; token_ratio (B * G,).
 
-    Each row by its own problem type or task; `graded` grades instead of right or wrong; or by a user's `function`, as it is.
+    Each row by its own problem type or task; `graded` grades instead of right or wrong; or by users' functions, as they are.
     """
     group = len(completions) // len(examples)
     pairs = [(examples[row // group], completion) for row, completion in enumerate(completions)]
-    grades = [None if function else accuracy(*pair, graded) for pair in pairs]
-    unparsable = [not function and found is None for found in grades]
-    found = from_function(function, pairs) if function else [found or 0.0 for found in grades]
-    shape = (len(examples), group)
-    efficiency = 1 - token_ratio.float().cpu()
-    return Reward(*(part.view(shape) for part in (torch.tensor(found), efficiency, torch.tensor(unparsable))))
+    if function:
+        found = [None if math.isnan(value) else value for value in from_function(function, pairs, completion_ids)]
+    else:
+        found = [accuracy(*pair, graded) for pair in pairs]
+    unparsable = torch.tensor([value is None for value in found])
+    shape, efficiency = (len(examples), group), 1 - token_ratio.float().cpu()
+    return Reward(*(part.view(shape) for part in (torch.tensor([value or 0.0 for value in found]), efficiency, unparsable)))
 
 
 def accuracy(example: Example, completion: str, graded: bool = False) -> float | None:
@@ -60,38 +65,74 @@ def accuracy(example: Example, completion: str, graded: bool = False) -> float |
     return float(ALL_TASKS[example.task].right(completion, example.answer))
 
 
-def from_function(function: Callable, pairs: list[tuple[Example, str]]) -> list[float]:
-    """What TRL's `f(completions, **columns) -> list[float]` returns: prompts, answer, problem_type and the rows' own columns.
+def from_function(
+    function: Functions, pairs: list[tuple[Example, str]], completion_ids: list[list[int]] | None = None
+) -> list[float]:
+    """For each pair the sum of what the functions return, times their weights; NaN where each says None, does not apply.
 
-    A row without a column that others have gives None. Raises ValueError unless there is one finite number a completion.
+    They are called as TRL 1.x does: f(prompts=, completions=, completion_ids=, **columns) -> list[float | None], and get
+    `answer`, `problem_type` and the rows' own columns; a row without a column that others have gives None. To a chat a
+    completion is a list of one message, [{"role": "assistant", "content": ...}], to a plain prompt a string. There is no
+    `trainer_state`. Raises ValueError unless there is one finite number or None a completion.
     """
     examples = [example for example, _ in pairs]
-    names = {name: None for example in examples for name in example.columns}
+    names = {name: None for example in examples for name in example.columns if name != "prompt"}
     columns = {name: [example.columns.get(name) for example in examples] for name in names}
-    columns["prompts"] = [list(example.messages) or example.question for example in examples]
-    columns["answer"] = [example.answer for example in examples]
+    columns["answer"] = [example.columns.get("answer", example.answer) for example in examples]
     columns["problem_type"] = [example.problem_type for example in examples]
+    columns["prompts"] = [
+        (example.columns.get("prompt") or list(example.messages)) if example.messages else example.question
+        for example in examples
+    ]
+    columns["completions"] = [
+        [{"role": "assistant", "content": completion}] if example.messages else completion for example, completion in pairs
+    ]
+    if completion_ids is not None:
+        columns["completion_ids"] = completion_ids
+    totals = [math.nan] * len(pairs)
+    for weight, one in function:
+        for place, value in enumerate(returned(one, columns, pairs)):
+            if value is not None:
+                totals[place] = weight * value + (0.0 if math.isnan(totals[place]) else totals[place])
+    return totals
+
+
+def returned(function: Callable, columns: dict, pairs: list[tuple[Example, str]]) -> list[float | None]:
+    """What one function returns. Raises ValueError, which names it, row and value."""
     name = getattr(function, "__name__", type(function).__name__)
-    found = function(**(columns | {"completions": [completion for _, completion in pairs]}))
-    if not isinstance(found, list | tuple) or len(found) != len(pairs):
-        given = f"{len(found)} numbers" if isinstance(found, list | tuple) else repr(found)
+    found = function(**columns)
+    if not isinstance(found, Iterable) or len(found := list(found)) != len(pairs):
+        given = f"{len(found)} numbers" if isinstance(found, list) else repr(found)
         raise ValueError(
             f"reward function {name} returned {given} for {len(pairs)} completions: return a list of as many floats"
         )
     for value, (example, completion) in zip(found, pairs, strict=True):
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        if value is not None and not (isinstance(value, SupportsFloat) and math.isfinite(value)):
             raise ValueError(
                 f"reward function {name} returned {value!r} for the completion {completion!r} of row {example.id}: "
-                "return a finite float"
+                "return a finite float, or None where it does not apply"
             )
-    return [float(value) for value in found]
+    return [None if value is None else float(value) for value in found]
 
 
 @cache
-def load_function(path: str | None) -> Callable | None:
-    """The function at "package.module:name" or "package.module.name"; modules of the current folder too. Raises ValueError."""
-    if path is None:
-        return None
+def load_function(paths: str | None) -> Functions | None:
+    """The functions at "package.module:name" or "package.module.name", with commas between several and, if they have one, their
+    weight before them: "mine:right,0.2*mine:short". Modules of the current folder too. Raises ValueError."""
+    return None if paths is None else tuple(weighted(path.strip()) for path in paths.split(","))
+
+
+def weighted(text: str) -> tuple[float, Callable]:
+    """ "0.2*package.module:name" as 0.2 and the function."""
+    number, star, path = text.rpartition("*")
+    try:
+        weight = float(number) if star else 1.0
+    except ValueError as error:
+        raise ValueError(f"reward function {text!r}: {number!r} is no weight; expected 0.2*package.module:name") from error
+    return weight, imported(path.strip())
+
+
+def imported(path: str) -> Callable:
     module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     if not module_name or not name:
         raise ValueError(f"reward function {path!r}: expected package.module:name")

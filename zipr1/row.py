@@ -1,6 +1,7 @@
 """A row of a data set, its media not read yet; and what the kinds of data sets share in reading one."""
 
 from dataclasses import dataclass, replace
+from os.path import isfile
 from pathlib import Path
 
 from zipr1.inputs import MediaError, MissingMedia, read_clip, read_picture
@@ -16,7 +17,7 @@ class Medium:
 
     def source(self) -> Path | bytes:
         """Raises MissingMedia for a file that is not there."""
-        if self.data is None and not Path(self.name).is_file():
+        if self.data is None and not isfile(self.name):  # Path.is_file() raises for a name that is too long
             raise MissingMedia(f"{self.name}: no such file; is the media root right, and the archive unpacked?")
         return Path(self.name) if self.data is None else self.data
 

@@ -27,7 +27,7 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
     """A published row: the problem, its options one a line, how to answer; paths lie below `root`. Raises ValueError."""
     row_id = str(number if row.get("problem_id") is None else row["problem_id"])
     kind, data_type = row.get("problem_type"), row.get("data_type")
-    if kind not in INSTRUCTIONS:
+    if not isinstance(kind, str) or kind not in INSTRUCTIONS:
         raise ValueError(f"row {row_id}: column 'problem_type' is {kind!r}: expected one of {', '.join(INSTRUCTIONS)}")
     if data_type not in ("image", "video", "text"):
         raise ValueError(f"row {row_id}: column 'data_type' is {data_type!r}: expected image, video or text")
@@ -37,6 +37,8 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
             f"row {row_id}: column 'solution' is {row['solution']!r}: put an answer between <answer> and </answer>"
         )
     options = row.get("options") or []
+    if not isinstance(options, list):
+        raise ValueError(f"row {row_id}: column 'options' is {options!r}: give a list of texts, empty for an open question")
     lines = [text(row, "problem", row_id).strip(), *(["Options:", *map(str, options)] if options else []), INSTRUCTIONS[kind]]
     question = "\n".join([*lines, THINK] if think else lines)
     columns = {name: value for name, value in row.items() if name != "problem_type"}
