@@ -120,7 +120,8 @@ def rewarded(processor, examples: list[Example], rollout: Rollout, config: Train
         return Reward(accuracy, 1 - ratio.float(), torch.zeros_like(accuracy, dtype=torch.bool))
     tokens = rollout.tokens.masked_fill(~rollout.mask, tokenizer_of(processor).pad_token_id)
     completions = tokenizer_of(processor).batch_decode(tokens, skip_special_tokens=True)
-    return reward(examples, completions, rollout.token_ratio, config.graded, load_function(config.reward_function))
+    ids = [row[kept].tolist() for row, kept in zip(rollout.tokens, rollout.mask, strict=True)]
+    return reward(examples, completions, rollout.token_ratio, config.graded, load_function(config.reward_function), ids)
 
 
 @torch.no_grad()
