@@ -292,8 +292,9 @@ def test_a_reward_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
 
 def test_several_inner_epochs_by_hand(tmp_path):
     """Two steps on one batch of the paper's objective, by formulas written out here; the metrics are of both."""
-    change = {"preset": "paper", "num_iterations": 2, "learning_rate": 2e-3, "warmup_steps": 1, "max_grad_norm": 0.5}
-    config = TrainConfig(**SMALL | change, max_steps=1, output_dir=str(tmp_path), max_completion_length=4)
+    change = {"preset": "paper", "num_iterations": 2, "learning_rate": 2e-4, "warmup_steps": 1, "max_grad_norm": 0.5}
+    change |= {"temperature": 3.0, "max_completion_length": 4, "max_steps": 1}  # hot: likely answers hardly move
+    config = TrainConfig(**SMALL | change, output_dir=str(tmp_path))
     final = load(train(config, quiet=True))[0].state_dict()
     accelerator = Accelerator(cpu=True)
     policy, reference, optimizer, processor = load_policy(config, config.model, accelerator)
@@ -323,8 +324,10 @@ def test_several_inner_epochs_by_hand(tmp_path):
     row = metrics(tmp_path)[1]
     assert outside[0] == 0 and outside[1] > 0.02
     assert row["clip_ratio"] == pytest.approx(sum(outside) / 2) and row["loss"] == pytest.approx(sum(lost) / 2, rel=1e-3)
-    for name, tensor in model.state_dict().items():
-        torch.testing.assert_close(final[name], tensor, rtol=0, atol=1e-5, msg=name)
+    before = load("zipr1/tiny")[0].state_dict()
+    moved = sum((tensor - before[name]).square().sum() for name, tensor in model.state_dict().items())
+    off = sum((tensor - final[name]).square().sum() for name, tensor in model.state_dict().items())
+    assert moved.sqrt() > 0.1 and off < 1e-6 * moved
 
 
 def test_what_a_run_came_to(tmp_path, capsys):
