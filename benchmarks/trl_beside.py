@@ -17,7 +17,6 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -31,11 +30,12 @@ import zipr1
 from zipr1.config import TrainConfig
 from zipr1.encode import encode
 from zipr1.experience import Experience
+from zipr1.grpo import Governor
 from zipr1.inputs import collate
-from zipr1.model import decoder, save
+from zipr1.model import save
 from zipr1.questions import Questions
 from zipr1.rewards import reward
-from zipr1.rollout import Rollout, completion_logits, reference_logits, repeat
+from zipr1.rollout import given, reference_logits
 from zipr1.tasks import TASKS
 from zipr1.train import shares, train
 from zipr1.update import losses
@@ -131,8 +131,7 @@ def even(completions, **columns) -> list[float]:
 def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
     """Loss and gradients of both on the completions that TRL sampled in a step; errors are relative, of norms.
 
-    "exact": policy and reference read the prompt through their own token embeddings, as in TRL. "trainer": as zipr1 trains,
-    where the policy encodes a prompt once, without gradient, for itself and for the reference.
+    zipr1's are its trainer's: prompts encoded once, without gradient, the pictures for policy and reference alike.
     """
     torch.manual_seed(0)
     (model, processor), (reference, _) = zipr1.load(config.model), zipr1.load(config.model)
@@ -153,31 +152,24 @@ def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
     texts = processor.batch_decode(tokens, skip_special_tokens=True)
     rewards = reward(examples, texts, torch.ones(len(tokens)), function=((1.0, even),))
     theirs, expected = trainer.found
-    found = {"loss_trl": theirs.item(), "rewarded": rewards.accuracy.mean().item()}
-    for kind, own in (("exact", True), ("trainer", False)):
-        with torch.set_grad_enabled(own):
-            embeds = repeat(encode(model, collate(processor, parts)).embeds, config.num_generations)
-        everything = [embeds["attention_mask"].bool()] * len(decoder(model).layers)
-        # Nothing suppressed: TRL's log-probabilities are those of the whole vocabulary.
-        rollout = Rollout(
-            embeds, (1.0,) * len(tokens), tokens, mask, torch.zeros(tokens.shape), everything, torch.ones(len(tokens)), 1.0, []
-        )
-        with torch.no_grad():
-            logprobs = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
-            asked = encode(reference, collate(processor, parts)).embeds if own else None
-        asked = replace(rollout, embeds=repeat(asked, config.num_generations)) if own else rollout
-        said = reference_logits(reference, asked, config.num_generations)
-        experience = Experience(examples, replace(rollout, logprobs=logprobs), rewards, said, torch.zeros(len(examples)))
-        model.zero_grad()
-        with zipr1.sparse(model, zipr1.TopP(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept) as trace:
-            loss, metrics = losses(model, trace, experience, 1.0, config)
-            loss.mean().backward()
-        ours = {name: part.grad for name, part in model.named_parameters()}
-        found[f"loss_{kind}"], found[f"kl_{kind}"] = loss.mean().item(), metrics["kl"].mean().item()
-        tables = {name for name in expected if "embed_tokens" in name}
-        for part, names in (("layers", expected.keys() - tables), ("embedding", tables)):
-            off = sum((ours[name] - expected[name]).square().sum() for name in names)
-            found[f"{part}_gradient_error_{kind}"] = (off / sum(expected[name].square().sum() for name in names)).sqrt().item()
+    # Given, so that no token is suppressed: TRL's log-probabilities are those of the whole vocabulary.
+    every = [part for part in parts for _ in range(config.num_generations)]
+    with torch.no_grad():
+        encoded = encode(model, collate(processor, every))
+    rollout = given(model, encoded, config.rule((1.0,) * len(tokens)), tokens=tokens, mask=mask)
+    said = reference_logits(reference, rollout, config.num_generations)
+    experience = Experience(examples, rollout, rewards, said, expected=torch.zeros(len(examples)))
+    model.zero_grad()
+    with zipr1.sparse(model, config.rule(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept) as trace:
+        loss, metrics = losses(model, trace, experience, Governor(config.accuracy_tolerance, config.accuracy_margin), config)
+        loss.mean().backward()
+    ours = {name: part.grad for name, part in model.named_parameters()}
+    found = {"loss_trl": theirs.item(), "loss_zipr1": loss.mean().item(), "kl_zipr1": metrics["kl"].mean().item()}
+    found["rewarded"] = rewards.accuracy.mean().item()
+    tables = {name for name in expected if "embed_tokens" in name}
+    for part, names in (("layers", expected.keys() - tables), ("embedding", tables)):
+        off = sum((ours[name] - expected[name]).square().sum() for name in names)
+        found[f"{part}_gradient_error"] = (off / sum(expected[name].square().sum() for name in names)).sqrt().item()
     return found
 
 

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
+from zipr1.data import permutation
 from zipr1.policy import launched_for_fsdp
 
 SETTINGS = {
@@ -40,7 +43,7 @@ class Run:
         settings = SETTINGS | settings | {"output_dir": str(folder)}
         flags += tuple(f"--{name}={one if isinstance(one, str) else json.dumps(one)}" for name, one in settings.items())
         command = [sys.executable, "-m", *launcher, "zipr1.cli", "train", *flags]
-        env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_DATASETS_CACHE": str(folder / "cache")}
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=errors)
 
@@ -75,6 +78,56 @@ def test_two_processes_equal_one(tmp_path, one, fsdp):
         launcher, settings = TORCHRUN, {"fsdp": fsdp}
     check_equal(Run(tmp_path, launcher, use_peft=lora, **settings).result(), expected)
     assert (tmp_path / "checkpoint-1" / "trainer.pt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "then"), [(False, False), (False, True), (True, False)], ids=["ddp", "ddp-fsdp2", "fsdp2-ddp"]
+)
+def test_a_run_goes_on_in_several_processes(tmp_path, one, first, then):
+    """Also in another form than that which wrote the checkpoint."""
+    lora, expected = one
+    Run(tmp_path, TORCHRUN, use_peft=lora, fsdp=first).result()
+    shutil.rmtree(tmp_path / "final")
+    check_equal(Run(tmp_path, TORCHRUN, "--resume", use_peft=lora, fsdp=then).result(), expected)
+
+
+def write_rows(folder: Path, *draws: str) -> dict:
+    """Settings for rows that come in this order: "text", "picture" or "broken"."""
+    folder.mkdir()
+    rng, rows = np.random.default_rng(0), [None] * len(draws)
+    for draw, kind in enumerate(draws):
+        rows[permutation(len(draws), 0, 0)[draw]] = {"prompt": "What is it?", "answer": "red", "image": None}
+        if kind != "text":
+            rows[permutation(len(draws), 0, 0)[draw]]["image"] = f"{draw}.png"
+            Image.fromarray(rng.integers(0, 255, (128, 112, 3), dtype=np.uint8)).save(folder / f"{draw}.png")
+        if kind == "broken":
+            (folder / f"{draw}.png").write_bytes((folder / f"{draw}.png").read_bytes()[:2000])
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "probe.jsonl").write_text(json.dumps({"prompt": "What is it?", "answer": "red"}))
+    return {"data": str(folder / "rows.jsonl"), "probe_data": str(folder / "probe.jsonl"), "mini_batches": 1}
+
+
+@pytest.mark.parametrize("fsdp", [pytest.param(False, id="ddp", marks=pytest.mark.slow), pytest.param(True, id="fsdp2")])
+def test_processes_with_unlike_rows_equal_one(tmp_path, fsdp):
+    """One has text alone, in a single pass; the other pictures, a pass each, and in the second step a broken one."""
+    settings = write_rows(tmp_path / "rows", "text", "text", "picture", "picture", "text", "text", "broken", "picture")
+    settings |= {"prompts_per_step": 4}
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    runs = Run(folders[0], [], **settings), Run(folders[1], TORCHRUN, **settings, fsdp=fsdp)
+    expected, found = (one.result() for one in runs)
+    check_equal(found, expected)
+    assert [row["failed_rows"] for row in found[1][1:]] == [0, 1] and not any(row["dropped"] for row in found[1][1:])
+    assert not (folders[1] / "failed-rows-0.txt").exists() and "6.png" in (folders[1] / "failed-rows-1.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_process_without_a_usable_row_drops_the_step_for_all(tmp_path):
+    settings = write_rows(tmp_path / "rows", "text", "broken", "text", "picture") | {"prompts_per_step": 2}
+    _, rows = Run(tmp_path, TORCHRUN, **settings).result()
+    assert [(row["dropped"], row["failed_rows"], "loss" in row) for row in rows[1:]] == [(1, 1, False), (0, 0, True)]
 
 
 @pytest.mark.slow

@@ -56,9 +56,13 @@ def test_flops_are_those_that_torch_counts():
 
 def test_sharding_and_scope_take_less():
     config = TrainConfig()
-    whole = plan(config, 1000, 0.25, 4, None)
-    assert plan(replace(config, fsdp=True), 1000, 0.25, 4, None).weights_gb == whole.weights_gb / 4
+    whole, sharded = plan(config, 1000, 0.25, 4, None), plan(replace(config, fsdp=True), 1000, 0.25, 4, None)
+    visual = sum(p.numel() for p in load("zipr1/tiny")[0].model.visual.parameters())  # not sharded
+    for before, after in ((whole.weights_gb, sharded.weights_gb), (whole.reference_gb, sharded.reference_gb)):
+        assert after * 1e9 == pytest.approx(4 * (visual + (whole.parameters - visual) / 4)) and after < before
     assert plan(replace(config, scope="layer"), 1000, 0.25, 4, None).update_tflop < 0.7 * whole.update_tflop
+    few = plan(replace(config, max_tokens_per_batch=2 * (1000 + config.max_completion_length)), 1000, 0.25, 4, None)
+    assert few.activations_gb == pytest.approx(whole.activations_gb * 2 / 8)  # two of a question's eight rollouts
     assert plan(replace(config, gradient_checkpointing=True), 1000, 0.25, 4, None).activations_gb < whole.activations_gb
 
 

@@ -11,13 +11,14 @@ import zipr1
 from zipr1.config import TrainConfig
 from zipr1.encode import encode
 from zipr1.evaluate import examples_of
-from zipr1.experience import Experience, consult, given_tokens
-from zipr1.grpo import Governor
+from zipr1.experience import Experience, consult, given_tokens, right, roll, split
+from zipr1.grpo import Governor, gate
 from zipr1.inputs import prepare
 from zipr1.model import decoder, sparse
 from zipr1.rewards import Reward, reward
 from zipr1.rollout import completion_logits, draw_thresholds, given, reference_logits, repeat, sample, token_draws
 from zipr1.selection import TopP
+from zipr1.tasks.base import Example
 from zipr1.update import losses
 
 
@@ -119,6 +120,70 @@ def test_expected_accuracy_is_the_share_of_right_samples(tiny, rolled):
     torch.testing.assert_close(right.mean(-1), expected, rtol=0, atol=0.1)
 
 
+def test_the_baseline_does_not_know_the_first_rollout(tiny):
+    """The reference's own answer to a row is another draw than that of a dense rollout of the same model."""
+    model, processor = tiny
+    config = TrainConfig(dense_share=1.0, num_generations=2, temperature=5.0)
+    examples = examples_of(["shapes"], "val", 8)
+    place = (model, processor, prepare(processor, examples), examples, range(8), 0, config, False)
+    rolled, asked = roll(*place), roll(*place, dense=True)
+    assert len(asked.p) == 8 and set(rolled.p + asked.p) == {1.0}
+    first, second, reference = (
+        [tuple(tokens.tolist()) for tokens in one[:, :2]] for one in (rolled.tokens[::2], rolled.tokens[1::2], asked.tokens)
+    )
+    same = [sum(a == b for a, b in zip(reference, one, strict=True)) for one in (first, second)]
+    assert max(same) < 4, same  # all eight, were it the same draw
+
+
+def test_answers_that_did_not_end_are_told(tiny):
+    """Sampled ones by the end of turn, the data's by where they were cut."""
+    model, processor = tiny
+    examples = examples_of(["chart"], "val", 4)
+    inputs = prepare(processor, examples)
+    for length, kind in ((1, "sampled"), (6, "sampled"), (1, "given"), (6, "given")):
+        config = TrainConfig(num_generations=2, max_completion_length=length, completions=kind, gate="none")
+        rollout = roll(model, processor, inputs, examples, range(4), 0, config, False)
+        assert rollout.clipped.shape == (8,) and rollout.clipped.all() == (length == 1), kind
+        assert rollout.clipped.any() == (length == 1), kind
+
+
+def test_a_group_in_parts_has_the_losses_of_the_whole(tiny, rolled):
+    """Its advantages, gates and metrics are those of all its rollouts."""
+    model, _ = tiny
+    examples, _, rollout = rolled
+    answered = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]])
+    rewards = Reward(answered, 1 - rollout.token_ratio.view(4, 4), answered.bool())
+    config = TrainConfig(baseline="group", gate="group", kl="sampled")
+    part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 4), torch.full((4,), 0.5))
+    pieces = split(part, 8 * (rollout.prompt + rollout.tokens.shape[1]))
+    assert [len(piece.rollout.p) for piece in pieces] == [8, 8] and split(part, 10**6) == [part]
+
+    def lost(part: Experience):
+        choice = {"prompt_length": rollout.prompt, "replay": part.rollout.kept, "relax": zipr1.relaxed_count}
+        with torch.no_grad(), sparse(model, TopP(part.rollout.p), **choice) as trace:
+            return losses(model, trace, part, Governor(0.02, 0.04), config)
+
+    whole, metrics = lost(part)
+    found = [lost(piece) for piece in pieces]
+    for name, value in metrics.items():
+        parts = torch.cat([piece[1][name].view(4, 2) for piece in found], dim=1).flatten()
+        torch.testing.assert_close(parts, value, rtol=1e-4, atol=1e-5, msg=name)
+    assert metrics["loss"].tolist() == whole.tolist()
+
+
+def test_a_small_grade_opens_no_gate():
+    """Graded answers earn for sparsity where they would be right; a user's reward from one half on, as on the probe set."""
+    examples = [
+        Example(str(i), "", "?", "10", problem_type=kind) for i, kind in enumerate(("regression", "free-form", "exact"))
+    ]
+    grades = torch.tensor([[0.94, 0.95], [0.49, 0.5], [0.0, 1.0]])
+    graded = right(examples, Reward(grades, grades, grades.bool()), TrainConfig(graded=True))
+    assert graded.tolist() == [[False, True]] * 3
+    own = right(examples, Reward(grades, grades, grades.bool()), TrainConfig(reward_function="mine:own"))
+    assert own.tolist() == [[True, True], [False, False], [False, True]]
+    assert gate(graded, "answer").tolist() == [[0, 1]] * 3
+
+
 def test_placeholders_are_never_sampled(tiny, rolled):
     model, _ = tiny
     _, _, rollout = rolled
@@ -171,7 +236,8 @@ def test_given_completions_are_learned_by_their_cross_entropy(tiny, rolled):
     model, processor = tiny
     examples, encoded, _ = rolled
     config = TrainConfig(completions="given", gate="none", reward_weight=1.0, beta=0.0, sparsity_weight=0.0)
-    tokens, mask = given_tokens(processor, examples, config, "cpu")
+    tokens, mask, clipped = given_tokens(processor, examples, config, "cpu")
+    assert not clipped.any()
     assert tokens[0][mask[0]].tolist() == [*processor.tokenizer.encode(examples[0].answer), processor.tokenizer.eos_token_id]
     rollout = given(model, encoded, TopP((0.95,) * 4), tokens=tokens, mask=mask)
     zeros = torch.zeros(4, 1)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,22 +13,19 @@ from safetensors import SafetensorError
 from zipr1.config import TrainConfig
 from zipr1.model import save
 
+PARTIAL = ".partial-"  # how the names of folders begin that are not whole yet
 STATE = "trainer.pt"
 SHARDS = "shards"  # of the optimizer, where each process wrote its own
-FREE = {
-    "resume",
-    "output_dir",
-    "threads",
-    "save_steps",
-    "save_total_limit",
-    "push_to_hub",
-    "json",
-    "report_to",
-}  # may differ when a run goes on
+# May differ when a run goes on: what changes nothing but where, how fast and how often, and what an error advises to change.
+FREE = (
+    "fsdp", "gradient_checkpointing", "json", "learning_rate", "max_skipped_steps", "max_tokens_per_batch", "media_root",
+    "output_dir", "probe_batch_size", "probe_every", "push_to_hub", "relax_floor", "report_to", "resume", "save_steps",
+    "save_total_limit", "threads",
+)  # fmt: skip
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or does not fit the run."""
+    """A checkpoint, or the final model, could not be written or does not fit the run."""
 
 
 def settings(config: TrainConfig, step: int) -> dict:
@@ -49,30 +48,44 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def shards(folder: Path) -> Path:
     """Where the processes may write theirs, before `write` moves it into the checkpoint."""
-    return folder / ".partial-shards"
+    return folder / f"{PARTIAL}shards"
+
+
+def clear(folder: Path) -> None:
+    """Deletes what a run that was killed had begun to write."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        shutil.rmtree(path)
+
+
+@contextmanager
+def whole(place: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `place` when the block has ended. Where something cannot be written, nothing of it
+    stays and CheckpointError is raised; checkpoints are as they were."""
+    partial = place.with_name(PARTIAL + place.name)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        shutil.rmtree(place, ignore_errors=True)
+        partial.rename(place)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
+        shutil.rmtree(partial, ignore_errors=True)
+        last = checkpoints(place.parent)
+        kept = f"the last checkpoint, {last[-1]}, is intact" if last else "no earlier checkpoint exists"
+        raise CheckpointError(f"{place}: could not be written ({error}); {kept}; free some space and use --resume") from error
 
 
 def write(folder: Path, step: int, model, processor, state: dict, config: TrainConfig, weights: dict | None = None) -> Path:
-    """Writes checkpoint-{step}, then deletes those beyond the limit. On failure the earlier ones stay as they were. `weights`:
-    those of a sharded model, gathered."""
-    final, partial = folder / f"checkpoint-{step}", folder / f".partial-{step}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    """Writes checkpoint-{step}, then deletes those beyond the limit. `weights`: those of a sharded model, gathered."""
+    place = folder / f"checkpoint-{step}"
+    with whole(place) as partial:
         save(model, processor, partial, settings(config, step), weights)
         if state.get("layout"):
             shards(folder).rename(partial / SHARDS)
         torch.save(state | {"step": step}, partial / STATE)
         (partial / "train.json").write_text(json.dumps(asdict(config), indent=1))
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
-        shutil.rmtree(partial, ignore_errors=True)
-        last = checkpoints(folder)
-        kept = f"the last checkpoint, {last[-1]}, is intact" if last else "no earlier checkpoint exists"
-        raise CheckpointError(f"{final}: could not be written ({error}); {kept}; free some space and use --resume") from error
     for old in checkpoints(folder)[: -config.save_total_limit]:
         shutil.rmtree(old)
-    return final
+    return place
 
 
 def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
@@ -88,7 +101,7 @@ def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
         if name not in FREE and before.get(name) != value:
             raise CheckpointError(
                 f"{found[-1]}: was written with {name}={before.get(name)!r}, this run has {value!r}; "
-                "resume with the same settings, or choose another output_dir"
+                f"resume with the same settings, of which only {', '.join(FREE)} may change, or choose another output_dir"
             )
     return found[-1], torch.load(found[-1] / STATE, weights_only=True)
 

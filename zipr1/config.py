@@ -1,6 +1,6 @@
 """The settings of post-training: one dataclass, from which flags and YAML derive. Names are TRL's where TRL has one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from zipr1.selection import TopP
@@ -156,7 +156,8 @@ class TrainConfig:
     mini_batches: int = 1
     """Parts of a step's questions, each with its own optimiser step."""
     max_tokens_per_batch: int | None = None
-    """Of a pass, prompts and completions with padding; unset, a mini-batch in one pass."""
+    """Of a pass with gradients, prompts and completions with padding; unset, a mini-batch in one pass. Sampled are the rollouts
+    of a question together."""
     gradient_checkpointing: bool = False
     """Compute layers again in the backward pass, for memory."""
     fsdp: bool = False
@@ -188,7 +189,8 @@ class TrainConfig:
     reward_weight: float | None = None
     """Weight of the clipped surrogate; of given completions, of their cross-entropy."""
     baseline: Literal["group", "reference"] | None = None
-    """Of the advantage: the group's mean, or one minus the reference's chance of the right answer."""
+    """Of the advantage: the group's mean, or one minus the reference's chance of the right answer (rewards of 0 or 1 only: with
+    graded or reward_function it is group in either preset)."""
     std_floor: float | None = None
     """Least standard deviation that group advantages are divided by."""
     governed: bool | None = None
@@ -217,7 +219,7 @@ class TrainConfig:
     report_to: Literal["tensorboard", "wandb", "trackio"] = "tensorboard"
     """The tracker, installed by you."""
     max_skipped_steps: int = 3
-    """Whose loss or gradient was not finite, or in a row without usable rows; then the run stops."""
+    """Whose loss, gradient or reward was not finite, or in a row without usable rows; then the run stops."""
     probe_batch_size: int = 25
     """Prompts of one pass; fewer for long ones."""
     save_steps: int = 100
@@ -250,6 +252,10 @@ class TrainConfig:
         check_tasks(self.tasks)
         if self.objective.baseline == "reference" and self.objective.efficiency_reward:
             raise ValueError("baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0")
+        if self.objective.baseline == "reference" and (self.graded or self.reward_function):
+            raise ValueError(
+                "baseline=reference: for rewards of 0 or 1, which graded and reward_function do not give; set baseline to group"
+            )
         if self.completions == "given" and self.objective.gate != "none":
             raise ValueError("completions=given: nothing is sampled, so nothing is right or wrong; set gate: none")
         if self.data and not self.probe_data:
@@ -263,7 +269,9 @@ class TrainConfig:
 
     @property
     def objective(self) -> Objective:
-        """The preset, with what was set by hand."""
+        """The preset, with what was set by hand. Rewards that are not 0 or 1 have the group's mean as their baseline."""
         preset = PRESETS[self.preset]
+        if self.graded or self.reward_function:
+            preset = replace(preset, baseline="group")
         own = {name: getattr(self, name) for name in preset.__dataclass_fields__}
         return Objective(**{name: getattr(preset, name) if value is None else value for name, value in own.items()})

@@ -1,7 +1,9 @@
 """What a step learns from: questions, their rollouts and rewards, and what the reference says of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import wraps
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +12,7 @@ from torch.nn.functional import pad
 from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
 from zipr1.encode import encode
+from zipr1.graders import RIGHT_FROM
 from zipr1.inputs import collate, tokenizer_of
 from zipr1.policy import Reference, in_step
 from zipr1.rewards import Reward, load_function, reward
@@ -19,17 +22,26 @@ from zipr1.tasks.base import Example
 
 @dataclass
 class Experience:
-    """B questions that share padding, with G rollouts each (N = B * G)."""
+    """B questions that share padding, with G rollouts each (N = B * G), or with some of the G.
+
+    expected (B,): the chance that the reference answers right, or of rows whether one answer of it was; of given completions
+    its mean log-probability.
+    """
 
     examples: list[Example]
     rollout: Rollout
-    rewards: Reward
+    rewards: Reward  # of all G
     reference_logits: torch.Tensor  # (N, T, V)
-    expected: (
-        torch.Tensor
-    )  # (B,) the chance that the reference answers right, or of rows whether one answer of it was; of given
-    # completions, its mean log-probability
+    expected: torch.Tensor
     weight: float = 1.0  # 0 for one that is repeated, to keep this process in step with others
+    columns: slice = field(default_factory=lambda: slice(None))  # which of the G rollouts these are
+
+    def record(self) -> dict:
+        """What was asked, sampled and earned, for a file; the questions give the rest again."""
+        rollout, rewards = self.rollout, self.rewards
+        found = {name: getattr(rollout, name) for name in ("p", "tokens", "mask", "logprobs", "kept", "token_ratio")}
+        found |= {"accuracy": rewards.accuracy, "efficiency": rewards.efficiency, "expected": self.expected}
+        return found | {"ids": [example.id for example in self.examples], "columns": [self.columns.start, self.columns.stop]}
 
 
 def micro_batches(lengths: Sequence[int], budget: int | None) -> list[list[int]]:
@@ -59,10 +71,8 @@ def gather_experience(
     numbers, examples, parts = asked
     lengths = [config.num_generations * (part["input_ids"].shape[1] + config.max_completion_length) for part in parts]
     groups, found = micro_batches(lengths, config.max_tokens_per_batch), []
-    most, synced = len(groups), in_step(policy)
-    if synced:
-        most = int(accelerator.gather(torch.tensor([most], device=accelerator.device)).max())
-    for group in groups + groups[-1:] * (most - len(groups)):
+    synced = in_step(policy)
+    for group in groups + groups[-1:] * (most(len(groups), accelerator) - len(groups) if synced else 0):
         inputs = collate(processor, [parts[i] for i in group])
         these, places = [examples[i] for i in group], [numbers[i] for i in group]
         with watch("rollout"):
@@ -77,10 +87,32 @@ def gather_experience(
             elif config.data:  # a grader takes more than one wording
                 logits = reference(reference_logits, rollout, config.num_generations)
                 answers = reference(roll, processor, inputs, these, places, step, config, synced, dense=True)
-                expected = rewarded(processor, these, answers, config).accuracy[:, 0]
+                expected = right(these, rewarded(processor, these, answers, config), config)[:, 0].float()
             else:
                 logits, expected = reference(consult, processor, these, rollout)
-        found.append(Experience(these, rollout, rewards, logits, expected.cpu(), float(len(found) < len(groups))))
+        found.append(Experience(these, rollout, rewards, logits, expected.cpu()))
+    found = [piece for part in found[: len(groups)] for piece in split(part, config.max_tokens_per_batch)]
+    # DDP too waits for the others within a pass: when it has seen the first gradients, it puts them into other buckets.
+    return found + [replace(found[-1], weight=0.0)] * (most(len(found), accelerator) - len(found))
+
+
+def most(count: int, accelerator: Accelerator) -> int:
+    """The largest count of all processes."""
+    return int(accelerator.gather(torch.tensor([count], device=accelerator.device)).max())
+
+
+def split(part: Experience, budget: int | None) -> list[Experience]:
+    """The same in parts of fewer rollouts, where a question's hold more than `budget` tokens together: the pass with gradients
+    is the one that takes the memory."""
+    rollout, (questions, group) = part.rollout, part.rewards.accuracy.shape
+    if budget is None or len(rollout.p) * (length := rollout.prompt + rollout.tokens.shape[1]) <= budget:
+        return [part]
+    rows = torch.arange(len(rollout.p), device=rollout.tokens.device).view(questions, group)
+    step, found = max(budget // (questions * length), 1), []
+    for columns in (slice(start, start + step) for start in range(0, group, step)):
+        these = rows[:, columns].flatten()
+        logits = part.reference_logits[these]
+        found.append(replace(part, rollout=some(rollout, these), reference_logits=logits, columns=columns))
     return found
 
 
@@ -103,9 +135,10 @@ def roll(
         p = draw_thresholds(config.thresholds, config.seed, step, numbers, group, config.dense_share)
     encoded = encode(model, inputs.to(device))  # once per question, not once per rollout
     if config.completions == "given":
-        tokens, mask = given_tokens(processor, examples, config, device)
-        return given(model, encoded, config.rule(p), tokens=tokens, mask=mask, scope=config.scope)
-    draws = token_draws(config.seed, step, numbers, group, config.max_completion_length).to(device)
+        tokens, mask, clipped = given_tokens(processor, examples, config, device)
+        rollout = given(model, encoded, config.rule(p), tokens=tokens, mask=mask, scope=config.scope)
+        return replace(rollout, clipped=clipped.repeat_interleave(group))
+    draws = token_draws(config.seed, step, numbers, group, config.max_completion_length, reference=dense).to(device)
     settings = {"max_new_tokens": config.max_completion_length, "temperature": config.temperature}
     return sample(model, encoded, config.rule(p), **settings, draws=draws, scope=config.scope, synced=synced)
 
@@ -121,7 +154,36 @@ def rewarded(processor, examples: list[Example], rollout: Rollout, config: Train
     tokens = rollout.tokens.masked_fill(~rollout.mask, tokenizer_of(processor).pad_token_id)
     completions = tokenizer_of(processor).batch_decode(tokens, skip_special_tokens=True)
     ids = [row[kept].tolist() for row, kept in zip(rollout.tokens, rollout.mask, strict=True)]
-    return reward(examples, completions, rollout.token_ratio, config.graded, load_function(config.reward_function), ids)
+    lost: list[int] = []
+    functions = load_function(config.reward_function)
+    functions = functions and tuple((weight, without_lost(one, lost)) for weight, one in functions)
+    found = reward(examples, completions, rollout.token_ratio, config.graded, functions, ids)
+    found.accuracy.view(-1)[lost] = math.nan
+    return found
+
+
+def without_lost(function: Callable, lost: list[int]) -> Callable:
+    """A user's reward function that gives 0 where it would give no finite number, and adds that place to `lost`: such a reward
+    costs a step, as a loss that is not finite does, and not at once the run."""
+
+    @wraps(function)
+    def finite(**columns):
+        found = function(**columns)
+        if not isinstance(found, list | tuple):
+            return found
+        lost.extend(i for i, value in enumerate(found) if isinstance(value, float) and not math.isfinite(value))
+        return [0.0 if i in lost else value for i, value in enumerate(found)]
+
+    return finite
+
+
+def right(examples: list[Example], rewards: Reward, config: TrainConfig) -> torch.Tensor:
+    """(B, G) which answers count as right, as on the probe set: a user's reward above one half; a grade that reaches what its
+    problem type asks (graders.RIGHT_FROM), also where grades between 0 and 1 are earned."""
+    if config.reward_function:
+        return rewards.accuracy > 0.5
+    least = torch.tensor([RIGHT_FROM.get(example.problem_type, 1.0) for example in examples])
+    return rewards.accuracy >= least[:, None]
 
 
 @torch.no_grad()
@@ -150,14 +212,16 @@ def with_answers(rollout: Rollout, tokens: torch.Tensor, mask: torch.Tensor) -> 
     return replace(some(rollout, rows), tokens=tokens, mask=mask)
 
 
-def given_tokens(processor, examples: list[Example], config: TrainConfig, device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The completions of the data, cut to the longest allowed: tokens and mask (B, T). An answer in a chat ends its turn;
-    running text goes on."""
+def given_tokens(
+    processor, examples: list[Example], config: TrainConfig, device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The completions of the data, cut to the longest allowed: tokens and mask (B, T), and (B,) which were cut. An answer in a
+    chat ends its turn; running text goes on."""
     tokenizer = tokenizer_of(processor)
     end = [tokenizer.eos_token_id] if config.chat_template else []
     answers = [tokenizer.encode(example.answer, add_special_tokens=False) + end for example in examples]
-    answers = [answer[: config.max_completion_length] for answer in answers]
-    return padded(answers, 0, device)
+    clipped = torch.tensor([len(answer) > config.max_completion_length for answer in answers], device=device)
+    return *padded([answer[: config.max_completion_length] for answer in answers], 0, device), clipped
 
 
 def padded(answers: list[list[int]], fill: int, device) -> tuple[torch.Tensor, torch.Tensor]:

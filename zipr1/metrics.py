@@ -26,11 +26,12 @@ class Log:
         if not start:
             (folder / f"failed-rows-{accelerator.process_index}.txt").unlink(missing_ok=True)
         if accelerator.is_main_process:
-            (folder / "run.json").write_text(json.dumps({"config": asdict(config)} | provenance(), indent=1))
+            record = {"config": asdict(config), "resumed": resumed(folder / "run.json", config, start)} | provenance()
+            replace(folder / "run.json", json.dumps(record, indent=1))
             for path in (self.path, folder / "samples.jsonl"):
-                rows = path.read_text().splitlines() if path.exists() else []
-                kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= start] if start else []
-                path.write_text("".join(row + "\n" for row in kept))
+                rows = path.read_text().splitlines(keepends=True) if path.exists() and start else []
+                whole = [row for row in rows if row.endswith("\n")]  # the last was perhaps cut
+                replace(path, "".join(row for row in whole if json.loads(row)["step"] <= start))
 
     def __call__(self, step: int, record: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -57,6 +58,23 @@ class Log:
                     "rewards/efficiency": rewards.efficiency[place].item(),
                 }
                 file.write(json.dumps(found) + "\n")
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file that is the old one or the new one, whenever the run is killed."""
+    beside = path.with_name(f"new-{path.name}")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def resumed(path: Path, config: TrainConfig, start: int) -> list[dict]:
+    """At which steps the run went on, and what settings had changed from what to what."""
+    if not start or not path.exists():
+        return []
+    before = json.loads(path.read_text())
+    pairs = {name: [before["config"].get(name), value] for name, value in asdict(config).items() if name != "resume"}
+    changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return [*before.get("resumed", []), {"step": start, "changed": changed}]
 
 
 def final_row(folder: Path) -> dict[str, float]:

@@ -101,7 +101,7 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     rows = config.prompts_per_step * config.num_generations // (config.mini_batches * processes)
     length = prompt + config.max_completion_length
     if config.max_tokens_per_batch:
-        rows = max(config.num_generations, min(rows, config.max_tokens_per_batch // length))
+        rows = max(1, min(rows, config.max_tokens_per_batch // length))
     kept = ratio if config.scope == "layer" else 1.0
     inside = length * size * (shape.head * (2 * shape.heads + 2 * shape.kv_heads) + shape.hidden * 6 + kept * 3 * shape.mlp)
     probes = 128 * shape.heads * prompt * 4 * 2 if config.objective.sparsity_weight else 0
@@ -113,6 +113,7 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     head = 2 * config.max_completion_length * text.vocab_size * text.hidden_size
     dense = shape.layers * layer_flops(shape, length) + head
     sparse = shape.layers * layer_flops(shape, length, ratio, config.scope) + head
+    own = visual + (parameters - visual) / shards  # the vision tower is whole in every process
     rollout = everything * sparse
     reference = (everything + config.prompts_per_step) * dense
     update = everything * sparse * (4 if config.gradient_checkpointing else 3) * config.num_iterations
@@ -121,8 +122,8 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
         processes=processes,
         parameters=parameters,
         trained=trained,
-        weights_gb=parameters * held / shards / GB,
-        reference_gb=0.0 if config.use_peft else parameters * size / shards / GB,
+        weights_gb=own * held / GB,
+        reference_gb=0.0 if config.use_peft else own * size / GB,
         gradients_gb=trained * 4 / shards / GB,
         optimizer_gb=2 * trained * 4 / shards / GB,
         activations_gb=activations / GB,

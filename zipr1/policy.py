@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import parse_flag_from_env
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -75,7 +76,7 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
         zero.whole_when_loaded()
     frozen = torch.bfloat16 if config.bf16 else torch.float32
     # Steps of 1e-6 would be rounded away in bfloat16: what is trained is in float32.
-    model, processor = load(source, dtype=frozen if config.use_peft else torch.float32)
+    model, processor = load(config.model if config.use_peft else source, dtype=frozen if config.use_peft else torch.float32)
     check_prompts(model, config)
     copy = None
     if not config.use_peft:
@@ -83,12 +84,12 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
         if hasattr(model.config, "vision_config"):
             model.model.visual.requires_grad_(False)
         copy = load(config.model, dtype=frozen)[0]
-    elif getattr(model, "_hf_peft_config_loaded", False):
-        model.enable_adapters()
     else:
         add_lora(model, config)
     for parameter in trainable(model):
         parameter.data = parameter.data.float()
+    if config.use_peft and source != config.model:
+        read_lora(model, source)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
@@ -98,9 +99,7 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
         reference = None if copy is None else zero.shard_reference(parts[1], accelerator)
         optimizer = policy.optimizer
     else:
-        policy, reference = (
-            None if part is None else distribute(part.to(accelerator.device), sharded, accelerator) for part in parts
-        )
+        policy, reference = (None if part is None else distribute(part, sharded, accelerator) for part in parts)
         optimizer = adamw(policy, config)
     return policy, Reference(policy, reference), optimizer, processor
 
@@ -141,23 +140,30 @@ def add_lora(model, config: TrainConfig) -> None:
     model.peft_config["default"].base_model_name_or_path = config.model
 
 
+def read_lora(model, folder: Path) -> None:
+    """The adapter of a checkpoint as it was trained, in float32: `load` would round it to the dtype of its base."""
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+
+
 def distribute(policy: Policy, fsdp: bool, accelerator: Accelerator) -> nn.Module:
-    """In every process (DDP), or sharded over them layer by layer."""
+    """On the process's device: in every process (DDP), or sharded over them layer by layer, whole nowhere but here."""
     if not fsdp:
+        policy = policy.to(accelerator.device)
         return accelerator.prepare_model(policy) if any(p.requires_grad for p in policy.parameters()) else policy
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
-    for layer in decoder(policy.model).layers:
-        fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+    dtypes = {}
+    if accelerator.mixed_precision == "bf16":  # gradients are summed over the processes as they are kept
+        dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
+    for layer in decoder(policy.model).layers:  # each moves to the device when it is sharded
+        fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(**dtypes))
     # Not the vision tower: a process without pictures would leave the others waiting.
-    visual = getattr(policy.model.model, "visual", None)
-    ignored = set() if visual is None else set(visual.parameters())
-    return fully_shard(
-        policy,
-        mesh=mesh,
-        mp_policy=MixedPrecisionPolicy(param_dtype=dtype, cast_forward_inputs=False),
-        ignored_params=ignored,
-    )
+    visual, ignored = getattr(policy.model.model, "visual", None), set()
+    if visual is not None:
+        ignored = set(visual.to(accelerator.device).parameters())
+    whole = MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False)
+    return fully_shard(policy, mesh=mesh, mp_policy=whole, ignored_params=ignored)
 
 
 def unwrap(policy: nn.Module) -> nn.Module:
@@ -234,19 +240,16 @@ def layout(policy: nn.Module) -> str | None:
 
 
 def optimizer_state(policy: nn.Module, optimizer, shards: Path) -> dict:
-    """What `restore_optimizer` takes; every process must call it. DeepSpeed writes its own to the folder `shards`."""
+    """What `restore_optimizer` takes, by the names of the parameters, so that FSDP2 reads what DDP wrote and the other way
+    round; every process must call it. DeepSpeed writes its own to the folder `shards`."""
     if zero.is_engine(policy):
         zero.write_state(policy, shards)
         return {}
-    if not isinstance(policy, FSDPModule):
-        return optimizer.state_dict()
     return get_optimizer_state_dict(policy, optimizer, options=WHOLE)
 
 
 def restore_optimizer(policy: nn.Module, optimizer, state: dict, shards: Path) -> None:
     if zero.is_engine(policy):
         zero.read_state(policy, shards)
-    elif isinstance(policy, FSDPModule):
-        set_optimizer_state_dict(policy, optimizer, state, options=WHOLE)
     else:
-        optimizer.load_state_dict(state)
+        set_optimizer_state_dict(policy, optimizer, state, options=WHOLE)

@@ -14,8 +14,8 @@ from zipr1.tasks.base import Example
 
 def measure(model, processor, probe: list[Example], config: TrainConfig) -> dict[str, float]:
     """Accuracy and token ratio at the fixed p, and dense accuracy; of given completions, log-probabilities in place of
-    accuracies; a user's reward function calls right what it
-    gives more than half. Every process measures the whole probe set, so that the passes of a sharded model stay in step."""
+    accuracies; a user's reward function calls right what it gives more than half. Every process measures the whole probe
+    set, so that the passes of a sharded model stay in step."""
     if config.completions == "given":
         return measure_given(model, processor, probe, config)
     settings = {"quiet": True, "batch_size": config.probe_batch_size, "raw": not config.chat_template}
@@ -37,7 +37,7 @@ def measure_given(model, processor, probe: list[Example], config: TrainConfig) -
     rows = []
     for example in probe:
         encoded = encode(model, prepare(processor, [example], raw=not config.chat_template).to(model.device))
-        tokens, mask = given_tokens(processor, [example], config, model.device)
+        tokens, mask, _ = given_tokens(processor, [example], config, model.device)
         rollout = given(model, encoded, config.rule((config.p,)), tokens=tokens, mask=mask, scope=config.scope)
         dense = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
         sparse = mean_logprob(rollout.logprobs, mask).item()

@@ -27,6 +27,7 @@ class Rollout:
     p: tuple[float, ...]  # (N,)
     tokens: torch.Tensor  # (N, T)
     mask: torch.Tensor  # (N, T) True up to and including the end-of-turn token
+    clipped: torch.Tensor  # (N,) True where the answer had not ended at the longest length
     logprobs: torch.Tensor  # (N, T) under the policy that sampled
     kept: list[torch.Tensor]  # per layer (N, L)
     token_ratio: torch.Tensor  # (N,)
@@ -56,9 +57,13 @@ def draw_thresholds(
     return tuple(values)
 
 
-def token_draws(seed: int, step: int, questions: Sequence[int], group: int, length: int) -> torch.Tensor:
-    """(N, length) numbers in [0, 1), a function of (seed, step, global question index, place in the group)."""
-    rows = [np.random.default_rng([seed, step, question, 1]).random((group, length)) for question in questions]
+def token_draws(
+    seed: int, step: int, questions: Sequence[int], group: int, length: int, reference: bool = False
+) -> torch.Tensor:
+    """(N, length) numbers in [0, 1), a function of (seed, step, global question index, place in the group); others for the
+    `reference`, whose answer would else be that of the first rollout, and a baseline must not know the sampled answer."""
+    kind = 2 if reference else 1
+    rows = [np.random.default_rng([seed, step, question, kind]).random((group, length)) for question in questions]
     return torch.from_numpy(np.concatenate(rows))
 
 
@@ -134,7 +139,7 @@ def sample(
             )
     texts = encoded.text.repeat_interleave(group, 0)
     return Rollout(
-        embeds, texts, p, torch.stack(tokens, 1), torch.stack(alive, 1), torch.stack(logprobs, 1), kept, token_ratio,
+        embeds, texts, p, torch.stack(tokens, 1), torch.stack(alive, 1), going, torch.stack(logprobs, 1), kept, token_ratio,
         temperature, suppress,
     )  # fmt: skip
 
@@ -148,7 +153,8 @@ def given(
     tokens, mask = tokens.repeat_interleave(group, 0), mask.repeat_interleave(group, 0)
     empty = torch.zeros(tokens.shape, device=tokens.device)
     text = encoded.text.repeat_interleave(group, 0)
-    rollout = Rollout(repeat(encoded.embeds, group), text, rule.p, tokens, mask, empty, [], empty[:, 0], 1.0, [])
+    clipped = torch.zeros_like(mask[:, 0])
+    rollout = Rollout(repeat(encoded.embeds, group), text, rule.p, tokens, mask, clipped, empty, [], empty[:, 0], 1.0, [])
     with sparse(model, rule, scope=scope, prompt_length=rollout.prompt) as trace:
         logprobs = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
     return replace(rollout, logprobs=logprobs, kept=list(trace.kept), token_ratio=trace.token_ratio)
@@ -162,11 +168,11 @@ def completion_logits(model, rollout: Rollout) -> torch.Tensor:
 
 
 def some(rollout: Rollout, rows: torch.Tensor) -> Rollout:
-    """Some of the rows (M,), without what was kept: for a dense pass."""
-    parts = (rollout.tokens[rows], rollout.mask[rows], rollout.logprobs[rows])
+    """The rows (M,) of them."""
     p = tuple(rollout.p[row] for row in rows.tolist())
-    rest = (rollout.token_ratio[rows], rollout.temperature, rollout.suppress)
-    return Rollout(take(rollout.embeds, rows), rollout.text[rows], p, *parts, [], *rest)
+    names = ("text", "tokens", "mask", "clipped", "logprobs", "token_ratio")
+    parts = {name: getattr(rollout, name)[rows] for name in names}
+    return replace(rollout, embeds=take(rollout.embeds, rows), p=p, kept=[layer[rows] for layer in rollout.kept], **parts)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ processes do what one would.
 import math
 import time
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 from zipr1 import checkpoint
 from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
-from zipr1.experience import gather_experience
+from zipr1.experience import Experience, gather_experience
 from zipr1.grpo import Governor
 from zipr1.inputs import tokenizer_of
 from zipr1.metrics import Log, final_row
@@ -30,6 +31,8 @@ from zipr1.probe import measure
 from zipr1.questions import Questions, kinds_of, probe_questions
 from zipr1.rewards import load_function
 from zipr1.update import update
+
+PATIENCE = timedelta(hours=3)  # of processes for each other: one alone gathers and writes a large checkpoint
 
 
 def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
@@ -48,6 +51,13 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     found = checkpoint.last(folder, config) if config.resume else None
     if not config.resume and checkpoint.checkpoints(folder):
         raise ValueError(f"{folder}: holds checkpoints of an earlier run; give --resume, or another output_dir")
+    starts = torch.tensor([found[1]["step"] if found else 0], device=accelerator.device)
+    if (starts := accelerator.gather(starts)).unique().numel() > 1:
+        raise ValueError(
+            f"{folder}: processes found different checkpoints (steps {starts.tolist()}): share the folder among nodes"
+        )
+    if accelerator.is_main_process:
+        checkpoint.clear(folder)
     load_function(config.reward_function)  # a misspelt name is found before an hour has passed
     policy, reference, optimizer, processor = load_policy(config, found[0] if found else config.model, accelerator)
     questions = Questions(config, processor, longest_prompt(unwrap(policy), config))
@@ -58,10 +68,6 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         start, skipped, governor = state["step"], state["skipped"], Governor(**state["governor"])
         checkpoint.check_layout(found[0], state.get("layout"), layout(policy))
         restore_optimizer(policy, optimizer, state["optimizer"], found[0] / checkpoint.SHARDS)
-    if (starts := accelerator.gather(torch.tensor([start], device=accelerator.device))).unique().numel() > 1:
-        raise ValueError(
-            f"{folder}: processes found different checkpoints (steps {starts.tolist()}): share the folder among nodes"
-        )
     log = Log(folder, accelerator, config, start)
     if not found:
         log(0, policy(measure, processor, probe, config))
@@ -82,12 +88,12 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         if fewest:  # without a question, a process would leave the others waiting
             parts = [gather_experience(policy, reference, processor, accelerator, one, step, config, watch) for one in asked]
             policy.train()
-            for _ in range(config.num_iterations):
-                records = [update(policy, optimizer, accelerator, part, governor, config, watch) for part in parts]
+            order = [part for _ in range(config.num_iterations) for part in parts]
+            records = [update(policy, optimizer, accelerator, part, governor, config, watch) for part in order]
             record |= {name: sum(one[name] for one in records) / len(records) for name in records[0]}
             for name in kinds_of(config):
                 gap, share = record.pop(f"gap/{name}"), record.pop(f"sparse/{name}")
-                if share and math.isfinite(gap):
+                if share and math.isfinite(gap) and not record["skipped"]:
                     governor.update(name, gap / share)
             skipped += record["skipped"] > 0
         for name, gap in governor.gaps.items():
@@ -100,7 +106,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
             if accelerator.is_main_process and parts:
                 log.samples(step + 1, tokenizer_of(processor), parts[0][0])
         log(step + 1, record)
-        stop_if_lost(skipped, empty, asked, step, folder, accelerator, config)
+        stop_if_lost(skipped, empty, asked, parts, step, folder, accelerator, config)
         if fewest:
             bar.set_postfix(reward=f"{record['reward']:.2f}", ratio=f"{record['token_ratio']:.2f}")
         if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:
@@ -111,8 +117,9 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
                 checkpoint.write(folder, step + 1, unwrap(policy), processor, state, config, weights)
     final, weights = folder / "final", whole_weights(policy)
     if accelerator.is_main_process:
-        save(unwrap(policy), processor, final, checkpoint.settings(config, config.max_steps), weights)
-        model_card(config, final_row(folder), unwrap(policy).config.model_type).save(final / "README.md")
+        with checkpoint.whole(final) as partial:
+            save(unwrap(policy), processor, partial, checkpoint.settings(config, config.max_steps), weights)
+            model_card(config, final_row(folder), unwrap(policy).config.model_type).save(partial / "README.md")
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if accelerator.is_main_process and config.push_to_hub:
@@ -123,11 +130,11 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
 
 def start_processes(config: TrainConfig, folder: Path) -> Accelerator:
     """This process among those that a launcher started; on a machine without an accelerator they talk by gloo."""
-    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # none of them changes
-    cpu = not torch.accelerator.is_available()
+    cpu, group = not torch.accelerator.is_available(), InitProcessGroupKwargs(timeout=PATIENCE)
     if cpu and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))  # without it accelerate takes each for the only one
+        group.backend = "gloo"  # without it accelerate takes each for the only one
         cpu = False  # accelerate would forget DeepSpeed
+    handlers = [DistributedDataParallelKwargs(broadcast_buffers=False), group]  # no buffer changes
     precision = "bf16" if config.bf16 else "no"
     log = {"log_with": config.report_to, "project_dir": folder}
     return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers, **log)
@@ -140,15 +147,26 @@ def longest_prompt(model, config: TrainConfig) -> int:
 
 
 def stop_if_lost(
-    skipped: int, empty: int, asked: list, step: int, folder: Path, accelerator: Accelerator, config: TrainConfig
+    skipped: int,
+    empty: int,
+    asked: list,
+    parts: list[list[Experience]],
+    step: int,
+    folder: Path,
+    accelerator: Accelerator,
+    config: TrainConfig,
 ) -> None:
-    """Raises FloatingPointError or ValueError where going on would only cost time; the questions of the last step are saved."""
+    """Raises FloatingPointError or ValueError where going on would only cost time; the batch of the last step is saved."""
     if skipped > config.max_skipped_steps:
         file = folder / f"not-finite-{accelerator.process_index}.pt"
-        torch.save({"step": step, "questions": [numbers for numbers, _, _ in asked]}, file)
+        batch = [[one.record() for one in part] for part in parts]
+        torch.save({"step": step, "questions": [numbers for numbers, _, _ in asked], "parts": batch}, file)
+        mend = "lower learning_rate or raise relax_floor"
+        if config.reward_function and not all(one.rewards.accuracy.isfinite().all() for part in parts for one in part):
+            mend = f"mend {config.reward_function}"
         raise FloatingPointError(
-            f"step {step + 1}: {skipped} steps had a loss or gradient that is not finite; lower learning_rate or raise "
-            f"relax_floor; the questions of the last are in {file}"
+            f"step {step + 1}: {skipped} steps had a loss, gradient or reward that is not finite; {mend} and use --resume; "
+            f"the last batch is in {file}"
         )
     if empty > config.max_skipped_steps:
         raise ValueError(f"step {step + 1}: {empty} steps in a row without usable rows; {folder}/failed-rows-*.txt says why")

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from zipr1.attention import Trace
 from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
-from zipr1.experience import Experience
+from zipr1.experience import Experience, right
 from zipr1.grpo import (
     Governor,
     clipped_surrogate,
@@ -32,13 +32,15 @@ SHARPNESS = {"count": relaxed_count, "entropy": entropy_count, "soft_count": sof
 def losses(
     model, trace: Trace, part: Experience, governor: Governor, config: TrainConfig
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """(N,) the loss of each rollout, and its metrics, (N,) each. `governor`: of the sparsity weight."""
+    """(N,) the loss of each rollout, and its metrics, (N,) each. `governor`: of the sparsity weight. What belongs to a whole
+    group, its advantages first of all, is computed over its G rollouts (B, G), also where `part` holds some of them."""
     objective, rollout, rewards = config.objective, part.rollout, part.rewards
     logits = completion_logits(model, rollout)
     device = logits.device
     logp = logits.log_softmax(-1)
     logprobs = logp.gather(2, rollout.tokens[..., None])[..., 0]
-    gates = gate(rewards.accuracy > 0, objective.gate)
+    correct = right(part.examples, rewards, config)
+    gates = gate(correct, objective.gate)
     total = rewards.total(objective.efficiency_reward, gates)
     if config.completions == "given":
         advantages = torch.ones_like(total)  # the surrogate's gradient is then that of the cross-entropy
@@ -46,7 +48,8 @@ def losses(
         advantages = group_advantages(total, objective.std_floor)
     else:
         advantages = reference_advantages(total, part.expected)
-    gain = clipped_surrogate(logprobs, rollout.logprobs, advantages.flatten().to(device), rollout.mask, config.epsilon)
+    advantages = advantages[:, part.columns].flatten().to(device)
+    gain = clipped_surrogate(logprobs, rollout.logprobs, advantages, rollout.mask, config.epsilon)
     if objective.kl == "sampled":
         chosen = part.reference_logits.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
         kl = sampled_kl(logprobs, chosen, rollout.mask)
@@ -60,15 +63,14 @@ def losses(
     pressed = sparse_rows & (rollout.token_ratio > config.target_ratio)
     if objective.sparsity_weight:
         held = [governor.factor(kind(example)) if objective.governed else 1.0 for example in part.examples]
-        weight = objective.sparsity_weight * torch.tensor(held)[:, None] * gates
+        weight = objective.sparsity_weight * torch.tensor(held)[:, None] * gates[:, part.columns]
         loss = loss + weight.flatten().to(device) * pressed * trace.relaxed_ratio
     with torch.no_grad():
         ratio = (logprobs - rollout.logprobs).exp()
         entropy = -(logp.exp() * logp.masked_fill(logp == float("-inf"), 0)).sum(-1)
         spread = total.std(-1, correction=0)[:, None].expand_as(total)
-        gap = sparse_rows.view(total.shape) * (rewards.accuracy - part.expected[:, None]).to(device)
-        metrics = {
-            "loss": loss.detach(),
+        won = rewards.accuracy if config.completions == "given" else correct.float()
+        groups = {
             "reward": total,
             "reward_std": spread,
             "rewards/accuracy": rewards.accuracy,
@@ -76,6 +78,9 @@ def losses(
             "unparsable": rewards.unparsable.float(),
             "frac_reward_zero_std": (spread == 0).float(),
             "reference_accuracy": part.expected[:, None].expand_as(total),
+        }
+        metrics = {"loss": loss.detach()} | {name: value[:, part.columns] for name, value in groups.items()}
+        metrics |= {
             "token_ratio": rollout.token_ratio,
             "frac_above_target": pressed.float(),
             "kl": kl,
@@ -83,12 +88,15 @@ def losses(
             "clip_ratio": token_mean(((ratio - 1).abs() > config.epsilon).float(), rollout.mask),
             "prompts/mean_length": rollout.embeds["attention_mask"].sum(-1).float(),
             "completions/mean_length": rollout.mask.sum(-1).float(),
+            "completions/clipped_ratio": rollout.clipped.float(),
             "flip_rate": torch.stack(trace.flipped).float().mean(0),
         }
+        apart = (won - part.expected[:, None])[:, part.columns].to(device)
+        thinned = sparse_rows.view(apart.shape).float()
         for name in kinds_of(config):  # of the sparse rollouts alone: what the governor goes by
             these = torch.tensor([kind(example) == name for example in part.examples], device=device)[:, None]
-            metrics[f"gap/{name}"] = these * gap
-            metrics[f"sparse/{name}"] = these * sparse_rows.view(gap.shape).float()
+            metrics[f"gap/{name}"] = these * thinned * apart
+            metrics[f"sparse/{name}"] = these * thinned
     return loss, {name: value.detach().flatten().to(device) for name, value in metrics.items()}
 
 
