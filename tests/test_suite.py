@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from zipr1.cli import main
+from zipr1.fingerprint import weights
+from zipr1.model import EMBEDDED
 from zipr1.paper_tasks import BENCHMARKS, arranged, combined, resampled, total
 from zipr1.suite import SuiteConfig, finished, identity_of, run_task
 from zipr1.suite_report import suite_latex, suite_markdown, suite_rows
@@ -93,6 +95,8 @@ def test_results_of_other_settings_are_not_taken(tmp_path):
     arguments = {"pretrained": str(model), "p": 0.975}
     identity = identity_of(SuiteConfig(), "mme", arguments)
     assert finished(tmp_path, identity) is None
+    for name in ("r", "s"):
+        (tmp_path / name).touch()
     (tmp_path / "done.json").write_text(json.dumps({"identity": identity, "results": "r", "samples": "s"}))
     several = identity_of(SuiteConfig(processes=2, device="cpu"), "mme", arguments)
     assert finished(tmp_path, several) == {"results": tmp_path / "r", "samples": tmp_path / "s"}
@@ -101,6 +105,30 @@ def test_results_of_other_settings_are_not_taken(tmp_path):
     (model / "model.safetensors").write_bytes(b"trained further")
     with pytest.raises(ValueError, match="another weights"):
         finished(tmp_path, identity_of(SuiteConfig(), "mme", arguments))
+    with pytest.raises(ValueError, match="another code"):
+        finished(tmp_path, identity | {"code": "of a later version"})
+    (tmp_path / "s").unlink()
+    assert finished(tmp_path, identity) is None  # to be asked again
+
+
+def test_what_stands_for_the_weights(tmp_path, monkeypatch):
+    """The embedded model's files; of a hub id the revision of its snapshot; of an adapter its base too."""
+    file = EMBEDDED["zipr1/tiny"] / "model.safetensors"
+    assert weights("zipr1/tiny")["model.safetensors"] == [file.stat().st_size, file.stat().st_mtime_ns]
+    revision = "0123456789" * 4
+    snapshot = tmp_path / "models--someone--model" / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(revision)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert weights("someone/model") == {"revision": revision}
+    with pytest.raises(OSError, match="someone/nothing"):
+        weights("someone/nothing")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/model"}')
+    found = weights(tmp_path / "adapter")
+    assert found["base"] == {"revision": revision} and "adapter_config.json" in found
 
 
 def test_a_task_that_writes_nothing_has_failed(tmp_path):

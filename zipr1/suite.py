@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from zipr1.config import check_positive
+from zipr1.fingerprint import code, weights
 from zipr1.paper_tasks import BENCHMARKS
 
 DATED = "*/[0-9]*"  # of a model's folder; tasks write files of their own beside it
@@ -74,16 +75,11 @@ def identity_of(config: SuiteConfig, task: str, model_args: dict) -> dict:
     """What a result depends on. Where it is written and on how many devices it is computed is not part of it."""
     found = {"task": config.prefix + task, "limit": config.limit, "batch_size": config.batch_size, "model_args": model_args}
     found["versions"] = {name: version(name) for name in ("zipr1", "lmms-eval", "transformers")}
-    folder = Path(str(model_args["pretrained"]))
-    # A model trained anew in the same place is another model.
-    found["weights"] = {
-        path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(folder.glob("*.safetensors"))
-    }
-    return found
+    return found | {"code": code(), "weights": weights(str(model_args["pretrained"]))}
 
 
 def finished(folder: Path, identity: dict) -> dict | None:
-    """{"results", "samples"} of a run that ended well under the same settings; None if there is none.
+    """{"results", "samples"} of a run that ended well under the same settings; None if there is none, or no longer.
 
     Raises ValueError where the folder holds the results of others.
     """
@@ -93,7 +89,8 @@ def finished(folder: Path, identity: dict) -> dict | None:
     found = json.loads(done.read_text())
     if other := [name for name in identity if found["identity"].get(name) != identity[name]]:
         raise ValueError(f"{folder}: holds results of another {', '.join(other)}; give another --output_dir, or remove it")
-    return {name: folder / found[name] for name in ("results", "samples")}
+    files = {name: folder / found[name] for name in ("results", "samples")}
+    return files if all(path.is_file() for path in files.values()) else None
 
 
 def run_task(folder: Path, command: list[str], identity: dict) -> str | None:
@@ -108,7 +105,9 @@ def run_task(folder: Path, command: list[str], identity: dict) -> str | None:
     results, samples = ([path for path in new if kind in path.name] for kind in ("_results.json", "_samples_"))
     if len(results) == 1 and len(samples) == 1:
         files = {"results": str(results[0].relative_to(folder)), "samples": str(samples[0].relative_to(folder))}
-        (folder / "done.json").write_text(json.dumps({"identity": identity} | files))
+        whole = folder / "done.json.part"
+        whole.write_text(json.dumps({"identity": identity} | files))
+        whole.replace(folder / "done.json")
         return None
     lines = [line.strip() for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line]
