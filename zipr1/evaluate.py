@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -262,7 +263,9 @@ def run_paper_suite(config: EvalConfig) -> tuple[list[dict], str]:
     tables = suite_markdown(rows)
     (folder / "tables.md").write_text(tables)
     (folder / "tables.tex").write_text(suite_latex(rows))
-    (folder / "tables.json").write_text(json.dumps({"rows": rows, "failed": failed} | provenance(), indent=1))
+    origin = provenance()
+    origin["versions"]["lmms-eval"] = version("lmms-eval")
+    (folder / "tables.json").write_text(json.dumps({"rows": rows, "failed": failed} | origin, indent=1))
     if failed:
         reasons = "\n".join(f"{name}: {why}" for name, why in failed.items())
         raise SuiteError(f"{len(failed)} tasks failed, the rest is in {folder}:\n{reasons}", rows, tables)

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from zipr1.config import check_positive
 from zipr1.fingerprint import code, weights
 from zipr1.paper_tasks import BENCHMARKS
+from zipr1.suite_needs import needs
 
 DATED = "*/[0-9]*"  # of a model's folder; tasks write files of their own beside it
 NAMES = [benchmark.name for benchmark in BENCHMARKS]
@@ -45,6 +46,8 @@ class SuiteConfig:
         for name in self.benchmarks:
             if name not in NAMES:
                 raise ValueError(f"benchmarks: {name!r} is none of {', '.join(NAMES)}")
+        if "MME" in self.benchmarks and (self.limit or 0) % 2:
+            raise ValueError(f"limit={self.limit}: must be even for MME, which scores its questions in pairs; or leave MME out")
 
     @property
     def chosen(self):
@@ -71,11 +74,17 @@ def command_of(config: SuiteConfig, task: str, model_args: dict, out: Path) -> l
     return command
 
 
-def identity_of(config: SuiteConfig, task: str, model_args: dict) -> dict:
-    """What a result depends on. Where it is written and on how many devices it is computed is not part of it."""
-    found = {"task": config.prefix + task, "limit": config.limit, "batch_size": config.batch_size, "model_args": model_args}
-    found["versions"] = {name: version(name) for name in ("zipr1", "lmms-eval", "transformers")}
-    return found | {"code": code(), "weights": weights(str(model_args["pretrained"]))}
+def identity_of(config: SuiteConfig, model_args: dict) -> dict:
+    """What the results of a row depend on: not where they are written, nor on how many devices they are computed."""
+    return {
+        "prefix": config.prefix,
+        "limit": config.limit,
+        "batch_size": config.batch_size,
+        "model_args": model_args,
+        "versions": {name: version(name) for name in ("zipr1", "lmms-eval", "transformers")},
+        "code": code(),
+        "weights": weights(str(model_args["pretrained"])),
+    }
 
 
 def finished(folder: Path, identity: dict) -> dict | None:
@@ -93,10 +102,14 @@ def finished(folder: Path, identity: dict) -> dict | None:
     return files if all(path.is_file() for path in files.values()) else None
 
 
+def hf_home() -> str:
+    """Where lmms-eval's data goes. Some of its tasks read HF_HOME without a default, others look for clips under "~"."""
+    return os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
+
+
 def run_task(folder: Path, command: list[str], identity: dict) -> str | None:
     """Runs one task; None, or why it failed. lmms-eval exits with 0 in either case: only its results tell."""
-    # Some tasks read HF_HOME without a default, others look for clips under "~".
-    environment = {"HF_HOME": str(Path.home() / ".cache" / "huggingface")} | os.environ
+    environment = os.environ | {"HF_HOME": hf_home()}
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.glob(DATED))
     with (folder / "log.txt").open("w") as log:
@@ -109,7 +122,7 @@ def run_task(folder: Path, command: list[str], identity: dict) -> str | None:
         whole.write_text(json.dumps({"identity": identity} | files))
         whole.replace(folder / "done.json")
         return None
-    lines = [line.strip() for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
+    lines = [line.strip() for line in (folder / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line]
     return f"{(errors or lines or ['no results'])[-1]} (see {folder / 'log.txt'})"
 
@@ -120,16 +133,17 @@ def run_suite(config: SuiteConfig, methods: dict[str, dict], output_dir: Path) -
     methods: row of the table -> arguments of zipr1.lmms.ZipR1 that make it.
     """
     import_module("lmms_eval")  # of the extra "lmms": missing now, not once a task
-    for benchmark in config.chosen:
-        if benchmark.needs:
-            print(f"{benchmark.name}: {benchmark.needs}", file=sys.stderr)
-    jobs = []
+    jobs, waiting = [], set()
     for row, arguments in methods.items():
+        model_args = config.model_args | arguments
+        identity = identity_of(config, model_args)
         for task in (task for benchmark in config.chosen for task in benchmark.tasks):
-            model_args, folder = config.model_args | arguments, output_dir / row / task
-            identity = identity_of(config, task, model_args)
-            finished(folder, identity)  # before anything runs: settings that do not fit what is there
+            folder = output_dir / row / task
+            if finished(folder, identity) is None:  # before anything runs: settings that do not fit what is there
+                waiting.add(task)
             jobs.append((row, task, folder, command_of(config, task, model_args, folder), identity))
+    for line in needs(waiting, config.prefix, config.include_path, hf_home()) if waiting else ():
+        print(line, file=sys.stderr)
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "suite.json").write_text(json.dumps(asdict(config) | {"methods": methods}, indent=1))
     files, failed = {row: {} for row in methods}, {}
