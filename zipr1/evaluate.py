@@ -158,6 +158,14 @@ def examples_of(tasks: Iterable[str], split: str, count: int) -> list[Example]:
     return [ALL_TASKS[name].example(split, i) for name in tasks for i in range(count)]
 
 
+def first(rows: list, count: int) -> list:
+    """The first `count` records, or questions, of each task."""
+    tasks: dict[str, list] = {}
+    for row in rows:
+        tasks.setdefault(row.task, []).append(row)
+    return [row for mine in tasks.values() for row in mine[:count]]
+
+
 def batches(examples: list[Example], size: int) -> Iterator[list[Example]]:
     """Batches of one kind of medium: a clip's prompt is twice as long as a picture's."""
     for clip in (False, True):
@@ -300,7 +308,7 @@ def run_eval(config: EvalConfig) -> tuple[list[dict], str]:
     if curve:
         points = [evaluate(model, processor, examples, rule, f"p = {rule.p:g}", **settings) for rule in curve]
         points = [table_row("zipvl", records) for records in points]
-        full = next((row["accuracy"] for row in rows if row["method"] == "full"), None)
-        plot_curves({config.model: points}, full, folder / "curve.png")
+        full = [row for row in rows if row["method"] == "full"]
+        plot_curves({config.model: points} | ({"Full": full} if full else {}), folder / "curve.png")
         (folder / "curve.json").write_text(json.dumps(points, indent=1))
     return rows, table

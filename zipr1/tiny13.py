@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from zipr1.bounds import Shape
 from zipr1.cost import PrefillClock, counted
-from zipr1.evaluate import EvalConfig, Record, evaluate, examples_of, read_records, trained_models, write_records
+from zipr1.evaluate import EvalConfig, Record, evaluate, examples_of, first, read_records, trained_models, write_records
 from zipr1.fingerprint import code, weights
 from zipr1.model import decoder, load_vision, trained_scope
 from zipr1.provenance import provenance
@@ -74,14 +74,6 @@ def answers(point: Point, config: EvalConfig) -> list[Record]:
         how = {"scope": point.scope, "batch_size": config.batch_size, "quiet": True}
         write_records(evaluate(*loaded(point.model), examples, point.rule, point.row, **how), path)
     return read_records(path)
-
-
-def first(rows: list, count: int) -> list:
-    """The first `count` records, or questions, of each task."""
-    tasks: dict[str, list] = {}
-    for row in rows:
-        tasks.setdefault(row.task, []).append(row)
-    return [row for mine in tasks.values() for row in mine[:count]]
 
 
 def prior(name: str, config: EvalConfig) -> float:
