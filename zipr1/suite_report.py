@@ -37,11 +37,10 @@ def read_samples(path: Path) -> list[dict]:
             with malformed(f"{path}:{number}"):
                 sample = json.loads(line)
                 counts = sample["token_counts"][0]
-                medium = counts.get("medium") or (
-                    path.name,
-                    sample["doc_id"],
-                )  # without: of an earlier version, or of no picture
-                samples.append(sample | {"token_ratio": float(counts["token_ratio"]), "medium": medium})
+                ratio = float(counts["token_ratio"])
+                # Without: of a model that does not tell, or a question of text alone.
+                medium = counts.get("medium") or (path.name, sample["doc_id"])
+                samples.append(sample | {"token_ratio": ratio, "medium": medium})
     if not samples:
         raise ValueError(f"{path}: no samples")
     return samples
@@ -53,7 +52,7 @@ def official(score: Score, results: Path) -> float:
         raise ValueError(f"{results}: no such file; run the suite again")
     with malformed(str(results)):
         (task,) = json.loads(results.read_text(encoding="utf-8"))["results"].values()
-        value = task.get(f"{score.metric},none")
+        value = dict(task).get(f"{score.metric},none")
     if not isinstance(value, int | float):
         raise ValueError(f"{results}: no number under {score.metric!r}; was every question of the task asked?")
     return score.unit * value
