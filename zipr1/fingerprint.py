@@ -33,12 +33,17 @@ def weights(name: str | Path) -> dict:
     """File -> [size, time of its last change] of a model's folder; {"revision"} of a hub id, whose config.json is fetched if it
     is not here; of an adapter also its "base". Raises OSError where there is no model."""
     source = EMBEDDED.get(str(name), name)
-    adapter = None if str(name) in EMBEDDED else find_adapter_config_file(str(source))
-    if Path(source).is_dir():
+    here = Path(source).is_dir()
+    try:
+        adapter = None if str(name) in EMBEDDED else find_adapter_config_file(str(source))
+        file = None if here else adapter or cached_file(str(source), "config.json")
+    except OSError as error:  # its own message does not always name the model
+        raise OSError(f"{name}: no such model ({error})") from error
+    if here:
         files = sorted(path for path in Path(source).iterdir() if path.is_file())
         found: dict = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
     else:
-        found = {"revision": extract_commit_hash(adapter or cached_file(str(source), "config.json"), None)}
+        found = {"revision": extract_commit_hash(file, None)}
     if adapter:
         found["base"] = weights(json.loads(Path(adapter).read_text())["base_model_name_or_path"])
     return found
