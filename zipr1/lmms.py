@@ -1,5 +1,6 @@
 """The model inside lmms-eval: `python -m lmms_eval --model zipr1 --model_args pretrained=...,method=zipvl,p=0.975 ...`."""
 
+import os
 import sys
 import time
 from collections import defaultdict
@@ -77,6 +78,11 @@ class ZipR1(lmms):
         self.clip = lru_cache(maxsize=2)(read_clip)  # several questions follow each other about one clip
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        if self._world_size != (started := int(os.environ.get("WORLD_SIZE", 1))):
+            # lmms-eval would share the questions all the same, and each process report on its own alone.
+            raise ValueError(
+                f"WORLD_SIZE={started}, but accelerate sees {self._world_size}: on CPUs, set ACCELERATE_USE_CPU=true"
+            )
         # One process goes where lmms-eval says, several each to their own device.
         self.device = torch.device(device) if device and self._world_size == 1 else self.accelerator.device
         kwargs = {"dtype": dtype} if dtype else {}

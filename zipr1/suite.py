@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 
 from zipr1.config import check_positive
@@ -35,7 +36,7 @@ class SuiteConfig:
     benchmarks: list[str] = field(default_factory=lambda: list(NAMES))
     model_args: dict[str, str | int | float] = field(default_factory=dict)  # of zipr1.lmms.ZipR1: frames, pixel bounds, dtype
     batch_size: int = 1
-    processes: int = 1  # accelerate launch, one device each
+    processes: int = 1  # one device each
     device: str | None = None
     limit: int | None = None  # questions of each task, the first; for a trial
     prefix: str = ""  # of task names, for copies of the tasks in include_path
@@ -56,7 +57,9 @@ class SuiteConfig:
 
 def command_of(config: SuiteConfig, task: str, model_args: dict, out: Path) -> list[str]:
     """What runs one task under one method."""
-    launcher = ["accelerate.commands.launch", "--num_processes", str(config.processes), "-m"] if config.processes > 1 else []
+    # torch's launcher: accelerate's starts a single process on a machine without a GPU, however many it is asked for.
+    several = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(config.processes), "-m"]
+    launcher = several if config.processes > 1 else []
     arguments = ",".join(f"{name}={value}" for name, value in model_args.items())
     command = [sys.executable, "-m", *launcher, "lmms_eval", "--model", "zipr1", "--model_args", arguments]
     command += [
@@ -107,9 +110,10 @@ def hf_home() -> str:
     return os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
 
 
-def run_task(folder: Path, command: list[str], identity: dict) -> str | None:
-    """Runs one task; None, or why it failed. lmms-eval exits with 0 in either case: only its results tell."""
-    environment = os.environ | {"HF_HOME": hf_home()}
+def run_task(folder: Path, command: list[str], identity: dict, **more: str) -> str | None:
+    """Runs one task, with `more` in its environment; None, or why it failed. lmms-eval exits with 0 in either case: only its
+    results tell."""
+    environment = os.environ | {"HF_HOME": hf_home()} | more
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.glob(DATED))
     with (folder / "log.txt").open("w") as log:
@@ -147,10 +151,12 @@ def run_suite(config: SuiteConfig, methods: dict[str, dict], output_dir: Path) -
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "suite.json").write_text(json.dumps(asdict(config) | {"methods": methods}, indent=1))
     files, failed = {row: {} for row in methods}, {}
+    # Without it, accelerate takes each of several processes on CPUs for a single one.
+    more = {"ACCELERATE_USE_CPU": "true"} if config.processes > 1 and not torch.cuda.is_available() else {}
     with tqdm(jobs, desc="suite", unit="task") as bar:
         for row, task, folder, command, identity in bar:
             bar.set_postfix_str(f"{row}, {task}, {len(failed)} failed")
-            why = None if finished(folder, identity) else run_task(folder, command, identity)
+            why = None if finished(folder, identity) else run_task(folder, command, identity, **more)
             if why:
                 failed[f"{row}, {task}"] = why
             else:
