@@ -15,6 +15,8 @@ def test_demo_leaves_everything(tmp_path):
     ]  # fmt: skip
     assert json.loads((tmp_path / "table.json").read_text()) == rows
     assert "ZipR1 (exact) answers from" in found
+    curves = json.loads((tmp_path / "curve.json").read_text())
+    assert {row["questions"] for rows in curves.values() for row in rows} == {2 * len(rows[0]["per_task"])}  # Full's too
     for name in ("table.md", "curve.png", "training.png", "kept-shapes-after.png", "kept-motion-after.png", "config.json"):
         assert (tmp_path / name).stat().st_size > 200, name
     for preset in ("paper", "exact"):

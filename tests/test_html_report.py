@@ -24,7 +24,7 @@ HOSTILE = "</script><script>document.title = 'owned'</script><!--<script><img sr
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A real evaluation; at so low a threshold the sparse answers differ from Full's."""
+    """A real evaluation."""
     folder = tmp_path_factory.mktemp("runs") / "eval"
     flags = ["--tasks", "shapes,motion", "--questions", str(QUESTIONS), "--methods", "full,zipvl", "--p", str(P)]
     main(["eval", "zipr1/tiny", *flags, "--curve", "0.7,0.9", "--threads", "1", "--output_dir", str(folder)])
@@ -104,9 +104,10 @@ def test_the_page_holds_tables_curves_and_answers(run, capsys):
     page = page_of(run)
     assert re.search(r"report\.html: 0\.\d MB, 1 run, 12 of 12 questions to browse", capsys.readouterr().out)
     data, rows = data_of(page), rows_of(run)
-    assert data["methods"] == [{"name": "full", "full": None}, {"name": "zipvl", "full": 0}]
+    full, zipvl = {"name": "full", "full": None, "shorter": False}, {"name": "zipvl", "full": 0, "shorter": False}
+    assert data["methods"] == [full, zipvl]
     shown = {question["id"]: question for question in data["questions"]}
-    assert len(shown) == 2 * QUESTIONS and disagreeing(rows)
+    assert len(shown) == 2 * QUESTIONS
     for row in rows:
         answer = shown[row["id"]]["answers"]["0" if row["method"] == "full" else "1"]
         assert (answer["answer"], answer["right"], answer["kept"]) == (row["answer"], row["right"], row["kept"])
@@ -199,17 +200,19 @@ def test_several_runs_and_every_kind_of_folder(copy, tmp_path):
     shutil.copytree(demo / "paper", training)
     (training / "run.json").write_text(json.dumps({"config": {}} | {k: table[k] for k in ("versions", "commit", "device")}))
     cell = {"score": [58.2], "low": [57.0], "high": [59.0]}
+    cell |= {"difference": [-0.3], "difference_low": [-1.0], "difference_high": [0.4]}
     entries = [{"table": 2, "method": "ZipVL", "token_ratio": 0.71, "benchmarks": {"MLVU-dev": cell, "VideoMME": None}}]
     (suite / "tables.json").write_text(json.dumps({"rows": entries, "failed": {"ZipVL, VideoMME": "a <reason>"}}))
     page = page_of(copy, demo, suite, training)
     methods = data_of(page)["methods"]
     assert methods == [
-        {"name": f"{copy}: zipvl", "full": 1},
-        {"name": f"{demo}: Full", "full": None},
-        {"name": f"{demo}: ZipR1 (exact)", "full": 1},
+        {"name": f"{copy}: zipvl", "full": 1, "shorter": False},
+        {"name": f"{demo}: Full", "full": None, "shorter": False},
+        {"name": f"{demo}: ZipR1 (exact)", "full": 1, "shorter": False},
     ]
     assert page.count("<svg") == 4  # two curves, two trainings
-    assert "58.2 (57.0 to 59.0)" in page and "<td>failed</td>" in page and "a &lt;reason&gt;" in page
+    assert "58.2 <small>(57.0 to 59.0) [-0.3, -1.0 to +0.4]</small>" in page and "71.0 <small>(1 of 2)</small>" in page
+    assert "<td>failed</td>" in page and "a &lt;reason&gt;" in page
 
 
 def test_unknown_folders_are_refused(capsys, tmp_path, copy):
@@ -244,21 +247,103 @@ def places(dom: str, kind: str) -> set[tuple[int, int]]:
     return {(int(x), int(y)) for x, y in re.findall(rf'<rect x="(\d+)" y="(\d+)"[^>]* class="{kind}"', dom)}
 
 
+@pytest.fixture
+def mixed(copy):
+    """The run as if of each task Full had the questions 0, 1, 3, 4 right and ZipVL 0, 2, 4."""
+    seen: dict[tuple, int] = {}
+    rows = rows_of(copy)
+    for row in rows:
+        number = seen[row["task"], row["method"]] = seen.get((row["task"], row["method"]), -1) + 1
+        right = number % 3 != 2 if row["method"] == "full" else number % 2 == 0
+        row |= {"right": right, "answer": row["expected"] if right else "other"}
+    write(copy, rows)
+    page_of(copy)
+    return copy
+
+
+def ids(folder, method: str, *numbers: int, tasks: tuple[str, ...] = ("shapes", "motion")) -> list[str]:
+    """Of the questions with these numbers of each task, sorted."""
+    rows = [row for row in rows_of(folder) if row["method"] == method]
+    return sorted([row["id"] for row in rows if row["task"] == task][number] for task in tasks for number in numbers)
+
+
 @browser
 @pytest.mark.slow
-def test_a_browser_shows_the_cards_that_the_hash_asks_for(run, tmp_path):
-    page_of(run)
-    page, rows = run / "out" / "report.html", rows_of(run)
-    assert len(CARD.findall(opened(page, "", tmp_path / "a", "--dump-dom"))) == 2 * QUESTIONS
-    full, zipvl = ([row for row in rows if row["method"] == method] for method in ("full", "zipvl"))
+def test_a_browser_shows_the_cards_that_the_hash_asks_for(mixed, tmp_path):
+    page = mixed / "out" / "report.html"
     views = {
-        "method=1&show=disagree": disagreeing(rows),
-        "method=1&show=wrong&task=motion": {row["id"] for row in zipvl if not row["right"] and row["task"] == "motion"},
-        "method=0&show=right&text=SHAPES": {row["id"] for row in full if row["right"] and row["task"] == "shapes"},
+        "": ids(mixed, "zipvl", *range(QUESTIONS)),
+        "method=1&show=disagree": ids(mixed, "zipvl", 1, 2, 3),
+        "method=1&show=lost": ids(mixed, "zipvl", 1, 3),
+        "method=1&show=gained": ids(mixed, "zipvl", 2),
+        "method=1&show=wrong&task=motion": ids(mixed, "zipvl", 1, 3, 5, tasks=("motion",)),
+        "method=0&show=right&text=SHAPES": ids(mixed, "full", 0, 1, 3, 4, tasks=("shapes",)),
     }
     for hash, expected in views.items():
-        assert 0 < len(expected) < 2 * QUESTIONS
-        assert sorted(CARD.findall(opened(page, hash, tmp_path / "a", "--dump-dom"))) == sorted(expected), hash
+        assert sorted(CARD.findall(opened(page, hash, tmp_path / "a", "--dump-dom"))) == expected, hash
+
+
+# Before the end of the page: what a reader does, by the events of the page's own controls, and what it then says.
+ACTS = """<script>
+const field = (name) => document.getElementById("filters").elements[name];
+const said = [];
+function tell() {
+  const cards = [...document.querySelectorAll("article")].map((card) => card.dataset.id);
+  const off = ["previous", "next"].filter((id) => document.getElementById(id).disabled);
+  said.push({ cards, off, count: document.getElementById("count").textContent, hash: location.hash });
+}
+const enter = (name, value) => {
+  field(name).value = value;
+  field(name).dispatchEvent(new Event("input", { bubbles: true }));
+  tell();
+};
+const press = (id) => { document.getElementById(id).click(); tell(); };
+tell(); press("next"); press("previous"); press("next");
+enter("show", "lost"); enter("show", "gained"); enter("text", "golf/test/5/"); enter("text", "");
+enter("show", "all"); enter("layer", "2");
+document.querySelector("article .answers button").click(); tell();
+enter("method", "2");
+document.body.append(Object.assign(document.createElement("pre"), { id: "said", textContent: JSON.stringify(said) }));
+</script>"""
+
+
+@browser
+@pytest.mark.slow
+def test_a_browser_turns_pages_and_filters_when_told_to(copy, tmp_path):
+    """30 questions: Full has those with an even number right, ZipVL those that three divides; Downsample's are shorter."""
+    whole, sparse = rows_of(copy)[0], next(row for row in rows_of(copy) if row["method"] == "zipvl")
+    rows = []
+    for method, divisor, row in (("full", 2, whole), ("zipvl", 3, sparse), ("Downsample", 1, whole | {"token_ratio": 0.4})):
+        for i in range(30):
+            right = i % divisor == 0
+            own = {
+                "task": "golf",
+                "id": f"golf/test/{i}/0",
+                "method": method,
+                "right": right,
+                "answer": "yes" if right else "no",
+            }
+            rows.append(row | own)
+    write(copy, rows)
+    page_of(copy)
+    page = copy / "out" / "report.html"
+    page.write_text(page.read_text().replace("</body>", ACTS + "</body>"))
+    dom = opened(page, "method=1", tmp_path / "e", "--dump-dom")
+    said = json.loads(html.unescape(re.search(r'<pre id="said">(.*?)</pre>', dom, re.DOTALL)[1]))
+    start, second, back, _, lost, gained, searched, again, all_again, layer, full, shorter = said
+    assert len(start["cards"]) == len(back["cards"]) == 24 and start["cards"] == back["cards"] and start["off"] == ["previous"]
+    assert len(second["cards"]) == 6 and second["off"] == ["next"] and not {*second["cards"]} & {*start["cards"]}
+    assert second["count"] == "Questions 25 to 30 of 30" and "page=2" in second["hash"]
+
+    def number(cards: list[str]) -> list[int]:
+        return sorted(int(card.split("/")[2]) for card in cards)
+
+    assert number(lost["cards"]) == [i for i in range(30) if i % 2 == 0 and i % 3] and "page=1" in lost["hash"]
+    assert number(gained["cards"]) == number(again["cards"]) == [i for i in range(30) if i % 2 and i % 3 == 0]
+    assert searched["cards"] == [] and searched["count"].startswith("No question")  # 5 is neither lost nor gained
+    assert len(all_again["cards"]) == 24 and "layer=2" in layer["hash"] and "method=0" in full["hash"]
+    assert "method=2" in shorter["hash"] and "the prompt was shortened to 40 % of Full's" in dom
+    assert "run it again to see them" not in dom.split('<script type="application/json"')[0]  # of the cards
 
 
 @browser

@@ -1,6 +1,7 @@
 """The suite of embedded tasks: rows at one ratio, what they cost, curves, and that it goes on where it stopped."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ from PIL import Image
 
 from zipr1.bounds import Shape, layer_flops
 from zipr1.cli import main
-from zipr1.evaluate import examples_of, read_records
+from zipr1.evaluate import Record, examples_of, read_records
 from zipr1.inputs import prepare
-from zipr1.model import decoder, load_vision, save
+from zipr1.model import EMBEDDED, decoder, load_vision, save
+from zipr1.report import table_row
 from zipr1.shorter import FewerFrames, nearest
+from zipr1.tiny13_report import mean_of, write_table
 
 QUESTIONS = 4
 ENGINE = ["TopK", "FastV", "Recent", "Random"]
@@ -54,6 +57,10 @@ def records(suite) -> dict[str, list]:
     return found
 
 
+def stamp(file: Path) -> list[int]:
+    return [file.stat().st_size, file.stat().st_mtime_ns]
+
+
 def refused(capsys, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stop:
         main([*arguments])
@@ -65,7 +72,7 @@ def refused(capsys, *arguments: str) -> str:
 def test_the_baselines_run_at_the_ratio_that_was_measured(table, records):
     assert list(table) == ["Full", "ZipVL", "ZipR1 (exact)", *ENGINE, "Downsample", "Fewer frames"]
     kept = table["ZipR1 (exact)"]["token_ratio"]
-    assert 0.2 < kept < 0.7 and kept == table["ZipVL"]["token_ratio"]
+    assert 0 < kept < 1 and kept == table["ZipVL"]["token_ratio"]
     for name in (*ENGINE, "Downsample", "Fewer frames"):
         assert table[name]["ratio"] == round(kept, 3) and table[name]["p"] is None
     for name in ENGINE:  # rounded up to a token of a hundred
@@ -131,25 +138,52 @@ def test_costs_by_hand(table, records):
 def test_tasks_that_are_not_learned_are_marked(suite, table):
     saved, text = json.loads((suite / "table.json").read_text()), (suite / "table.md").read_text()
     full, priors = table["Full"]["per_task"], saved["priors"]
-    assert saved["unlearned"] == [task for task in full if full[task] - priors[task] < 0.15] == ["motion"]
-    assert "| motion* | shapes |" in text and "mean without *" in text and "not learned" in text
-    for name in ("Full", "TopK", "Downsample"):
-        assert table[name]["learned"]["accuracy"] == table[name]["per_task"]["shapes"]
-    assert table["Fewer frames"]["learned"] is None
+    poor = [task for task in full if full[task] - priors[task] < 0.15]
+    assert saved["unlearned"] == poor and set(priors) == {"shapes", "motion"}
+    heads = " | ".join(f"{task}*" if task in poor else task for task in full)
+    assert f"| {heads} |" in text and ("mean without *" in text) == ("not learned" in text) == bool(poor)
+    for name, row in table.items():
+        rest = [accuracy for task, accuracy in row["per_task"].items() if task not in poor]
+        assert row["learned"]["accuracy"] == pytest.approx(np.mean(rest)) if rest else row["learned"] is None, name
     lines = text.splitlines()
     assert len({line.count("|") for line in lines[:11]}) == 1 and lines[2].startswith("| Full | - | 100.0 % |")
-    assert lines[10].startswith("| Fewer frames | ratio 0.") and "| - | **" in lines[10]
+    assert lines[10].startswith("| Fewer frames | ratio 0.") and "| - |" in lines[10]
     latex = (suite / "table.tex").read_text()
     assert latex.count(r"\\") == 10 and r"Fewer frames & " in latex and " & -- & " in latex
 
 
-def test_curves(suite):
-    curves = json.loads((suite / "curve.json").read_text())
-    assert list(curves) == ["ZipVL", "ZipR1 (exact)", *ENGINE, "Downsample"]  # not Fewer frames: no mean over all tasks
-    for name, rows in curves.items():
-        assert len(rows) == 2 and rows[0]["token_ratio"] < rows[1]["token_ratio"]
-        assert all(row["questions"] == 4 and row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in rows)
-        assert [row["p"] for row in rows] == ([0.6, 0.8] if name.startswith("Zip") else [None, None])
+def test_the_table_marks_what_full_has_not_learned(tmp_path):
+    def made(name: str, **right: int) -> tuple[dict, list[Record]]:
+        answers = [(task, i, i < count) for task, count in right.items() for i in range(10)]
+        mine = [Record(task, f"{task}/test/{i}/0", name, None, "", "", good, 1.0, (1.0,), 10) for task, i, good in answers]
+        row = table_row(name, mine) | {"ratio": None, "learned": mean_of(mine, {"shapes"})}
+        return row | dict.fromkeys(("flops", "kv_bytes", "time", "time_low", "time_high"), 1.0), mine
+
+    rows = [made("Full", shapes=9, motion=5)[0], made("Fewer frames", motion=7)[0]]
+    text = write_table(rows, {"shapes": 0.5, "motion": 0.4}, {}, tmp_path)
+    assert json.loads((tmp_path / "table.json").read_text())["unlearned"] == ["motion"]
+    assert "| motion* | shapes |" in text and "motion* & shapes" in (tmp_path / "table.tex").read_text()
+    full, few = (line for line in text.splitlines() if line.startswith(("| Full", "| Fewer")))
+    assert "| **70.0**" in full and "| 90.0 (" in full and "| - | - | 100 |" in few
+    assert "not learned: Full is less than 15 points above it" in text
+    assert "not learned" not in write_table(rows, {"shapes": 0.5, "motion": 0.2}, {}, tmp_path)
+
+
+def test_curves(suite, records):
+    found = json.loads((suite / "curve.json").read_text())
+    assert list(found) == ["mean", "motion", "shapes"]
+    whole = ["Full", "ZipVL", "ZipR1 (exact)", *ENGINE, "Downsample"]  # not Fewer frames: no mean over all tasks
+    assert list(found["mean"]) == list(found["shapes"]) == whole and list(found["motion"]) == [*whole, "Fewer frames"]
+    for task, curves in found.items():
+        few = [record.right for name in ("shapes", "motion") if task in (name, "mean")
+               for record in [one for one in records["Full"] if one.task == name][:2]]  # fmt: skip
+        (full,) = curves.pop("Full")
+        assert full["accuracy"] == np.mean(few) and full["questions"] == len(few)  # of the same questions as the curves
+        for name, rows in curves.items():
+            assert len(rows) == 2 and rows[0]["token_ratio"] <= rows[1]["token_ratio"]
+            assert all(row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in rows)
+            assert all(row["questions"] == len(few) for row in rows)
+            assert sorted(row["p"] or 0 for row in rows) == ([0.6, 0.8] if name.startswith("Zip") else [0, 0])
     for name in ("mean", "shapes", "motion"):
         image = np.asarray(Image.open(suite / "curves" / f"{name}.png").convert("RGB"))
         assert image[0, 0].min() == 255 and image.std() > 10  # on white, whatever the page
@@ -176,11 +210,15 @@ def test_answers_of_other_settings_are_not_taken(suite, trained, tmp_path, capsy
     assert "holds results of another questions; give another --output_dir" in said
     other = shutil.copytree(trained, tmp_path / "final")
     state = json.loads((folder / "suite.json").read_text())
-    weights = Path(trained) / "model.safetensors"
-    state["weights"][str(weights)] = [1, 1]  # as of a model that was trained anew since
-    (folder / "suite.json").write_text(json.dumps(state))
-    assert "holds results of another weights" in refused(capsys, *command(folder, trained))
+    assert state["weights"]["zipr1/tiny"]["model.safetensors"] == stamp(EMBEDDED["zipr1/tiny"] / "model.safetensors")
+    for model in (str(trained), "zipr1/tiny"):  # trained anew since
+        old = json.loads(json.dumps(state))
+        old["weights"][model]["model.safetensors"][1] -= 1
+        (folder / "suite.json").write_text(json.dumps(old))
+        assert "holds results of another weights;" in refused(capsys, *command(folder, trained))
     assert "holds results of another trained, weights" in refused(capsys, *command(folder, other))
+    (folder / "suite.json").write_text(json.dumps(state | {"code": "of an older version"}))
+    assert "holds results of another code;" in refused(capsys, *command(folder, trained))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +250,22 @@ def test_the_report_reads_the_folder(suite, tmp_path):
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
     assert [method["name"] for method in data["methods"]][:3] == ["Full", "ZipVL", "ZipR1 (exact)"]
     assert [method["full"] for method in data["methods"]] == [None] + 8 * [0] and data["asked"] == 2 * QUESTIONS
-    assert page.count("<svg") == 1 and "KV bytes" in page and page.count("<tr>") == 10
+    assert [method["shorter"] for method in data["methods"]] == 7 * [False] + 2 * [True]
+    assert page.count("<svg") == 3 and "KV bytes" in page and page.count("<tr>") == 10  # the mean, each task
+    table = json.loads((suite / "table.json").read_text())
+    ratio = table["rows"][-1]["ratio"]
+    assert "p or ratio" in page and f"<td>ratio {ratio}</td>" in page and "Fewer frames†" in page
+    assert re.search(r"† Fewer frames: all its numbers are over\s+motion alone", page)
+    assert f"shapes {100 * table['priors']['shapes']:.1f}" in page
+    for poor in ([], ["motion"]):
+        folder = shutil.copytree(suite, tmp_path / f"poor{len(poor)}")
+        for row in table["rows"]:
+            row["learned"] = {"accuracy": 0.987, "low": 0.98, "high": 0.99}
+        (folder / "table.json").write_text(json.dumps(table | {"unlearned": poor}))
+        main(["report", str(folder), "-o", str(folder / "report.html")])
+        page = (folder / "report.html").read_text()
+        assert (">motion*<" in page) == ("Mean without *" in page) == ("* not learned" in page) == bool(poor)
+        assert page.count("<td>98.7") == 9 * len(poor)
 
 
 @pytest.mark.slow

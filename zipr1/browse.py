@@ -7,7 +7,7 @@ import re
 from PIL import Image
 from tqdm.auto import tqdm
 
-from zipr1.evaluate import Record
+from zipr1.evaluate import SHORTER, Record
 from zipr1.runs import Run
 from zipr1.tasks import ALL_TASKS
 from zipr1.tasks.base import SPLITS, Example
@@ -40,17 +40,27 @@ def browsable(runs: list[Run], per_task: int) -> dict:
 
 
 def methods_of(runs: list[Run]) -> list[dict]:
-    """[{"name", "full": index of the method it is compared with, or None}], in the order of the runs and their records.
+    """[{"name", "full": index of the method it is compared with, or None, "shorter": whether it shortens the prompt}], in the
+    order of the runs and their records.
 
-    That is Full of the same run or, where there is none, of the first run that has one.
+    Compared with is Full of the same run or, where there is none, of the first run that has one.
     """
-    found = [(run.name, name, records[0].method.lower() == "full") for run in runs for name, records in run.records.items()]
-    fulls = {run: index for index, (run, _, full) in reversed([*enumerate(found)]) if full}
+    kinds = [(run.name, name, kind_of(records[0].method)) for run in runs for name, records in run.records.items()]
+    fulls = {run: index for index, (run, _, kind) in reversed([*enumerate(kinds)]) if kind == "full"}
     first = min(fulls.values(), default=None)
     return [
-        {"name": f"{run}: {name}" if len(runs) > 1 else name, "full": None if full else fulls.get(run, first)}
-        for run, name, full in found
+        {
+            "name": f"{run}: {name}" if len(runs) > 1 else name,
+            "full": None if kind == "full" else fulls.get(run, first),
+            "shorter": kind in SHORTER,
+        }
+        for run, name, kind in kinds
     ]
+
+
+def kind_of(method: str) -> str:
+    """The name on the command line of what a table calls "Full" or "Fewer frames"."""
+    return method.lower().replace(" ", "_")
 
 
 def differs(answers: Answers, index: int, methods: list[dict]) -> bool:

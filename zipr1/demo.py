@@ -11,7 +11,7 @@ import torch
 
 from zipr1.answer import AnswerConfig, answer
 from zipr1.config import TrainConfig, check_positive
-from zipr1.evaluate import Record, evaluate, examples_of, rule_of, write_records
+from zipr1.evaluate import Record, evaluate, examples_of, first, rule_of, write_records
 from zipr1.model import load_vision
 from zipr1.provenance import provenance
 from zipr1.recipe import read_recipe
@@ -43,6 +43,8 @@ class DemoConfig:
 
     def __post_init__(self):
         check_positive(self, "questions", "curve_questions", "max_steps")
+        if self.curve_questions > self.questions:
+            raise ValueError(f"curve_questions={self.curve_questions}: at most the questions of the table, {self.questions}")
 
 
 def table_records(model: str, method: str, config: DemoConfig, recipe: TrainConfig) -> list[Record]:
@@ -101,9 +103,10 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
     table = markdown(rows)
     (folder / "table.md").write_text(table)
     (folder / "table.json").write_text(json.dumps(rows, indent=1))
-    curves = {"ZipVL (before)": before, "ZipR1 (paper)": curve_paper, "ZipR1 (exact)": curve_exact}
+    curves = {"Full": [table_row("Full", first(full, config.curve_questions))]}  # of the questions that the curves are of
+    curves |= {"ZipVL (before)": before, "ZipR1 (paper)": curve_paper, "ZipR1 (exact)": curve_exact}
     (folder / "curve.json").write_text(json.dumps(curves, indent=1))
-    plot_curves(curves, rows[0]["accuracy"], folder / "curve.png")
+    plot_curves(curves, folder / "curve.png")
     plot_training({preset: folder / preset / "metrics.jsonl" for preset in presets}, folder / "training.png")
     pictures(final["exact"], recipe, folder)
     ours, start = rows[3], rows[1]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -157,6 +158,14 @@ def examples_of(tasks: Iterable[str], split: str, count: int) -> list[Example]:
     return [ALL_TASKS[name].example(split, i) for name in tasks for i in range(count)]
 
 
+def first(rows: list, count: int) -> list:
+    """The first `count` records, or questions, of each task."""
+    tasks: dict[str, list] = {}
+    for row in rows:
+        tasks.setdefault(row.task, []).append(row)
+    return [row for mine in tasks.values() for row in mine[:count]]
+
+
 def batches(examples: list[Example], size: int) -> Iterator[list[Example]]:
     """Batches of one kind of medium: a clip's prompt is twice as long as a picture's."""
     for clip in (False, True):
@@ -266,7 +275,9 @@ def run_paper_suite(config: EvalConfig) -> tuple[list[dict], str]:
     tables = suite_markdown(rows)
     (folder / "tables.md").write_text(tables)
     (folder / "tables.tex").write_text(suite_latex(rows))
-    (folder / "tables.json").write_text(json.dumps({"rows": rows, "failed": failed} | provenance(), indent=1))
+    origin = provenance()
+    origin["versions"]["lmms-eval"] = version("lmms-eval")
+    (folder / "tables.json").write_text(json.dumps({"rows": rows, "failed": failed} | origin, indent=1))
     if failed:
         reasons = "\n".join(f"{name}: {why}" for name, why in failed.items())
         raise SuiteError(f"{len(failed)} tasks failed, the rest is in {folder}:\n{reasons}", rows, tables)
@@ -301,7 +312,7 @@ def run_eval(config: EvalConfig) -> tuple[list[dict], str]:
     if curve:
         points = [evaluate(model, processor, examples, rule, f"p = {rule.p:g}", **settings) for rule in curve]
         points = [table_row("zipvl", records) for records in points]
-        full = next((row["accuracy"] for row in rows if row["method"] == "full"), None)
-        plot_curves({config.model: points}, full, folder / "curve.png")
+        full = [row for row in rows if row["method"] == "full"]
+        plot_curves({config.model: points} | ({"Full": full} if full else {}), folder / "curve.png")
         (folder / "curve.json").write_text(json.dumps(points, indent=1))
     return rows, table

@@ -15,7 +15,8 @@ from zipr1.browse import browsable
 from zipr1.config import check_positive
 from zipr1.report import plot_curves, plot_training
 from zipr1.runs import Run, read_run
-from zipr1.suite_report import TITLES, shown
+from zipr1.suite_report import suite_tables
+from zipr1.tiny13_report import LEARNED
 
 
 @dataclass
@@ -42,13 +43,13 @@ def report(config: ReportConfig) -> str:
     answers = browsable(runs, config.per_task)
     page = Environment(loader=PackageLoader("zipr1", "assets/report"), autoescape=True, undefined=StrictUndefined)
     text = page.get_template("report.html").render(
-        runs=[(run, charts(run)) for run in runs],
+        runs=[(run, charts(run), task_charts(run)) for run in runs],
         answers=answers,
         data=embedded(answers),
         made=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         version=__version__,
-        titles=TITLES,
-        shown=shown,
+        tables=suite_tables,
+        learned=LEARNED,
     )
     path = Path(config.output)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +67,15 @@ def charts(run: Run) -> dict[str, Markup]:
     """Title -> drawing."""
     found = {}
     if run.curves:
-        full = next((row["accuracy"] for row in run.rows if row["method"].lower() == "full"), None)
-        found["Accuracy against token ratio"] = drawing(plot_curves, run.curves, full)
+        found["Accuracy against token ratio"] = drawing(plot_curves, next(iter(run.curves.values())))
     if run.training:
         found["Training"] = drawing(plot_training, run.training)
     return found
+
+
+def task_charts(run: Run) -> dict[str, Markup]:
+    """Task -> drawing, where a run has curves of each task."""
+    return {task: drawing(plot_curves, curves) for task, curves in run.curves.items() if task not in ("", "mean")}
 
 
 def drawing(plot, *arguments) -> Markup:

@@ -1,10 +1,14 @@
 """The model inside lmms-eval: `python -m lmms_eval --model zipr1 --model_args pretrained=...,method=zipvl,p=0.975 ...`."""
 
+import os
+import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from statistics import mean
+from zlib import crc32
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +16,7 @@ from accelerate.utils import gather_object
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
-from lmms_eval.protocol import ChatMessages
+from lmms_eval.protocol import ChatMessage, ChatMessages
 from lmms_eval.utils import Collator
 from PIL import Image
 from tqdm.auto import tqdm
@@ -26,12 +30,13 @@ SAMPLING = ("temperature", "top_p", "top_k", "num_beams", "do_sample")
 
 @dataclass
 class Counts(TokenCounts):
-    """lmms-eval's counts of a sample, with the share of the prompt that was kept."""
+    """lmms-eval's counts of a sample, with the share of the prompt that was kept, and what it was about: `medium_of`."""
 
     token_ratio: float | None = None
+    medium: str = ""
 
     def to_dict(self) -> dict:
-        return super().to_dict() | {"token_ratio": self.token_ratio}
+        return super().to_dict() | {"token_ratio": self.token_ratio, "medium": self.medium}
 
 
 class ZipR1(lmms):
@@ -73,6 +78,11 @@ class ZipR1(lmms):
         self.clip = lru_cache(maxsize=2)(read_clip)  # several questions follow each other about one clip
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        if self._world_size != (started := int(os.environ.get("WORLD_SIZE", 1))):
+            # lmms-eval would share the questions all the same, and each process report on its own alone.
+            raise ValueError(
+                f"WORLD_SIZE={started}, but accelerate sees {self._world_size}: on CPUs, set ACCELERATE_USE_CPU=true"
+            )
         # One process goes where lmms-eval says, several each to their own device.
         self.device = torch.device(device) if device and self._world_size == 1 else self.accelerator.device
         kwargs = {"dtype": dtype} if dtype else {}
@@ -94,25 +104,25 @@ class ZipR1(lmms):
             group_fn=lambda args: args[2],
             grouping=True,
         )
-        results, ratios, seconds, produced, failure = [], {}, 0.0, 0, None
-        with tqdm(total=len(requests), desc="zipr1", unit="answer", disable=self.rank != 0) as bar:
-            for batch in order.get_batched(n=self.batch_size):
-                began = time.perf_counter()
-                try:
+        results, ratios, seconds, produced, done = [], {}, 0.0, 0, False
+        try:
+            with tqdm(total=len(requests), desc="zipr1", unit="answer", disable=self.rank != 0) as bar:
+                for batch in order.get_batched(n=self.batch_size):
+                    began = time.perf_counter()
                     answers = self.answers(batch)
-                except ValueError as error:  # a broken clip, a prompt that is too long
-                    failure = str(error)
-                    break
-                seconds += time.perf_counter() - began
-                for (*_, doc, task, _), answer in zip(batch, answers, strict=True):
-                    ratios[task, doc] = answer.token_counts.token_ratio
-                    produced += answer.token_counts.output_tokens
-                results += answers
-                bar.update(len(batch))
-        # All processes stop together: one that waited for another's results would wait for hours.
-        told = gather_object([(failure, list(ratios.items()), produced)])
+                    seconds += time.perf_counter() - began
+                    for (*_, doc, task, _), answer in zip(batch, answers, strict=True):
+                        ratios[task, doc] = answer.token_counts.token_ratio
+                        produced += answer.token_counts.output_tokens
+                    results += answers
+                    bar.update(len(batch))
+            done = True
+        finally:
+            # Also on the way out of an error, whatever it is: who waited for this process's results would wait for hours.
+            why = None if done else f"process {self.rank}: {sys.exception()!r}"
+            told = gather_object([(why, list(ratios.items()), produced)])
         if failures := [why for why, _, _ in told if why]:
-            raise ValueError("; ".join(failures))
+            raise RuntimeError("; ".join(failures))
         # By question, because lmms-eval fills up the last round of several processes with repeats.
         by_task = defaultdict(list)
         for (task, _), ratio in dict(item for _, items, _ in told for item in items).items():
@@ -126,9 +136,10 @@ class ZipR1(lmms):
     @torch.no_grad()
     def answers(self, batch: list[tuple]) -> list[GenerationResult]:
         """One call of generate() for (context, doc_to_messages, settings, doc id, task, split) of each question."""
-        chats, images, clips = [], [], []
+        chats, images, clips, media = [], [], [], []
         for _, messages_of, _, doc, task, split in batch:
             messages = ChatMessages(messages=messages_of(self.task_dict[task][split][doc])).messages
+            media.append(medium_of(messages))
             chats.append([self.turn(message, images, clips) for message in messages])
         inputs = tensors(self.processor, chats, images, clips).to(self.device)
         settings = generation_settings(batch[0][2])
@@ -143,8 +154,8 @@ class ZipR1(lmms):
         lengths = inputs["attention_mask"].sum(-1).tolist()
         end = self.processor.tokenizer.pad_token_id
         return [
-            GenerationResult(text, Counts(length, int((row != end).sum()), token_ratio=ratio))
-            for text, length, row, ratio in zip(texts, lengths, new, ratios, strict=True)
+            GenerationResult(text, Counts(length, int((row != end).sum()), token_ratio=ratio, medium=medium))
+            for text, length, row, ratio, medium in zip(texts, lengths, new, ratios, media, strict=True)
         ]
 
     def turn(self, message, images: list, clips: list) -> dict:
@@ -169,6 +180,13 @@ class ZipR1(lmms):
 
     def generate_until_multi_round(self, requests):
         raise NotImplementedError("zipr1 answers one turn; choose a task of output type generate_until")
+
+
+def medium_of(messages: list[ChatMessage]) -> str:
+    """What a question is about: the names of its clips, checksums of its pictures. Questions that share it are no independent
+    samples. "" of text alone."""
+    shown = [content.url for message in messages for content in message.content if content.type != "text"]
+    return " ".join(f"{crc32(url.tobytes()):08x}" if isinstance(url, Image.Image) else Path(url).name for url in shown)
 
 
 def generation_settings(given: dict) -> dict:

@@ -7,11 +7,13 @@ lmms-eval 0.7.3; a test checks the recomputed scores against its own.
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -50,6 +52,8 @@ class Benchmark:
     scores: tuple[Score, ...]
     combine: str = "mean"
     needs: str = ""  # beside the data set: a judge, a key, a choice that was made
+    judge: bool = False  # answers that no rule can read are shown to a model, if OPENAI_API_KEY is set
+    most: float = 100.0  # the highest score
 
     @property
     def tasks(self) -> list[str]:
@@ -116,7 +120,7 @@ BENCHMARKS = (
             Score("mme", f"mme_{kind}_score", pair, 1.0, stratum="category", across="sum", together=lambda e: e["question_id"])
             for kind in ("perception", "cognition")
         ),
-        "sum",
+        "sum", most=2800.0,
     ),
     Benchmark(
         "MMBench-EN", 1, (Score("mmbench_en_dev_static", "gpt_eval_score", circular, 1.0, together=original),),
@@ -125,7 +129,7 @@ BENCHMARKS = (
     Benchmark("MMStar", 1, (Score("mmstar", "average", points, stratum="l2_category"),)),
     Benchmark("ChartQA", 1, (Score("chartqa", "relaxed_overall", float),)),
     Benchmark("TextVQA", 1, (Score("textvqa_val", "exact_match", float),)),
-    Benchmark("OCRBench", 1, (Score("ocrbench", "ocrbench_accuracy", points, 1000.0, 1.0, within="sum"),)),
+    Benchmark("OCRBench", 1, (Score("ocrbench", "ocrbench_accuracy", points, 1000.0, 1.0, within="sum"),), most=1000.0),
     Benchmark("MMMU-Pro", 1, tuple(Score(f"mmmu_pro_{part}", "mmmu_acc", PARSED) for part in ("standard", "vision"))),
     Benchmark(
         "VideoMME", 2,
@@ -151,36 +155,94 @@ BENCHMARKS = (
         tuple(
             Score(f"tempcompass_{part}", "avg_accuracy", rated, 1.0) for part in ("multi_choice", "yes_no", "caption_matching")
         ),
-        needs="OPENAI_API_KEY only for answers that no rule can read; captioning, which always asks a judge, is left out",
+        needs="captioning, which always asks a judge, is left out", judge=True,
     ),
 )  # fmt: skip
 
 
-def arranged(score: Score, samples: list[dict]) -> dict[str, np.ndarray]:
-    """Stratum -> values (n,), in the order of the questions; NaN keeps the place of one that does not count."""
+class Unit(NamedTuple):
+    """What is worth something as one: a question, or several that share a score."""
+
+    stratum: str
+    value: float  # NaN: does not count
+    medium: Hashable  # the clip, or the pictures, that it is about
+
+
+def units(score: Score, samples: list[dict]) -> list[Unit]:
+    """In the order of the questions. samples: of `suite_report.read_samples`.
+
+    Raises ValueError where they are not what lmms-eval 0.7.3 writes.
+    """
     groups: defaultdict[tuple, list[dict]] = defaultdict(list)
-    for number, sample in enumerate(sorted(samples, key=lambda sample: sample["doc_id"])):
-        if score.metric in sample:
-            entry = sample[score.metric]
-            stratum = entry[score.stratum] if score.stratum else ""
-            groups[stratum, score.together(entry) if score.together else number].append(entry)
-    strata: defaultdict[str, list[float]] = defaultdict(list)
-    for (stratum, _), entries in groups.items():
-        strata[stratum].append(score.value(*entries))
-    return {stratum: np.array(values) for stratum, values in strata.items()}
+    media = {}
+    with malformed(f"{score.task}, {score.metric}"):
+        for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
+            if score.metric in sample:
+                entry = sample[score.metric]
+                stratum = entry[score.stratum] if score.stratum else ""
+                key = stratum, score.together(entry) if score.together else sample["doc_id"]
+                groups[key].append(entry)
+                media.setdefault(key, sample["medium"])
+        found = [Unit(key[0], score.value(*entries), media[key]) for key, entries in groups.items()]
+    if not found:
+        raise ValueError(f"{score.task}: no sample has {score.metric!r}")
+    return found
 
 
-def total(score: Score, values: dict[str, np.ndarray]) -> np.ndarray:
-    """The score from its values, stratum -> (..., n)."""
-    within, across = (np.nansum if how == "sum" else np.nanmean for how in (score.within, score.across))
-    return score.scale * across([within(row, axis=-1) for row in values.values()], axis=0)
+@contextmanager
+def malformed(where: str) -> Iterator[None]:
+    """What is missing or of another type in results becomes a ValueError that says where."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: not what lmms-eval 0.7.3 writes ({type(error).__name__}: {error})") from error
 
 
-def resampled(score: Score, values: dict[str, np.ndarray], resamples: int, seed: int = 0) -> np.ndarray:
-    """(resamples,) the score on questions (MME: pictures) drawn anew within each stratum; equal seeds draw equal questions."""
-    rng = np.random.default_rng(seed)
-    drawn = {name: row[rng.integers(len(row), size=(resamples, len(row)))] for name, row in values.items()}
-    return total(score, drawn)
+def unjudged(entry) -> bool:
+    """Whether no rule could read an answer (TempCompass), and no judge was asked or answered: lmms-eval counts it as wrong."""
+    return isinstance(entry, dict) and entry.get("match_success") is False and "chatgpt_response" not in entry
+
+
+def total(score: Score, found: list[Unit], counts: np.ndarray | None = None) -> np.ndarray:
+    """The score of units, each of which counts once, or as often as `counts` (..., n) says.
+
+    A sum stands for as many units as there are, however many were drawn.
+    """
+    values = np.array([unit.value for unit in found])
+    counts = np.isfinite(values) * (1.0 if counts is None else counts)
+    strata = np.array([unit.stratum for unit in found])
+    parts = []
+    for stratum in dict.fromkeys(unit.stratum for unit in found):
+        mine = strata == stratum
+        with np.errstate(invalid="ignore"):  # a stratum of which nothing was drawn
+            mean = (counts[..., mine] * np.nan_to_num(values[mine])).sum(-1) / counts[..., mine].sum(-1)
+        parts.append(mean * mine.sum() if score.within == "sum" else mean)
+    return score.scale * (np.nansum if score.across == "sum" else np.nanmean)(parts, axis=0)
+
+
+def resampled(benchmark: Benchmark, found: list[list[Unit]], resamples: int) -> list[np.ndarray]:
+    """Draws (resamples,) of every number of the benchmark. found: the units of each of its scores.
+
+    What is drawn anew is media, with everything that was asked about them, because the answers to several questions about one
+    clip stand or fall together; within the media that belong to the same strata. The same media in the same order give
+    the same draws, so that two methods are paired.
+    """
+    touched: dict[Hashable, set] = {}
+    for number, mine in enumerate(found):
+        for unit in mine:
+            touched.setdefault(unit.medium, set()).add((number, unit.stratum))
+    groups: defaultdict[frozenset, list[Hashable]] = defaultdict(list)
+    for medium, strata in touched.items():
+        groups[frozenset(strata)].append(medium)
+    rng = np.random.default_rng(crc32(benchmark.name.encode()))  # benchmarks are independent of each other
+    columns = {medium: column for column, medium in enumerate(medium for media in groups.values() for medium in media)}
+    drawn = [rng.multinomial(len(media), [1 / len(media)] * len(media), size=resamples) for media in groups.values()]
+    counts = np.concatenate(drawn, axis=1)
+    scores = [
+        total(score, mine, counts[:, [columns[unit.medium] for unit in mine]])
+        for score, mine in zip(benchmark.scores, found, strict=True)
+    ]
+    return combined(benchmark, scores)
 
 
 def combined(benchmark: Benchmark, scores: list) -> list:
@@ -188,3 +250,8 @@ def combined(benchmark: Benchmark, scores: list) -> list:
     if benchmark.combine == "both":
         return list(scores)
     return [np.sum(scores, axis=0) if benchmark.combine == "sum" else np.mean(scores, axis=0)]
+
+
+def percent(benchmark: Benchmark, numbers: list):
+    """One number of them all, in % of the benchmark's highest: what goes into a mean over benchmarks."""
+    return 100 * np.mean(numbers, axis=0) / benchmark.most

@@ -83,10 +83,13 @@ def markdown(rows: list[dict]) -> str:
     return markdown_table(heads(rows), [cells(row, tasks_of(rows)) for row in rows])
 
 
-def plot_curves(curves: dict[str, list[dict]], full_accuracy: float | None, file: Path | IO, title: str = "") -> None:
-    """Accuracy against measured token ratio, one line a model, one point a threshold; dashed, methods without a threshold."""
+def plot_curves(curves: dict[str, list[dict]], file: Path | IO, title: str = "") -> None:
+    """Accuracy against measured token ratio, one line a model, one point a threshold; dashed, methods without a threshold.
+
+    "Full" has one row, over the same questions as the others, and is a level.
+    """
     figure, axes = new_plot()
-    for number, (name, rows) in enumerate(curves.items()):
+    for number, (name, rows) in enumerate((name, rows) for name, rows in curves.items() if name != "Full"):
         rows = sorted(rows, key=lambda row: row["token_ratio"])
         x, y = [100 * r["token_ratio"] for r in rows], [100 * r["accuracy"] for r in rows]
         errors = np.array(
@@ -98,8 +101,8 @@ def plot_curves(curves: dict[str, list[dict]], full_accuracy: float | None, file
         for row, a, b in zip(rows, x, y, strict=True):
             if ours:
                 axes.annotate(f"{row['p']:g}", (a, b), textcoords="offset points", xytext=(4, -10), fontsize=7)
-    if full_accuracy is not None:
-        axes.axhline(100 * full_accuracy, color="black", linestyle=":", label="Full")
+    if "Full" in curves:
+        axes.axhline(100 * curves["Full"][0]["accuracy"], color="black", linestyle=":", label="Full")
     axes.set_xlabel("token ratio, % (numbers at the points: p)")
     axes.set_ylabel("mean accuracy, %" if not title else f"{title}: accuracy, %")
     figure.legend(loc="outside right upper", fontsize=8)

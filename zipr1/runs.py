@@ -21,7 +21,9 @@ class Run:
     rows: list[dict]  # `report.table_row`
     suite: list[dict]  # `suite_report.suite_rows`
     failed: dict[str, str]  # of the suite: what has no number, and why
-    curves: dict[str, list[dict]]  # rows of the table over p
+    curves: dict[str, dict[str, list[dict]]]  # of what ("" or "mean": all tasks) -> method -> rows of the table over p
+    priors: dict[str, float]  # of the suite tiny13: what a task's questions give away without their pictures
+    unlearned: list[str]  # and the tasks that Full does not answer well above it
     training: dict[str, Path]  # metrics.jsonl of each training
     records: dict[str, list[Record]]  # by method
 
@@ -37,8 +39,12 @@ def read_run(folder: Path) -> Run:
     table, tables, curve = (read_json(folder / name) for name in ("table.json", "tables.json", "curve.json"))
     origins = [table, tables, *(read_json(folder / name) for name in ("config.json", "run.json"))]
     origin = next((one for one in origins if isinstance(one, dict) and "commit" in one), {})
-    if isinstance(curve, list):  # of eval: one model
-        curve = {table["config"]["model"]: curve}
+    summary = table if isinstance(table, dict) else {"rows": table or []}  # of a demo: rows alone
+    if isinstance(curve, list):  # of eval: one model, over the questions of the table
+        full = [row for row in summary["rows"] if row["method"] == "full"]
+        curve = {table["config"]["model"]: curve} | ({"Full": full} if full else {})
+    if curve and isinstance(next(iter(curve.values())), list):
+        curve = {"": curve}
     records: dict[str, list[Record]] = {}
     files = {path.stem.removeprefix("records").removeprefix("-"): path for path in found if path.name.startswith("records")}
     for kind in sorted(files, key=lambda kind: [*DEMO, kind].index(kind)):
@@ -48,10 +54,12 @@ def read_run(folder: Path) -> Run:
         name=str(folder),
         provenance=origin and {name: origin.get(name) for name in ("command", "commit", "device", "versions")},
         settings={name: origin[name] for name in ("config", "demo", "train") if name in origin},
-        rows=(table["rows"] if isinstance(table, dict) else table) or [],
+        rows=summary["rows"],
         suite=(tables or {}).get("rows", []),
         failed=(tables or {}).get("failed", {}),
         curves=curve or {},
+        priors=summary.get("priors", {}),
+        unlearned=summary.get("unlearned", []),
         training={path.resolve().parent.name: path for path in found if path.name == "metrics.jsonl"},
         records=records,
     )

@@ -9,10 +9,13 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 
 from zipr1.config import check_positive
+from zipr1.fingerprint import code, weights
 from zipr1.paper_tasks import BENCHMARKS
+from zipr1.suite_needs import needs
 
 DATED = "*/[0-9]*"  # of a model's folder; tasks write files of their own beside it
 NAMES = [benchmark.name for benchmark in BENCHMARKS]
@@ -33,7 +36,7 @@ class SuiteConfig:
     benchmarks: list[str] = field(default_factory=lambda: list(NAMES))
     model_args: dict[str, str | int | float] = field(default_factory=dict)  # of zipr1.lmms.ZipR1: frames, pixel bounds, dtype
     batch_size: int = 1
-    processes: int = 1  # accelerate launch, one device each
+    processes: int = 1  # one device each
     device: str | None = None
     limit: int | None = None  # questions of each task, the first; for a trial
     prefix: str = ""  # of task names, for copies of the tasks in include_path
@@ -44,6 +47,8 @@ class SuiteConfig:
         for name in self.benchmarks:
             if name not in NAMES:
                 raise ValueError(f"benchmarks: {name!r} is none of {', '.join(NAMES)}")
+        if "MME" in self.benchmarks and (self.limit or 0) % 2:
+            raise ValueError(f"limit={self.limit}: must be even for MME, which scores its questions in pairs; or leave MME out")
 
     @property
     def chosen(self):
@@ -52,7 +57,9 @@ class SuiteConfig:
 
 def command_of(config: SuiteConfig, task: str, model_args: dict, out: Path) -> list[str]:
     """What runs one task under one method."""
-    launcher = ["accelerate.commands.launch", "--num_processes", str(config.processes), "-m"] if config.processes > 1 else []
+    # torch's launcher: accelerate's starts a single process on a machine without a GPU, however many it is asked for.
+    several = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(config.processes), "-m"]
+    launcher = several if config.processes > 1 else []
     arguments = ",".join(f"{name}={value}" for name, value in model_args.items())
     command = [sys.executable, "-m", *launcher, "lmms_eval", "--model", "zipr1", "--model_args", arguments]
     command += [
@@ -70,20 +77,21 @@ def command_of(config: SuiteConfig, task: str, model_args: dict, out: Path) -> l
     return command
 
 
-def identity_of(config: SuiteConfig, task: str, model_args: dict) -> dict:
-    """What a result depends on. Where it is written and on how many devices it is computed is not part of it."""
-    found = {"task": config.prefix + task, "limit": config.limit, "batch_size": config.batch_size, "model_args": model_args}
-    found["versions"] = {name: version(name) for name in ("zipr1", "lmms-eval", "transformers")}
-    folder = Path(str(model_args["pretrained"]))
-    # A model trained anew in the same place is another model.
-    found["weights"] = {
-        path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(folder.glob("*.safetensors"))
+def identity_of(config: SuiteConfig, model_args: dict) -> dict:
+    """What the results of a row depend on: not where they are written, nor on how many devices they are computed."""
+    return {
+        "prefix": config.prefix,
+        "limit": config.limit,
+        "batch_size": config.batch_size,
+        "model_args": model_args,
+        "versions": {name: version(name) for name in ("zipr1", "lmms-eval", "transformers")},
+        "code": code(),
+        "weights": weights(str(model_args["pretrained"])),
     }
-    return found
 
 
 def finished(folder: Path, identity: dict) -> dict | None:
-    """{"results", "samples"} of a run that ended well under the same settings; None if there is none.
+    """{"results", "samples"} of a run that ended well under the same settings; None if there is none, or no longer.
 
     Raises ValueError where the folder holds the results of others.
     """
@@ -93,13 +101,19 @@ def finished(folder: Path, identity: dict) -> dict | None:
     found = json.loads(done.read_text())
     if other := [name for name in identity if found["identity"].get(name) != identity[name]]:
         raise ValueError(f"{folder}: holds results of another {', '.join(other)}; give another --output_dir, or remove it")
-    return {name: folder / found[name] for name in ("results", "samples")}
+    files = {name: folder / found[name] for name in ("results", "samples")}
+    return files if all(path.is_file() for path in files.values()) else None
 
 
-def run_task(folder: Path, command: list[str], identity: dict) -> str | None:
-    """Runs one task; None, or why it failed. lmms-eval exits with 0 in either case: only its results tell."""
-    # Some tasks read HF_HOME without a default, others look for clips under "~".
-    environment = {"HF_HOME": str(Path.home() / ".cache" / "huggingface")} | os.environ
+def hf_home() -> str:
+    """Where lmms-eval's data goes. Some of its tasks read HF_HOME without a default, others look for clips under "~"."""
+    return os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
+
+
+def run_task(folder: Path, command: list[str], identity: dict, **more: str) -> str | None:
+    """Runs one task, with `more` in its environment; None, or why it failed. lmms-eval exits with 0 in either case: only its
+    results tell."""
+    environment = os.environ | {"HF_HOME": hf_home()} | more
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.glob(DATED))
     with (folder / "log.txt").open("w") as log:
@@ -108,9 +122,11 @@ def run_task(folder: Path, command: list[str], identity: dict) -> str | None:
     results, samples = ([path for path in new if kind in path.name] for kind in ("_results.json", "_samples_"))
     if len(results) == 1 and len(samples) == 1:
         files = {"results": str(results[0].relative_to(folder)), "samples": str(samples[0].relative_to(folder))}
-        (folder / "done.json").write_text(json.dumps({"identity": identity} | files))
+        whole = folder / "done.json.part"
+        whole.write_text(json.dumps({"identity": identity} | files))
+        whole.replace(folder / "done.json")
         return None
-    lines = [line.strip() for line in (folder / "log.txt").read_text().splitlines() if line.strip()]
+    lines = [line.strip() for line in (folder / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line]
     return f"{(errors or lines or ['no results'])[-1]} (see {folder / 'log.txt'})"
 
@@ -121,23 +137,26 @@ def run_suite(config: SuiteConfig, methods: dict[str, dict], output_dir: Path) -
     methods: row of the table -> arguments of zipr1.lmms.ZipR1 that make it.
     """
     import_module("lmms_eval")  # of the extra "lmms": missing now, not once a task
-    for benchmark in config.chosen:
-        if benchmark.needs:
-            print(f"{benchmark.name}: {benchmark.needs}", file=sys.stderr)
-    jobs = []
+    jobs, waiting = [], set()
     for row, arguments in methods.items():
+        model_args = config.model_args | arguments
+        identity = identity_of(config, model_args)
         for task in (task for benchmark in config.chosen for task in benchmark.tasks):
-            model_args, folder = config.model_args | arguments, output_dir / row / task
-            identity = identity_of(config, task, model_args)
-            finished(folder, identity)  # before anything runs: settings that do not fit what is there
+            folder = output_dir / row / task
+            if finished(folder, identity) is None:  # before anything runs: settings that do not fit what is there
+                waiting.add(task)
             jobs.append((row, task, folder, command_of(config, task, model_args, folder), identity))
+    for line in needs(waiting, config.prefix, config.include_path, hf_home()) if waiting else ():
+        print(line, file=sys.stderr)
     output_dir.mkdir(parents=True, exist_ok=True)
     (output_dir / "suite.json").write_text(json.dumps(asdict(config) | {"methods": methods}, indent=1))
     files, failed = {row: {} for row in methods}, {}
+    # Without it, accelerate takes each of several processes on CPUs for a single one.
+    more = {"ACCELERATE_USE_CPU": "true"} if config.processes > 1 and not torch.cuda.is_available() else {}
     with tqdm(jobs, desc="suite", unit="task") as bar:
         for row, task, folder, command, identity in bar:
             bar.set_postfix_str(f"{row}, {task}, {len(failed)} failed")
-            why = None if finished(folder, identity) else run_task(folder, command, identity)
+            why = None if finished(folder, identity) else run_task(folder, command, identity, **more)
             if why:
                 failed[f"{row}, {task}"] = why
             else:

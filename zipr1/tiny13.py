@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from zipr1.bounds import Shape
 from zipr1.cost import PrefillClock, counted
-from zipr1.evaluate import EvalConfig, Record, evaluate, examples_of, read_records, trained_models, write_records
+from zipr1.evaluate import EvalConfig, Record, evaluate, examples_of, first, read_records, trained_models, write_records
+from zipr1.fingerprint import code, weights
 from zipr1.model import decoder, load_vision, trained_scope
 from zipr1.provenance import provenance
 from zipr1.report import table_row
@@ -75,28 +76,19 @@ def answers(point: Point, config: EvalConfig) -> list[Record]:
     return read_records(path)
 
 
-def first(rows: list, count: int) -> list:
-    """The first `count` records, or questions, of each task."""
-    tasks: dict[str, list] = {}
-    for row in rows:
-        tasks.setdefault(row.task, []).append(row)
-    return [row for mine in tasks.values() for row in mine[:count]]
-
-
 def prior(name: str, config: EvalConfig) -> float:
     """What a task's questions give away without their pictures."""
     return text_only_prior(ALL_TASKS[name], config.questions)
 
 
 def check_folder(config: EvalConfig) -> None:
-    """Raises ValueError where the folder holds the answers of other settings, or of a model that was trained anew since."""
+    """Raises ValueError where the folder holds the answers of other settings, of a model that was trained anew since, or of
+    another version of the code that asks."""
     path = Path(config.output_dir) / "suite.json"
     mine = {name: getattr(config, name) for name in ("model", "trained", "split", "questions", "scope", "batch_size")}
     mine |= {"tasks": config.names, "versions": {name: version(name) for name in ("zipr1", "torch", "transformers")}}
-    weights = [
-        file for model in (config.model, *trained_models(config.trained).values()) for file in Path(model).glob("*.safe*")
-    ]
-    mine["weights"] = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in weights}
+    mine["code"] = code()
+    mine["weights"] = {model: weights(model) for model in (config.model, *trained_models(config.trained).values())}
     found = json.loads(path.read_text()) if path.is_file() else mine
     if other := [name for name in mine if found.get(name) != mine[name]]:
         raise ValueError(f"{path.parent}: holds results of another {', '.join(other)}; give another --output_dir, or remove it")
@@ -118,7 +110,10 @@ def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]],
 
         def measured(title: str, points: list[Point]) -> dict[Point, list[Record]]:
             points = sorted(dict.fromkeys(points), key=lambda point: not point.main)  # stable; the long jobs first
-            return dict(zip(points, together(pool, title, [partial(answers, one, config) for one in points]), strict=True))
+            # Two points may be one job: thresholds at which the models kept the same share.
+            jobs = {point.file: partial(answers, point, config) for point in points}
+            found = dict(zip(jobs, together(pool, title, list(jobs.values())), strict=True))
+            return {point: found[point.file] for point in points}
 
         ours = [point("Full", None, True)]
         ours += [point(row, rule, p == config.p) for row in models for p, rule in thresholds.items()]

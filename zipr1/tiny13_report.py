@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
-
 from zipr1.evaluate import Record
 from zipr1.report import by_task, cells, heads, interval, markdown_table, plot_curves, table_row
 from zipr1.suite_report import tabular
@@ -87,19 +85,19 @@ def latex(rows: list[dict], poor: list[str]) -> str:
 
 
 def write_curves(points: dict[str, list[list[Record]]], folder: Path) -> None:
-    """curve.json and curves/mean.png of the methods that take all tasks, and curves/<task>.png of each. points: row -> records
-    of each point; Full's is a line."""
+    """curve.json and curves/*.png: "mean", of the methods that take all tasks, and each task -> row -> its points.
+
+    points: row -> records of each point, all of the same questions; Full has one.
+    """
     (folder / "curves").mkdir(exist_ok=True)
-    full = points["Full"][0]
-    tasks = list(by_task(full))
-    for task in [None, *tasks]:
-        wanted = tasks if task is None else [task]
+    tasks = list(by_task(points["Full"][0]))
+    found = {}
+    for name, wanted in {"mean": tasks, **{task: [task] for task in tasks}}.items():
         curves = {}
         for row, several in points.items():
             chosen = [[record for record in records if record.task in wanted] for records in several]
-            if row != "Full" and all(len(by_task(records)) == len(wanted) for records in chosen):
+            if all(len(by_task(records)) == len(wanted) for records in chosen):
                 curves[row] = sorted((table_row(row, records) for records in chosen), key=lambda row: row["token_ratio"])
-        accuracy = float(np.mean([values.mean() for name, values in by_task(full).items() if name in wanted]))
-        plot_curves(curves, accuracy, folder / "curves" / f"{task or 'mean'}.png", task or "")
-        if task is None:
-            (folder / "curve.json").write_text(json.dumps(curves, indent=1))
+        plot_curves(curves, folder / "curves" / f"{name}.png", "" if name == "mean" else name)
+        found[name] = curves
+    (folder / "curve.json").write_text(json.dumps(found, indent=1))

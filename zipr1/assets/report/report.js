@@ -84,6 +84,9 @@ function picture(question, answer, layer) {
 }
 
 function kept(answer, layer) {
+  if (methods[chosen()].shorter) {
+    return element("p", { class: "soft" }, `the prompt was shortened to ${percent(answer.ratio)} of Full's, and read whole: the picture here is Full's`);
+  }
   const line = element("p", { class: "soft" }, "kept of the prompt, by layer: ");
   answer.layers.forEach((ratio, i) => line.append(i ? " · " : "", element(i + 1 === layer ? "b" : "span", {}, percent(ratio))));
   if (!answer.kept && answer.ratio < 1) line.append(" (which tokens was not recorded: run it again to see them)");
