@@ -5,7 +5,7 @@ demo: .venv/demo
 	.venv/bin/zipr1 demo
 
 test: .venv/dev lint
-	$(PY) -m pytest -q
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 slow: .venv/dev
 	$(PY) -m pytest -q -m slow
