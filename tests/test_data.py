@@ -468,7 +468,10 @@ def test_rows_of_every_type_earn_what_their_answers_are_worth(root, graded):
     texts = [text for right, wrong, _ in SAID for text in (right, wrong)]
     batch = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     tokens, mask = batch["input_ids"], batch["attention_mask"].bool()
-    rollout = Rollout({}, tokens, (1.0,) * 12, tokens, mask, torch.zeros(tokens.shape), [], torch.full((12,), 0.25), 1.0, [])
+    rollout = Rollout(
+        embeds={}, text=tokens, p=(1.0,) * 12, tokens=tokens, mask=mask, clipped=~mask[:, -1], kept=[],
+        logprobs=torch.zeros(tokens.shape), token_ratio=torch.full((12,), 0.25), temperature=1.0, suppress=[],
+    )  # fmt: skip
     got = rewarded(processor, [rows.example(i) for i in range(6)], rollout, TrainConfig(graded=graded))
     torch.testing.assert_close(got.accuracy, torch.tensor([[1.0, grade * graded] for _, _, grade in SAID]))
     assert (got.efficiency == 0.75).all() and not got.unparsable.any()
