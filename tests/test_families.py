@@ -139,6 +139,24 @@ def test_perceive_asks_in_pairs_and_says_yes_to_what_is_there():
     assert all(counts["yes"] == counts["no"] for counts in replies.values())
 
 
+@pytest.mark.parametrize("name", ["perceive", "choose", "tempo"])
+def test_two_examples_in_a_row_are_a_pair(name):
+    task = FAMILIES[name]
+    for index in range(0, 40, 2):
+        one, two = task.example("test", index), task.example("test", index + 1)
+        if name == "tempo":
+            assert one.question == two.question and [one.id.split("/")[k] for k in (2, 3)] == [str(index), two.id.split("/")[3]]
+            assert sorted(frame.tobytes() for frame in one.frames) == sorted(frame.tobytes() for frame in two.frames)
+        else:
+            assert one.image == two.image and one.question != two.question
+        if name == "choose":  # the same options, turned
+            (asked, *options), (again, *turned) = (example.question.split("\n") for example in (one, two))
+            words, other = ([line[2:] for line in lines] for lines in (options, turned))
+            assert asked == again and words != other and any(words[k:] + words[:k] == other for k in (1, 2, 3))
+        assert one.answer != two.answer
+    assert [one.pairs for one in FAMILIES.values()].count(True) == 3
+
+
 def test_choose_has_the_answer_under_its_letter_and_nowhere_else():
     letters: Counter[str] = Counter()
     for scene, asked in scenes("choose", count=60):

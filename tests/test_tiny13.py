@@ -17,7 +17,7 @@ from zipr1.inputs import prepare
 from zipr1.model import EMBEDDED, decoder, load_vision, save
 from zipr1.report import table_row
 from zipr1.shorter import FewerFrames, nearest
-from zipr1.tiny13_report import mean_of, write_table
+from zipr1.tiny13_report import mean_of, pair_table, pairs_of, write_table
 
 QUESTIONS = 4
 ENGINE = ["TopK", "FastV", "Recent", "Random"]
@@ -115,6 +115,23 @@ def test_fewer_frames_are_evenly_spaced_pairs_of_clips_alone(table, records):
     assert all(record.token_ratio == pytest.approx(1 - (8 - frames) * 18 / record.tokens) for record in few)
 
 
+def test_pairs_by_hand():
+    def rows(task: str, rights: list[bool]) -> list[Record]:
+        return [
+            Record(task, f"{task}/test/{i}/0", "Full", None, "", "", right, 1.0, (1.0,), 9) for i, right in enumerate(rights)
+        ]
+
+    records = rows("perceive", [True, True, True, False, False, True, True, True, True]) + rows("chart", [True, True])
+    records += rows("tempo", [True])
+    found = pairs_of(records)
+    assert list(found) == ["perceive"]  # the last of perceive has no second, tempo's one neither; chart asks in no pairs
+    share, low, high = found["perceive"]
+    assert share == 0.5 and 0 <= low < 0.5 < high <= 1
+    table = pair_table([{"method": "Full", "pairs": found}, {"method": "Fewer frames", "pairs": {}}])
+    assert "| Full | 50.0 (0.0 to 100.0) |" in table and "| Fewer frames | - |" in table
+    assert pair_table([{"method": "Full", "pairs": {}}]) == ""
+
+
 def test_costs_by_hand(table, records):
     shape = Shape.of(decoder(load_vision("zipr1/tiny")[0]).config)
     for name in table:
@@ -157,6 +174,7 @@ def test_the_table_marks_what_full_has_not_learned(tmp_path):
         answers = [(task, i, i < count) for task, count in right.items() for i in range(10)]
         mine = [Record(task, f"{task}/test/{i}/0", name, None, "", "", good, 1.0, (1.0,), 10) for task, i, good in answers]
         row = table_row(name, mine) | {"ratio": None, "learned": mean_of(mine, {"shapes"})}
+        row["pairs"] = pairs_of(mine)
         return row | dict.fromkeys(("flops", "kv_bytes", "time", "time_low", "time_high"), 1.0), mine
 
     rows = [made("Full", shapes=9, motion=5)[0], made("Fewer frames", motion=7)[0]]

@@ -24,7 +24,7 @@ from zipr1.selection import FastV, Random, Recent, Rule, TopK, TopP
 from zipr1.shorter import Downsample, FewerFrames, Shorter
 from zipr1.tasks import ALL_TASKS, text_only_prior
 from zipr1.tasks.base import Example
-from zipr1.tiny13_report import mean_of, unlearned, write_curves, write_table
+from zipr1.tiny13_report import mean_of, pairs_of, unlearned, write_curves, write_table
 from zipr1.workers import together, workers
 
 loaded = cache(load_vision)  # once in each process
@@ -155,7 +155,7 @@ def run_tiny13(config: EvalConfig) -> tuple[list[dict], str]:
     rows = []
     for point in tqdm(table, desc="prefill times", unit="row"):  # alone, now that nothing else runs
         row = table_row(point.row, found[point], full if point.rule else None)
-        row |= {"ratio": point.ratio, "learned": mean_of(found[point], learned)}
+        row |= {"ratio": point.ratio, "learned": mean_of(found[point], learned), "pairs": pairs_of(found[point])}
         scope = "input" if hasattr(point.rule, "shorten") else point.scope
         row |= counted(found[point], Shape.of(decoder(model).config), scope, model.dtype.itemsize)
         if point.rule is None:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from zipr1.evaluate import Record
 from zipr1.report import by_task, cells, heads, interval, markdown_table, plot_curves, table_row
 from zipr1.suite_report import tabular
@@ -32,6 +34,30 @@ def mean_of(records: list[Record], tasks: set[str]) -> dict | None:
     return dict(zip(("accuracy", "low", "high"), interval(values), strict=True)) if values else None
 
 
+def pairs_of(records: list[Record]) -> dict[str, tuple[float, float, float]]:
+    """Task of pairs -> share of its pairs with both answers right, and the 95 % interval. The records are in the order of the
+    questions; a last one without its second is left out."""
+    found: dict[str, list[bool]] = {}
+    for record in records:
+        if ALL_TASKS[record.task].pairs:
+            found.setdefault(record.task, []).append(record.right)
+    both = {task: [a and b for a, b in zip(rights[::2], rights[1::2], strict=False)] for task, rights in found.items()}
+    return {task: interval({task: np.array(pairs, dtype=float)}) for task, pairs in both.items() if pairs}
+
+
+def pair_table(rows: list[dict]) -> str:
+    """Both questions of a pair right, for the tasks that ask in pairs; empty without one."""
+    tasks = list(dict.fromkeys(task for row in rows for task in row["pairs"]))
+    if not tasks:
+        return ""
+    body = []
+    for row in rows:
+        found = [[f"{100 * value:.1f}" for value in row["pairs"][task]] if task in row["pairs"] else None for task in tasks]
+        body.append([row["method"], *("{} ({} to {})".format(*line) if line else "-" for line in found)])
+    table = markdown_table(["both of a pair right", *(f"{task} (95 %)" for task in tasks)], body)
+    return f"\n{table}"
+
+
 def percent(row: dict, name: str) -> str:
     return f"{100 * row[name]:.0f}"
 
@@ -39,7 +65,8 @@ def percent(row: dict, name: str) -> str:
 def write_table(rows: list[dict], priors: dict[str, float], origin: dict, folder: Path) -> str:
     """table.md, table.json and table.tex of rows of which Full is the first; returns the markdown.
 
-    A row is `report.table_row` with "ratio" (asked for, or None), "learned" (`mean_of` or None) and what `cost` found.
+    A row is `report.table_row` with "ratio" (asked for, or None), "learned" (`mean_of` or None), "pairs" (`pairs_of`) and what
+    `cost` found.
     """
     poor = unlearned(rows, priors)
     tasks = list(rows[0]["per_task"])
@@ -64,7 +91,7 @@ def write_table(rows: list[dict], priors: dict[str, float], origin: dict, folder
         unlearned=f" * not learned: Full is less than {100 * LEARNED:.0f} points above it." if poor else "",
         clips=f" Fewer frames has clips alone: all its numbers are over {', '.join(clips)}." if clips else "",
     )
-    text = f"{markdown_table(head, body)}\n{notes}"
+    text = f"{markdown_table(head, body)}\n{notes}{pair_table(rows)}"
     (folder / "table.md").write_text(text)
     (folder / "table.tex").write_text(latex(rows, poor))
     (folder / "table.json").write_text(json.dumps({"rows": rows, "priors": priors, "unlearned": poor} | origin, indent=1))

@@ -53,6 +53,7 @@ class Task:
 
     name: str
     clip = False  # frames instead of a picture
+    pairs = False  # the examples 2k and 2k + 1 belong together, and a guess seldom gets both (`zipr1.tiny13_report.pair_table`)
     mirrors = ""  # the benchmark of the paper's tables that it stands in for (zipr1.paper_tasks)
     label_words: dict[str, tuple[str, ...]] = {}  # what class 1, 2, ... of each entry of Scene.labels is called, in any task
 
@@ -69,10 +70,27 @@ class Task:
     def example(self, split: str, index: int) -> Example:
         """One question of scene `index`, drawn at random (seeded), so that every kind of question gets its share."""
         scene = self.scene(split, index)
-        number = int(np.random.default_rng([7, SPLITS.index(split), index]).integers(len(scene.questions)))
+        return self.asked(scene, self.drawn(split, index, len(scene.questions)))
+
+    def drawn(self, split: str, index: int, count: int) -> int:
+        """One of `count`, seeded."""
+        return int(np.random.default_rng([7, SPLITS.index(split), index]).integers(count))
+
+    def asked(self, scene: Scene, number: int) -> Example:
+        """A question of a scene."""
         question, answer = scene.questions[number]
         return Example(f"{scene.id}/{number}", self.name, question, answer, scene.image, scene.frames)
 
     def right(self, completion: str, answer: str) -> bool:
         """The metric and the paper's binary reward r_per: the same words, case and a final full stop aside."""
         return completion.strip().rstrip(".").casefold() == answer.casefold()
+
+
+class PairTask(Task):
+    """The questions 2i and 2i + 1 of a scene are a pair; the examples 2k and 2k + 1 are one of those of scene k."""
+
+    pairs = True
+
+    def example(self, split: str, index: int) -> Example:
+        scene = self.scene(split, index // 2)
+        return self.asked(scene, 2 * self.drawn(split, index // 2, len(scene.questions) // 2) + index % 2)

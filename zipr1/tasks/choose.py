@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from .base import CELL, Scene, Task
+from .base import CELL, PairTask, Scene
 from .chart import LETTERS
 from .digits import by_value
 from .draw import COLOUR_NAMES, SHAPES, box_coverage, labelled, pick, stamp, tint
@@ -23,14 +23,19 @@ BLOCK = HALF // 2
 DIGITS = tuple("0123456789")
 
 
-def with_options(rng: np.random.Generator, question: str, answer: str, words: Sequence[str]) -> tuple[str, str]:
-    """The question with the answer and three other words as options in random order, a line each, and the letter to give."""
+def with_options(rng: np.random.Generator, question: str, answer: str, words: Sequence[str]) -> list[tuple[str, str]]:
+    """The question twice, each with the letter to give: the answer and three other words are its options, a line each, in
+    random order; and the same turned by one to three places (MMBench's circular evaluation, arXiv:2307.06281)."""
     options = pick(rng, [answer, *pick(rng, [word for word in words if word != answer], 3)], len(LETTERS))
-    lines = [f"{letter} {option}" for letter, option in zip(LETTERS, options, strict=True)]
-    return "\n".join([question, *lines]), LETTERS[options.index(answer)]
+    both = []
+    for by in (0, int(rng.integers(1, len(LETTERS)))):
+        order = options[by:] + options[:by]
+        lines = [f"{letter} {option}" for letter, option in zip(LETTERS, order, strict=True)]
+        both.append(("\n".join([question, *lines]), LETTERS[order.index(answer)]))
+    return both
 
 
-class Choose(Task):
+class Choose(PairTask):
     """Three shapes and a handwritten digit, each in its own quarter; each question comes with two orders of its options."""
 
     name = "choose"
@@ -62,10 +67,10 @@ class Choose(Task):
             ("Which digit is written?", digit, DIGITS),
         )
         # two of the three: prompts with options are long, and pretraining pads all scenes of a step to the longest
-        questions = [with_options(rng, *question) for question in pick(rng, asked, 2) for _ in range(2)]
+        questions = [pair for question in pick(rng, asked, 2) for pair in with_options(rng, *question)]
         labels = {
             "colour": labelled(areas, colours, COLOUR_NAMES),
             "shape": labelled(areas, shapes, SHAPES),
             "digit": labelled([note], [digit], DIGITS),
         }
-        return Scene(f"{self.name}/{split}/{index}", tuple(dict(questions).items()), image, labels=labels)
+        return Scene(f"{self.name}/{split}/{index}", tuple(questions), image, labels=labels)

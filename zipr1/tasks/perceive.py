@@ -5,7 +5,7 @@ Splits: no photograph serves two splits, and neither does a seed.
 Sample: Is there anything red? -> yes
 """
 
-from .base import Scene, Task
+from .base import PairTask, Scene
 from .draw import COLOUR_NAMES, SHAPES, labelled, pick, stamp, tint
 from .photos import background
 
@@ -14,7 +14,7 @@ HALF = SIDE // 2
 BLOCK = HALF // 2
 
 
-class Perceive(Task):
+class Perceive(PairTask):
     """A large shape that fills a quarter of the picture, and one or two small ones in other quarters."""
 
     name = "perceive"

@@ -7,7 +7,7 @@ Sample: Does the star grow or shrink? -> grow
 
 import numpy as np
 
-from .base import CELL, Scene, Task
+from .base import CELL, Example, Scene, Task
 from .draw import COLOUR_NAMES, SHAPES, by_pair, labelled, pick, stamp, tint
 from .motion import DIRECTIONS
 from .photos import background
@@ -24,6 +24,7 @@ class Tempo(Task):
 
     name = "tempo"
     clip = True
+    pairs = True
     mirrors = "TempCompass"
     label_words = {"colour": COLOUR_NAMES, "shape": SHAPES, "direction": tuple(DIRECTIONS), "change": CHANGES}
 
@@ -87,3 +88,9 @@ class Tempo(Task):
             "change": labelled(pairs[:1], [change], CHANGES) if kind == "grow" else nothing,
         }
         return Scene(f"{self.name}/{split}/{index}", questions, frames=tuple(frames), labels=labels)
+
+    def example(self, split: str, index: int) -> Example:
+        """The same question of both scenes of a pair, one that a single frame does not answer."""
+        scene = self.scene(split, index)
+        numbers = [i for i, (question, _) in enumerate(scene.questions) if not question.startswith("What colour is")]
+        return self.asked(scene, numbers[self.drawn(split, index // 2, len(numbers))])
