@@ -1,23 +1,19 @@
-"""The trainer through its own door, on the embedded model: resumption, full disk, trackers, bad settings."""
+"""The trainer through its own door, on the embedded model: presets, families, adapters, trackers, settings."""
 
 import json
 import os
-import resource
-import signal
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from accelerate import Accelerator
 from conftest import family_processor, random_model
 from safetensors.torch import load_file
+from train_runs import SMALL, metrics
 
-from zipr1 import checkpoint
 from zipr1.clock import Stopwatch
 from zipr1.config import PRESETS, TrainConfig
 from zipr1.evaluate import examples_of
@@ -29,92 +25,12 @@ from zipr1.questions import Questions
 from zipr1.rollout import completion_logits, draw_thresholds
 from zipr1.train import train
 
-SMALL = {"tasks": ["shapes"], "prompts_per_step": 2, "num_generations": 4, "probe_per_task": 2}
-
 
 def test_presets_are_what_they_are_called():
     assert TrainConfig(preset="paper").objective == PRESETS["paper"]
     assert TrainConfig(preset="exact", gate="group").objective.gate == "group"
     with pytest.raises(ValueError, match="prompts_per_step=0"):
         TrainConfig(prompts_per_step=0)
-
-
-def command(settings: dict, folder: Path, *more: str) -> list[str]:
-    """`zipr1 train` for a process of its own."""
-    flags = [f"--{name}={json.dumps(value) if isinstance(value, list) else value}" for name, value in settings.items()]
-    return [sys.executable, "-m", "zipr1.cli", "train", *flags, f"--output_dir={folder}", *more]
-
-
-def run(settings: dict, folder: Path, *more: str, **options) -> subprocess.CompletedProcess:
-    options |= {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "capture_output": True, "text": True}
-    return subprocess.run(command(settings, folder, *more), **options)
-
-
-def metrics(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [{"preset": "paper"}, {"preset": "exact"}, {"use_peft": True}, {"use_peft": True, "bf16": True}],
-    ids=["paper", "exact", "lora", "lora-bf16"],
-)
-def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, kind):
-    """Killed with SIGKILL after its first checkpoint, then resumed: bit for bit the same."""
-    settings = SMALL | kind | {"max_steps": 6, "save_steps": 2}
-    whole, folder = tmp_path / "whole", tmp_path / "broken"
-    done = run(settings, whole)
-    assert done.returncode == 0, done.stderr
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command(settings, folder), env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not (folder / "checkpoint-2").is_dir() and time.time() < deadline and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert (folder / "checkpoint-2").is_dir() and not (folder / "final").exists()
-    done = run(settings, folder, "--resume")
-    assert done.returncode == 0, done.stderr
-    weights = "adapter_model.safetensors" if "use_peft" in kind else "model.safetensors"
-    first, second = (load_file(path / "final" / weights) for path in (whole, folder))
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
-    steps = [[row["step"] for row in metrics(path)] for path in (whole, folder)]
-    assert steps[0] == steps[1] == list(range(7))
-
-
-def test_killed_while_it_wrote_a_checkpoint(tmp_path):
-    """The half of it that lies there is none, and is gone after the next start; of whole ones the last two are kept."""
-    settings = SMALL | {"max_steps": 4, "save_steps": 1}
-    final = train(TrainConfig(**settings, output_dir=str(tmp_path)), quiet=True)
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
-    before = load_file(final / "model.safetensors")
-    code = f"""
-import os, signal
-from pathlib import Path
-from zipr1 import checkpoint
-from zipr1.config import TrainConfig
-from zipr1.model import load
-
-class Kill:  # the moment in which the optimizer's state would be written
-    def __reduce__(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-checkpoint.write(Path({str(tmp_path)!r}), 4, *load("zipr1/tiny"), {{"optimizer": Kill()}}, TrainConfig())
-"""
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
-    half = tmp_path / ".partial-checkpoint-4"
-    assert (half / "model.safetensors").is_file() and not (tmp_path / "checkpoint-4").exists()
-    train(TrainConfig(**settings, output_dir=str(tmp_path), resume=True), quiet=True)
-    assert not half.exists()
-    after = load_file(final / "model.safetensors")
-    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-
-
-def test_a_folder_with_checkpoints_is_not_written_over(tmp_path):
-    (tmp_path / "checkpoint-200").mkdir()
-    with pytest.raises(ValueError, match="earlier run; give --resume"):
-        train(TrainConfig(**SMALL, output_dir=str(tmp_path)), quiet=True)
 
 
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
@@ -161,69 +77,6 @@ def test_each_setting_changes_what_it_should(tmp_path, plain_steps, change):
     assert same == (next(iter(change)) in ("gradient_checkpointing", "max_tokens_per_batch"))
 
 
-def test_what_may_change_when_a_run_goes_on(tmp_path):
-    """What makes it another experiment may not; what an error advises may, and run.json says so."""
-    settings = SMALL | {"max_steps": 2, "save_steps": 1, "output_dir": str(tmp_path), "resume": True}
-    first = train(TrainConfig(**settings), quiet=True)
-    before = load_file(first / "model.safetensors")
-    with pytest.raises(checkpoint.CheckpointError, match=r"beta=None.* 9.0; .*only.*learning_rate.*may change"):
-        train(TrainConfig(**settings, beta=9.0), quiet=True)
-    same = {"gradient_checkpointing": True, "max_tokens_per_batch": 500, "probe_batch_size": 1, "max_skipped_steps": 9}
-    train(TrainConfig(**settings, **same), quiet=True)
-    after = load_file(first / "model.safetensors")
-    assert all(torch.allclose(tensor, after[name], rtol=1e-3, atol=1e-6) for name, tensor in before.items())
-    train(TrainConfig(**settings, **same, learning_rate=1e-6, relax_floor=0.2), quiet=True)
-    rates = [row.get("learning_rate") for row in metrics(tmp_path)]
-    assert rates == [None, pytest.approx(3e-5), pytest.approx(2e-7)]
-    resumed = json.loads((tmp_path / "run.json").read_text())["resumed"]
-    assert [one["step"] for one in resumed] == [1, 1] and resumed[0]["changed"].keys() == same.keys()
-    assert resumed[1]["changed"] == {"learning_rate": [3e-4, 1e-6], "relax_floor": [0.1, 0.2]}
-
-
-def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(tmp_path, tiny):
-    """A disk that is really full: a file-size limit stops the write as a full device would."""
-    code = f"""
-import resource, signal, sys
-from zipr1 import checkpoint
-from zipr1.config import TrainConfig
-from zipr1.model import load
-from pathlib import Path
-folder = Path({str(tmp_path)!r})
-model, processor = load("zipr1/tiny")
-checkpoint.write(folder, 1, model, processor, {{"a": 1}}, TrainConfig())
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    checkpoint.write(folder, 2, model, processor, {{"a": 1}}, TrainConfig())
-except checkpoint.CheckpointError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "checkpoint-1, is intact" in done.stdout and "--resume" in done.stdout, done.stderr
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["checkpoint-1"]
-    assert (tmp_path / "checkpoint-1" / "model.safetensors").is_file()
-    _, state = checkpoint.last(tmp_path, TrainConfig())
-    assert state == {"a": 1, "step": 1}
-    load(tmp_path / "checkpoint-1")
-
-
-def test_a_result_that_cannot_be_written_leaves_the_last_checkpoint(tmp_path):
-    """A disk that is full at the very end, and has room when the run is asked to go on."""
-    settings = SMALL | {"max_steps": 2, "save_steps": 1}
-    train(TrainConfig(**settings, output_dir=str(tmp_path)), quiet=True)
-    (tmp_path / "final" / "model.safetensors").unlink()
-
-    def fill():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-
-    done = run(settings, tmp_path, "--resume", preexec_fn=fill)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "final: could not be written" in done.stderr and "checkpoint-1, is intact" in done.stderr
-    assert not list(tmp_path.glob(".partial*")) and not (tmp_path / "final" / "model.safetensors").exists()
-    train(TrainConfig(**settings, output_dir=str(tmp_path), resume=True), quiet=True)
-    load(tmp_path / "final")
-
-
 def test_a_trained_model_is_a_plain_folder(tmp_path):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -257,37 +110,6 @@ def test_an_adapter_is_trained_and_the_model_without_it_is_the_reference(tmp_pat
         torch.testing.assert_close(peft(**inputs).logits, trained)
     rows = metrics(tmp_path)
     assert rows[2]["kl"] != pytest.approx(rows[1]["kl"], rel=1e-3)  # measured against what does not move
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    """The step is not taken and counted; after a few, the run stops, and its questions are kept."""
-    settings = SMALL | {"max_steps": 5, "learning_rate": 1e30, "max_skipped_steps": 1, "warmup_steps": 1}
-    with pytest.raises(FloatingPointError, match=r"2 steps had a loss, gradient or reward .* lower learning_rate"):
-        train(TrainConfig(**settings, output_dir=str(tmp_path)), quiet=True)
-    assert [row.get("skipped") for row in metrics(tmp_path)] == [None, 0.0, 1.0, 1.0]
-    batch = torch.load(tmp_path / "not-finite-0.pt", weights_only=True)
-    assert batch["step"] == 2 and batch["questions"] == [[4, 5]]
-    ((part,),) = batch["parts"]
-    assert len(part["p"]) == len(part["tokens"]) == 8 and len(part["kept"]) == 5 and part["accuracy"].shape == (2, 4)
-
-
-def test_a_reward_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    """After as many steps; no such step is taken, and what was rewarded so is kept."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    function = "def level(completions, level, **columns):\n    return [float('nan') if one else 1.0 for one in level]\n"
-    (tmp_path / "unsure.py").write_text(function)
-    for name, level in (("rows", 1), ("probe", 0)):
-        rows = [{"prompt": f"Say {i}.", "answer": "word", "level": level * (i % 4 == 0)} for i in range(4)]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    settings = SMALL | {"data": "rows.jsonl", "probe_data": "probe.jsonl", "reward_function": "unsure:level"}
-    settings |= {"prompts_per_step": 4, "num_generations": 2, "max_steps": 9, "max_skipped_steps": 2, "output_dir": "out"}
-    with pytest.raises(FloatingPointError, match=r"3 steps had a .* mend unsure:level and use --resume"):
-        train(TrainConfig(**settings), quiet=True)
-    rows = metrics(tmp_path / "out")
-    assert [row.get("skipped") for row in rows] == [None, 1.0, 1.0, 1.0]
-    ((part,),) = torch.load(tmp_path / "out" / "not-finite-0.pt", weights_only=True)["parts"]
-    assert part["accuracy"].isnan().sum(-1).tolist() == [2 * (name == "0") for name in part["ids"]]
 
 
 def test_several_inner_epochs_by_hand(tmp_path):
