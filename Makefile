@@ -1,6 +1,6 @@
 PY := .venv/bin/python
 
-.PHONY: demo test slow lint
+.PHONY: demo test slow lint tiny13
 demo: .venv/demo
 	.venv/bin/zipr1 demo
 
@@ -9,6 +9,18 @@ test: .venv/dev lint
 
 slow: .venv/dev
 	$(PY) -m pytest -q -m slow
+
+# The thirteen families: both presets trained (side by side with -j 2), the table with the baselines, the page.
+tiny13: runs/tiny13_exact/final runs/tiny13_paper/final
+	.venv/bin/zipr1 eval zipr1/tiny --suite tiny13 --trained paper=runs/tiny13_paper/final,exact=runs/tiny13_exact/final \
+		--output_dir runs/tiny13
+	.venv/bin/zipr1 report runs/tiny13 -o runs/tiny13/report.html
+
+runs/tiny13_exact/final: | .venv/demo
+	OMP_NUM_THREADS=1 .venv/bin/zipr1 train recipes/tiny13_zipr1.yaml --resume --output_dir runs/tiny13_exact
+runs/tiny13_paper/final: | .venv/demo
+	OMP_NUM_THREADS=1 .venv/bin/zipr1 train recipes/tiny13_zipr1.yaml --preset paper --sparsity_weight 0 --dense_share 0 \
+		--resume --output_dir runs/tiny13_paper
 
 lint: .venv/dev
 	.venv/bin/ruff check .
