@@ -219,7 +219,7 @@ class TrainConfig:
     report_to: Literal["tensorboard", "wandb", "trackio"] = "tensorboard"
     """The tracker, installed by you."""
     max_skipped_steps: int = 3
-    """Whose loss, gradient or reward was not finite, or in a row without usable rows; then the run stops."""
+    """How many may have a loss, gradient or reward that is not finite, or in a row no usable rows; one more stops the run."""
     probe_batch_size: int = 25
     """Prompts of one pass; fewer for long ones."""
     save_steps: int = 100

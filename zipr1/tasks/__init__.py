@@ -31,7 +31,7 @@ ALL_TASKS = TASKS | FAMILIES
 def text_only_prior(task: Task, n: int = 200) -> float:
     """The accuracy that needs no picture: each test question gets its most frequent answer among train scenes.
 
-    Counts every question of `n` train scenes, scores one question of each of `n` test scenes; a question that
+    Counts every question of `n` train scenes, scores `n` test questions; a question that
     train never asked gets the most frequent answer of all.
     """
     by_question: defaultdict[str, Counter[str]] = defaultdict(Counter)
