@@ -33,6 +33,14 @@ def test_presets_are_what_they_are_called():
         TrainConfig(prompts_per_step=0)
 
 
+def test_both_of_a_pair_are_asked(tiny):
+    """Also where an even number of tasks takes turns."""
+    questions = Questions(TrainConfig(tasks=["motion", "tempo"]), tiny[1], 4096)
+    asked = [questions.example(number, 0).id.split("/") for number in range(16)]
+    assert [task for task, *_ in asked] == ["motion", "tempo"] * 8 and len({tuple(id) for id in asked}) == 16
+    assert [int(scene) % 2 for task, _, scene, _ in asked if task == "tempo"] == [0, 1] * 4
+
+
 @pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
 def test_other_families_train(tmp_path, family):
     """One step with pictures of a picture task, one with clips; the KL to the dense model is small at the start."""

@@ -88,8 +88,9 @@ class Questions:
         kinds = [ALL_TASKS[name].clip for name in names]
         clip = sorted(kinds)[step % len(kinds)]
         names = [name for name, kind in zip(names, kinds, strict=True) if kind == clip]
+        turn, place = divmod(number, len(names))  # each task counts its own: of some, every second one ends a pair
         # Pretraining has seen the first scenes of the train split; these are others.
-        return ALL_TASKS[names[number % len(names)]].example("train", 5_000_000 + self.config.seed * 1_000_000 + number)
+        return ALL_TASKS[names[place]].example("train", 5_000_000 + self.config.seed * 1_000_000 + turn)
 
     def report(self, process: int, folder: Path) -> None:
         """Appends what failed since the last time to a file of this process."""
