@@ -131,7 +131,8 @@ def even(completions, **columns) -> list[float]:
 def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
     """Loss and gradients of both on the completions that TRL sampled in a step; errors are relative, of norms.
 
-    zipr1's are its trainer's: prompts encoded once, without gradient, the pictures for policy and reference alike.
+    zipr1's are its trainer's, but that each rollout's prompt is encoded by itself, without gradient, pictures for policy and
+    reference alike.
     """
     torch.manual_seed(0)
     (model, processor), (reference, _) = zipr1.load(config.model), zipr1.load(config.model)

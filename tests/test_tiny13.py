@@ -15,7 +15,7 @@ from zipr1.cli import main
 from zipr1.evaluate import Record, examples_of, read_records
 from zipr1.inputs import prepare
 from zipr1.model import EMBEDDED, decoder, load_vision, save
-from zipr1.report import table_row
+from zipr1.report import interval, table_row
 from zipr1.shorter import FewerFrames, nearest
 from zipr1.tiny13_report import mean_of, pair_table, pairs_of, write_table
 
@@ -130,6 +130,14 @@ def test_pairs_by_hand():
     table = pair_table([{"method": "Full", "pairs": found}, {"method": "Fewer frames", "pairs": {}}])
     assert "| Full | 50.0 (0.0 to 100.0) |" in table and "| Fewer frames | - |" in table
     assert pair_table([{"method": "Full", "pairs": {}}]) == ""
+
+
+def test_a_pair_is_drawn_together():
+    """Two questions of one scene right, two of another wrong: a draw is 0, a half or 1, never a quarter."""
+    rows = {"perceive": np.array([1.0, 1, 0, 0]), "chart": np.array([1.0, 1, 0, 0])}
+    assert interval({"perceive": rows["perceive"]}) == (0.5, 0.0, 1.0)
+    one = [np.array([1.0, 0.0] * 20) for _ in range(2)]  # in each pair one is right: no draw is anything but a half
+    assert interval({"perceive": one[0]}) == (0.5, 0.5, 0.5) and interval({"chart": one[1]})[1] < 0.45
 
 
 def test_costs_by_hand(table, records):

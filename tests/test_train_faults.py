@@ -99,6 +99,7 @@ def test_what_may_change_when_a_run_goes_on(tmp_path):
     assert rates == [None, pytest.approx(3e-5), pytest.approx(2e-7)]
     resumed = json.loads((tmp_path / "run.json").read_text())["resumed"]
     assert [one["step"] for one in resumed] == [1, 1] and resumed[0]["changed"].keys() == same.keys()
+    assert all(one["before"]["versions"]["torch"] == torch.__version__.split("+")[0] for one in resumed)
     assert resumed[1]["changed"] == {"learning_rate": [3e-4, 1e-6], "relax_floor": [0.1, 0.2]}
 
 

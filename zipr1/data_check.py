@@ -65,10 +65,11 @@ class DataCheckConfig:
 
     def training(self) -> TrainConfig:
         """The training that the rows are for. Raises ValueError as TrainConfig does."""
-        start = read_recipe(TrainConfig, self.recipe) if self.recipe else TrainConfig(gate="none")  # which any completions have
+        start = read_recipe(TrainConfig, self.recipe) if self.recipe else TrainConfig()
         own = {name: value for name, value in vars(self).items() if name in TrainConfig.__dataclass_fields__ and name != "json"}
         own = {name: value for name, value in own.items() if value is not None}
-        return replace(start, data=self.file, probe_data=self.file, **own)
+        # Neither gate nor baseline says anything of rows; these go with any completions and rewards.
+        return replace(start, data=self.file, probe_data=self.file, gate="none", baseline="group", **own)
 
 
 class DataError(Exception):

@@ -43,8 +43,6 @@ class DemoConfig:
 
     def __post_init__(self):
         check_positive(self, "questions", "curve_questions", "max_steps")
-        if self.curve_questions > self.questions:
-            raise ValueError(f"curve_questions={self.curve_questions}: at most the questions of the table, {self.questions}")
 
 
 def table_records(model: str, method: str, config: DemoConfig, recipe: TrainConfig) -> list[Record]:
@@ -55,7 +53,7 @@ def table_records(model: str, method: str, config: DemoConfig, recipe: TrainConf
 
 def curve_rows(model: str, config: DemoConfig, recipe: TrainConfig) -> list[dict]:
     torch.set_num_threads(1)
-    loaded, examples = load_vision(model), examples_of(recipe.tasks, "test", config.curve_questions)
+    loaded, examples = load_vision(model), examples_of(recipe.tasks, "test", min(config.curve_questions, config.questions))
     rules = [TopP(float(p)) for p in config.curve.split(",")]
     settings = {"quiet": True, "scope": recipe.scope}
     return [table_row("ZipVL", evaluate(*loaded, examples, rule, f"p = {rule.p:g}", **settings)) for rule in rules]

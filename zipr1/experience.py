@@ -1,9 +1,9 @@
 """What a step learns from: questions, their rollouts and rewards, and what the reference says of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from typing import SupportsFloat
 
 import torch
 from accelerate import Accelerator
@@ -166,14 +166,15 @@ def without_lost(function: Callable, lost: list[int]) -> Callable:
     """A user's reward function that gives 0 where it would give no finite number, and adds that place to `lost`: such a reward
     costs a step, as a loss that is not finite does, and not at once the run."""
 
-    @wraps(function)
     def finite(**columns):
         found = function(**columns)
-        if not isinstance(found, list | tuple):
+        if not isinstance(found, Iterable):
             return found
-        lost.extend(i for i, value in enumerate(found) if isinstance(value, float) and not math.isfinite(value))
+        found = list(found)
+        lost.extend(i for i, value in enumerate(found) if isinstance(value, SupportsFloat) and not math.isfinite(value))
         return [0.0 if i in lost else value for i, value in enumerate(found)]
 
+    finite.__name__ = getattr(function, "__name__", type(function).__name__)  # for messages
     return finite
 
 

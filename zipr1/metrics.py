@@ -68,13 +68,14 @@ def replace(path: Path, text: str) -> None:
 
 
 def resumed(path: Path, config: TrainConfig, start: int) -> list[dict]:
-    """At which steps the run went on, and what settings had changed from what to what."""
+    """At which steps the run went on, by which code and where it had come so far, which settings changed from what to what."""
     if not start or not path.exists():
         return []
     before = json.loads(path.read_text())
     pairs = {name: [before["config"].get(name), value] for name, value in asdict(config).items() if name != "resume"}
     changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    return [*before.get("resumed", []), {"step": start, "changed": changed}]
+    before_it = {name: before.get(name) for name in ("commit", "versions", "device")}
+    return [*before.get("resumed", []), {"step": start, "changed": changed, "before": before_it}]
 
 
 def final_row(folder: Path) -> dict[str, float]:

@@ -8,24 +8,32 @@ from typing import IO
 import numpy as np
 
 from zipr1.evaluate import Record
+from zipr1.tasks import ALL_TASKS
 
 RESAMPLES = 2000
 
 
 def by_task(records: list[Record]) -> dict[str, np.ndarray]:
-    """Task -> right or wrong (n,), in order of id, so that two methods can be paired."""
+    """Task -> right or wrong (n,), in order of scene and question, so that two methods can be paired."""
     rows: defaultdict[str, list] = defaultdict(list)
-    for record in sorted(records, key=lambda record: record.id):
+    for record in sorted(records, key=lambda record: [(len(part), part) for part in record.id.split("/")]):
         rows[record.task].append(record.right)
     return {task: np.array(values, dtype=float) for task, values in rows.items()}
 
 
 def interval(values: dict[str, np.ndarray], seed: int = 0) -> tuple[float, float, float]:
-    """Mean over tasks of the task means, with its 95 % bootstrap interval (questions resampled within each task)."""
+    """Mean over tasks of the task means, with its 95 % bootstrap interval (questions resampled within each task, or pairs of
+    them where they are about one scene)."""
     rng = np.random.default_rng(seed)
-    draws = [row[rng.integers(len(row), size=(RESAMPLES, len(row)))].mean(1) for row in values.values()]
+    drawn = [pairs(row) if task in ALL_TASKS and ALL_TASKS[task].pairs else row for task, row in values.items()]
+    draws = [row[rng.integers(len(row), size=(RESAMPLES, len(row)))].mean(1) for row in drawn]
     low, high = np.percentile(np.mean(draws, axis=0), [2.5, 97.5])
     return float(np.mean([row.mean() for row in values.values()])), float(low), float(high)
+
+
+def pairs(row: np.ndarray) -> np.ndarray:
+    """(n,) -> (n // 2,), the mean of each pair; of an odd number the last one is left out."""
+    return row[: len(row) // 2 * 2].reshape(-1, 2).mean(1) if len(row) > 1 else row
 
 
 def table_row(method: str, records: list[Record], full: list[Record] | None = None, preset: str | None = None) -> dict:

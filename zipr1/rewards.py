@@ -78,7 +78,8 @@ def from_function(
     examples = [example for example, _ in pairs]
     names = {name: None for example in examples for name in example.columns if name != "prompt"}
     columns = {name: [example.columns.get(name) for example in examples] for name in names}
-    columns["answer"] = [example.columns.get("answer", example.answer) for example in examples]
+    own = columns.get("answer", [None] * len(examples))  # a table has the column for all rows if one row has it
+    columns["answer"] = [example.answer if given is None else given for given, example in zip(own, examples, strict=True)]
     columns["problem_type"] = [example.problem_type for example in examples]
     columns["prompts"] = [
         (example.columns.get("prompt") or list(example.messages)) if example.messages else example.question

@@ -1,4 +1,4 @@
-"""What could be made small in place of the budget, so that attention becomes sharper: for the ablation (benchmarks/ablation.py).
+"""What could be made small in place of the budget, so that attention becomes sharper (benchmarks/ablation.py).
 
 Each has the form of `selection.relaxed_count`: accumulated (B, L), p (B,), valid (B, L) -> (B,), in tokens, differentiable.
 """

@@ -3,10 +3,8 @@
 import json
 from pathlib import Path
 
-import numpy as np
-
 from zipr1.evaluate import Record
-from zipr1.report import by_task, cells, heads, interval, markdown_table, plot_curves, table_row
+from zipr1.report import by_task, cells, heads, interval, markdown_table, pairs, plot_curves, table_row
 from zipr1.suite_report import tabular
 from zipr1.tasks import ALL_TASKS
 
@@ -35,14 +33,9 @@ def mean_of(records: list[Record], tasks: set[str]) -> dict | None:
 
 
 def pairs_of(records: list[Record]) -> dict[str, tuple[float, float, float]]:
-    """Task of pairs -> share of its pairs with both answers right, and the 95 % interval. The records are in the order of the
-    questions; a last one without its second is left out."""
-    found: dict[str, list[bool]] = {}
-    for record in records:
-        if ALL_TASKS[record.task].pairs:
-            found.setdefault(record.task, []).append(record.right)
-    both = {task: [a and b for a, b in zip(rights[::2], rights[1::2], strict=False)] for task, rights in found.items()}
-    return {task: interval({task: np.array(pairs, dtype=float)}) for task, pairs in both.items() if pairs}
+    """Task of pairs -> share of its pairs with both answers right, and the 95 % interval."""
+    rows = {task: row for task, row in by_task(records).items() if ALL_TASKS[task].pairs and len(row) > 1}
+    return {task: interval({"both": (pairs(row) == 1).astype(float)}) for task, row in rows.items()}
 
 
 def pair_table(rows: list[dict]) -> str:
