@@ -20,7 +20,7 @@ from zipr1.selection import Rule
 from zipr1.shorter import Shorter
 from zipr1.tasks.base import Example
 
-REPEATS, BATCHES = 3, 2  # pairs of passes on each of so many batches of each kind of medium
+REPEATS, BATCHES = 3, 1  # pairs of passes on each of so many batches of each kind of medium
 
 
 def counted(records: list[Record], shape: Shape, scope: str, itemsize: int) -> dict[str, float]:

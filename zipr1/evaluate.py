@@ -49,7 +49,7 @@ class EvalConfig:
     """What follows the kept tokens (zipr1.sparse); unset, what the model was trained for."""
     curve: str | None = None
     """More thresholds, as 0.9,0.99: accuracy against token ratio. The suite tiny13 has its own where this is unset."""
-    curve_questions: int = 30
+    curve_questions: int = 20
     """Per task, for each point of the curves of the suite tiny13."""
     batch_size: int = 25
     """Questions of one pass."""
