@@ -15,10 +15,14 @@ RESAMPLES = 2000
 
 def by_task(records: list[Record]) -> dict[str, np.ndarray]:
     """Task -> right or wrong (n,), in order of scene and question, so that two methods can be paired."""
-    rows: defaultdict[str, list] = defaultdict(list)
-    for record in sorted(records, key=lambda record: [(len(part), part) for part in record.id.split("/")]):
-        rows[record.task].append(record.right)
-    return {task: np.array(values, dtype=float) for task, values in rows.items()}
+    tasks: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        tasks[record.task].append(record)
+
+    def place(record: Record) -> list[tuple[int, str]]:
+        return [(len(part), part) for part in record.id.split("/")]  # 2 before 10
+
+    return {task: np.array([record.right for record in sorted(mine, key=place)], float) for task, mine in tasks.items()}
 
 
 def interval(values: dict[str, np.ndarray], seed: int = 0) -> tuple[float, float, float]:
