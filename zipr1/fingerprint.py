@@ -30,8 +30,8 @@ def code() -> str:
 
 
 def weights(name: str | Path) -> dict:
-    """File -> [size, time of its last change] of a model's folder; {"revision"} of a hub id, whose config.json is fetched if it
-    is not here; of an adapter also its "base". Raises OSError where there is no model."""
+    """File -> [size, time of its last change] of a model's folder, its card aside; {"revision"} of a hub id, whose config.json is
+    fetched if it is not here; of an adapter also its "base". Raises OSError where there is no model."""
     source = EMBEDDED.get(str(name), name)
     here = Path(source).is_dir()
     try:
@@ -40,7 +40,7 @@ def weights(name: str | Path) -> dict:
     except OSError as error:  # its own message does not always name the model
         raise OSError(f"{name}: no such model ({error})") from error
     if here:
-        files = sorted(path for path in Path(source).iterdir() if path.is_file())
+        files = sorted(path for path in Path(source).iterdir() if path.is_file() and path.suffix != ".md")  # no model card
         found: dict = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
     else:
         found = {"revision": extract_commit_hash(file, None)}
