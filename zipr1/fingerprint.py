@@ -30,8 +30,8 @@ def code() -> str:
 
 
 def weights(name: str | Path) -> dict:
-    """File -> [size, time of its last change] of a model's folder, its card aside; {"revision"} of a hub id, whose config.json is
-    fetched if it is not here; of an adapter also its "base". Raises OSError where there is no model."""
+    """File -> [size, time of its last change] of a model's folder, its card aside; {"revision"} of a hub id, whose config.json
+    is fetched if it is not here; of an adapter also its "base". Raises OSError where there is no model."""
     source = EMBEDDED.get(str(name), name)
     here = Path(source).is_dir()
     try:
