@@ -6,7 +6,7 @@ import av
 import datasets
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 PUBLISHED = [  # data type, problem type, options, answer, path
     ("image", "multiple choice", ["A. red", "B. blue"], "A", "./pictures/red.png"),
@@ -20,7 +20,8 @@ PUBLISHED = [  # data type, problem type, options, answer, path
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """Where datasets keeps its Arrow files."""
+    """Where datasets keeps its Arrow files; Pillow as it is: packages of lmms-eval's tests let it take cut pictures."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 

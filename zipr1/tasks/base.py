@@ -70,13 +70,13 @@ class Task:
     def example(self, split: str, index: int) -> Example:
         """One question of scene `index`, drawn at random (seeded), so that every kind of question gets its share."""
         scene = self.scene(split, index)
-        return self.asked(scene, self.drawn(split, index, len(scene.questions)))
+        return self.example_of(scene, self.drawn(split, index, len(scene.questions)))
 
     def drawn(self, split: str, index: int, count: int) -> int:
         """One of `count`, seeded."""
         return int(np.random.default_rng([7, SPLITS.index(split), index]).integers(count))
 
-    def asked(self, scene: Scene, number: int) -> Example:
+    def example_of(self, scene: Scene, number: int) -> Example:
         """A question of a scene."""
         question, answer = scene.questions[number]
         return Example(f"{scene.id}/{number}", self.name, question, answer, scene.image, scene.frames)
@@ -93,4 +93,4 @@ class PairTask(Task):
 
     def example(self, split: str, index: int) -> Example:
         scene = self.scene(split, index // 2)
-        return self.asked(scene, 2 * self.drawn(split, index // 2, len(scene.questions) // 2) + index % 2)
+        return self.example_of(scene, 2 * self.drawn(split, index // 2, len(scene.questions) // 2) + index % 2)

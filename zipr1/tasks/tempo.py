@@ -93,4 +93,4 @@ class Tempo(Task):
         """The same question of both scenes of a pair, one that a single frame does not answer."""
         scene = self.scene(split, index)
         numbers = [i for i, (question, _) in enumerate(scene.questions) if not question.startswith("What colour is")]
-        return self.asked(scene, numbers[self.drawn(split, index // 2, len(numbers))])
+        return self.example_of(scene, numbers[self.drawn(split, index // 2, len(numbers))])
