@@ -153,6 +153,17 @@ def test_the_check_asks_of_a_model_what_training_asks(capsys, root):
         assert status == 2 and word in err
 
 
+@pytest.mark.parametrize("flags", [("--completions", "given"), ("--reward_function", "operator:eq")])
+def test_a_recipe_for_other_completions_or_rewards(capsys, root, flags):
+    """Its gate and its baseline, which would not go with them, say nothing of rows."""
+    (root / "recipe.yaml").write_text("preset: exact\ngate: answer\nbaseline: reference\n")
+    data = write(root / "rows.json", GENERAL)
+    status, out, err = run(
+        capsys, "data", "check", data, "--recipe", str(root / "recipe.yaml"), "--json", "--workers", "0", *flags
+    )
+    assert status == 0 and json.loads(out)["usable"] == 4, err
+
+
 def test_a_prompt_leaves_room_for_its_completion(capsys, root):
     """The limit is what the positions leave, or less by max_prompt_length."""
     positions = random_model("qwen2_5_vl").config.get_text_config().max_position_embeddings

@@ -1,13 +1,16 @@
 """Who decides what an answer is worth: the task, the problem type of the row, or the user's own function."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from zipr1.columns import general
-from zipr1.rewards import load_function, reward
+from zipr1.experience import without_lost
+from zipr1.rewards import from_function, load_function, reward
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
 
@@ -128,3 +131,26 @@ def test_an_answer_reaches_a_function_as_it_stands():
 def test_a_function_that_is_not_there(module, path, error, word):
     with pytest.raises(error, match=word):
         load_function(path)
+
+
+def test_an_answer_column_that_arrow_filled():
+    """A table has the column for all rows if one row has it: the others' is None, and theirs stands elsewhere."""
+    rows = [
+        Example("1", "", "?", "yes", columns={"answer": None, "solution": "yes"}),
+        Example("2", "", "?", "no", columns={"answer": "No."}),
+    ]
+    seen = []
+    from_function(((1.0, lambda answer, **columns: seen.extend(answer) or [1.0, 1.0]),), [(row, "") for row in rows])
+    assert seen == ["yes", "No."]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_numbers_that_are_not_finite_are_told_apart(kind):
+    lost = []
+
+    def half(**columns):
+        return kind([1.0, float("nan"), 0.5])
+
+    found = without_lost(half, lost)
+    assert [float(value) for value in found()] == [1.0, 0.0, 0.5] and lost == [1] and found.__name__ == "half"
+    assert without_lost(partial(half), []).__name__ == "partial"
