@@ -20,8 +20,8 @@ PUBLISHED = [  # data type, problem type, options, answer, path
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """Where datasets keeps its Arrow files; Pillow as it is: packages of lmms-eval's tests let it take cut pictures."""
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+    """Where datasets keeps its Arrow files."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # packages of lmms-eval's tests switch it on
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 

@@ -36,7 +36,7 @@ def interval(values: dict[str, np.ndarray], seed: int = 0) -> tuple[float, float
 
 
 def pairs(row: np.ndarray) -> np.ndarray:
-    """(n,) -> (n // 2,), the mean of each pair; of an odd number the last one is left out."""
+    """(n,) -> (n // 2,), the mean of each pair; of an odd number the last one is left out, and one alone stays."""
     return row[: len(row) // 2 * 2].reshape(-1, 2).mean(1) if len(row) > 1 else row
 
 
