@@ -12,12 +12,12 @@ class Encoded:
     `embeds` are the keyword arguments of the text decoder: inputs_embeds (B, L, D), attention_mask (B, L), position_ids
     (3, B, L), or (B, L) of a text model; for Qwen3-VL also visual_pos_masks (B, L) and deepstack_visual_embeds, the features
     for its first layers at those places. `features` are the visual tokens, one (T*H*W, D) tensor per picture or clip.
-    `text` (B, L) are the ids of the tokens, -1 at the visual ones: what another model, or a gradient, embeds anew.
+    `prompt_ids` (B, L) are the ids of the tokens, -1 at the visual ones: what another model, or a gradient, embeds anew.
     """
 
     embeds: dict
     features: list[torch.Tensor]
-    text: torch.Tensor
+    prompt_ids: torch.Tensor
 
 
 def encode(model, inputs) -> Encoded:
@@ -70,15 +70,15 @@ def following(embeds: dict, count: int) -> torch.Tensor:
     return last[..., None] + 1 + torch.arange(count, device=positions.device)
 
 
-def extend(model, embeds: dict, text: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> dict:
+def extend(model, embeds: dict, prompt_ids: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> dict:
     """The decoder's input for (prompt, completion) in one pass: tokens and mask (B, T), False after the end.
 
-    `text` (B, L) as in `Encoded`: of a prompt only the visual tokens are taken as they were encoded.
+    `prompt_ids` (B, L) as in `Encoded`: of a prompt only the visual tokens are taken as they were encoded.
     """
-    words = model.get_input_embeddings()(torch.cat([text.clamp(min=0), tokens], dim=1))
-    new, length = words[:, text.shape[1] :], text.shape[1]
+    words = model.get_input_embeddings()(torch.cat([prompt_ids.clamp(min=0), tokens], dim=1))
+    new, length = words[:, prompt_ids.shape[1] :], prompt_ids.shape[1]
     # The reference may be of another dtype than the policy that encoded the prompt.
-    prompt = torch.where(text[..., None] < 0, embeds["inputs_embeds"].to(words.dtype), words[:, :length])
+    prompt = torch.where(prompt_ids[..., None] < 0, embeds["inputs_embeds"].to(words.dtype), words[:, :length])
     together = {
         "inputs_embeds": torch.cat([prompt, new], dim=1),
         "attention_mask": torch.cat([embeds["attention_mask"], mask.long()], dim=1),

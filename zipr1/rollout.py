@@ -23,7 +23,7 @@ class Rollout:
     """
 
     embeds: dict  # of the prompts, repeated: see zipr1.encode.Encoded
-    text: torch.Tensor  # (N, L) the prompts' ids, -1 at visual tokens
+    prompt_ids: torch.Tensor  # (N, L), -1 at visual tokens
     p: tuple[float, ...]  # (N,)
     tokens: torch.Tensor  # (N, T)
     mask: torch.Tensor  # (N, T) True up to and including the end-of-turn token
@@ -41,19 +41,27 @@ class Rollout:
 
 
 def draw_thresholds(
-    kind: Literal["grid", "uniform"], seed: int, step: int, questions: Sequence[int], group: int, dense_share: float = 0.0
+    kind: Literal["grid", "uniform", "fixed"],
+    seed: int,
+    step: int,
+    questions: Sequence[int],
+    group: int,
+    dense_share: float = 0.0,
+    p: float = 0.975,
 ) -> tuple[float, ...]:
     """p of each rollout, a function of (seed, step, global question index): the paper's grid, each value at most once a
-    group of up to 8, or U(0, 1) as in its method section; 1 for a share of them."""
+    group of up to 8, U(0, 1) as in its method section, or `p` for all; 1 for a share of them."""
     values: list[float] = []
     for question in questions:
         rng = np.random.default_rng([seed, step, question, 0])
         if kind == "grid":
             order = np.concatenate([rng.permutation(len(GRID)) for _ in range(-(-group // len(GRID)))])
             drawn = [GRID[i] for i in order[:group]]
-        else:
+        elif kind == "uniform":
             drawn = (1 - rng.random(group)).tolist()  # (0, 1]: a threshold of zero keeps nothing
-        values += [1.0 if dense else p for p, dense in zip(drawn, rng.random(group) < dense_share, strict=True)]
+        else:
+            drawn = [p] * group
+        values += [1.0 if dense else own for own, dense in zip(drawn, rng.random(group) < dense_share, strict=True)]
     return tuple(values)
 
 
@@ -105,7 +113,7 @@ def sample(
     sharded weights need.
     """
     p = rule.p
-    group = len(p) // len(encoded.text)
+    group = len(p) // len(encoded.prompt_ids)
     embeds = repeat(encoded.embeds, group)
     suppress = vision_tokens(model)
     ends = model.generation_config.eos_token_id
@@ -137,9 +145,9 @@ def sample(
                 past_key_values=out.past_key_values,
                 use_cache=True,
             )
-    texts = encoded.text.repeat_interleave(group, 0)
+    ids = encoded.prompt_ids.repeat_interleave(group, 0)
     return Rollout(
-        embeds, texts, p, torch.stack(tokens, 1), torch.stack(alive, 1), going, torch.stack(logprobs, 1), kept, token_ratio,
+        embeds, ids, p, torch.stack(tokens, 1), torch.stack(alive, 1), going, torch.stack(logprobs, 1), kept, token_ratio,
         temperature, suppress,
     )  # fmt: skip
 
@@ -152,9 +160,9 @@ def given(
     group = len(rule.p) // len(tokens)
     tokens, mask = tokens.repeat_interleave(group, 0), mask.repeat_interleave(group, 0)
     empty = torch.zeros(tokens.shape, device=tokens.device)
-    text = encoded.text.repeat_interleave(group, 0)
+    ids = encoded.prompt_ids.repeat_interleave(group, 0)
     clipped = torch.zeros_like(mask[:, 0])
-    rollout = Rollout(repeat(encoded.embeds, group), text, rule.p, tokens, mask, clipped, empty, [], empty[:, 0], 1.0, [])
+    rollout = Rollout(repeat(encoded.embeds, group), ids, rule.p, tokens, mask, clipped, empty, [], empty[:, 0], 1.0, [])
     with sparse(model, rule, scope=scope, prompt_length=rollout.prompt) as trace:
         logprobs = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
     return replace(rollout, logprobs=logprobs, kept=list(trace.kept), token_ratio=trace.token_ratio)
@@ -162,7 +170,7 @@ def given(
 
 def completion_logits(model, rollout: Rollout) -> torch.Tensor:
     """(N, T, V) the sampled-from distribution's logits at each completion token, under the attention in force."""
-    inputs = extend(model, rollout.embeds, rollout.text, rollout.tokens, rollout.mask)
+    inputs = extend(model, rollout.embeds, rollout.prompt_ids, rollout.tokens, rollout.mask)
     hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
     return policy_logits(model.lm_head(hidden[:, rollout.prompt - 1 : -1]), rollout.suppress, rollout.temperature)
 
@@ -170,7 +178,7 @@ def completion_logits(model, rollout: Rollout) -> torch.Tensor:
 def some(rollout: Rollout, rows: torch.Tensor) -> Rollout:
     """The rows (M,) of them."""
     p = tuple(rollout.p[row] for row in rows.tolist())
-    names = ("text", "tokens", "mask", "clipped", "logprobs", "token_ratio")
+    names = ("prompt_ids", "tokens", "mask", "clipped", "logprobs", "token_ratio")
     parts = {name: getattr(rollout, name)[rows] for name in names}
     return replace(rollout, embeds=take(rollout.embeds, rows), p=p, kept=[layer[rows] for layer in rollout.kept], **parts)
 
