@@ -135,14 +135,6 @@ def test_the_baseline_does_not_know_the_first_rollout(tiny):
     assert max(same) < 4, same  # all eight, were it the same draw
 
 
-def test_fixed_thresholds_are_those_of_inference(tiny):
-    model, processor = tiny
-    config = TrainConfig(thresholds="fixed", p=0.9, num_generations=4, dense_share=0.5, max_completion_length=1)
-    examples = examples_of(["shapes"], "val", 8)
-    rollout = roll(model, processor, prepare(processor, examples), examples, range(8), 0, config, False)
-    assert set(rollout.p) == {0.9, 1.0} and 4 < rollout.p.count(0.9) < 28
-
-
 def test_answers_that_did_not_end_are_told(tiny):
     """Sampled ones by the end of turn, the data's by where they were cut."""
     model, processor = tiny

@@ -135,8 +135,8 @@ class TrainConfig:
     """Tokens; enough for the embedded tasks, raise it for your data."""
     temperature: float = 1.0
     """Of sampling."""
-    thresholds: Literal["grid", "uniform", "fixed"] = "grid"
-    """Of p for the rollouts: 0.94 .. 0.975 by 0.005, U(0, 1), or `p` for all."""
+    thresholds: Literal["grid", "uniform"] = "grid"
+    """Of p for the rollouts: 0.94 .. 0.975 by 0.005, or U(0, 1)."""
     dense_share: float = 0.0
     """Share of the rollouts under p = 1, which hold the dense accuracy; 1: plain GRPO."""
     learning_rate: float = 3e-4

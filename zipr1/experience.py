@@ -132,7 +132,7 @@ def roll(
     device, group = model.device, 1 if dense else config.num_generations
     p = (1.0,) * len(numbers)
     if not dense:
-        p = draw_thresholds(config.thresholds, config.seed, step, numbers, group, config.dense_share, config.p)
+        p = draw_thresholds(config.thresholds, config.seed, step, numbers, group, config.dense_share)
     encoded = encode(model, inputs.to(device))  # once per question, not once per rollout
     if config.completions == "given":
         tokens, mask, clipped = given_tokens(processor, examples, config, device)

@@ -41,27 +41,19 @@ class Rollout:
 
 
 def draw_thresholds(
-    kind: Literal["grid", "uniform", "fixed"],
-    seed: int,
-    step: int,
-    questions: Sequence[int],
-    group: int,
-    dense_share: float = 0.0,
-    p: float = 0.975,
+    kind: Literal["grid", "uniform"], seed: int, step: int, questions: Sequence[int], group: int, dense_share: float = 0.0
 ) -> tuple[float, ...]:
     """p of each rollout, a function of (seed, step, global question index): the paper's grid, each value at most once a
-    group of up to 8, U(0, 1) as in its method section, or `p` for all; 1 for a share of them."""
+    group of up to 8, or U(0, 1) as in its method section; 1 for a share of them."""
     values: list[float] = []
     for question in questions:
         rng = np.random.default_rng([seed, step, question, 0])
         if kind == "grid":
             order = np.concatenate([rng.permutation(len(GRID)) for _ in range(-(-group // len(GRID)))])
             drawn = [GRID[i] for i in order[:group]]
-        elif kind == "uniform":
-            drawn = (1 - rng.random(group)).tolist()  # (0, 1]: a threshold of zero keeps nothing
         else:
-            drawn = [p] * group
-        values += [1.0 if dense else own for own, dense in zip(drawn, rng.random(group) < dense_share, strict=True)]
+            drawn = (1 - rng.random(group)).tolist()  # (0, 1]: a threshold of zero keeps nothing
+        values += [1.0 if dense else p for p, dense in zip(drawn, rng.random(group) < dense_share, strict=True)]
     return tuple(values)
 
 
