@@ -55,7 +55,7 @@ def test_rows_of_every_type_earn_what_their_answers_are_worth(root, graded):
     batch = processor.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
     tokens, mask = batch["input_ids"], batch["attention_mask"].bool()
     rollout = Rollout(
-        embeds={}, text=tokens, p=(1.0,) * 12, tokens=tokens, mask=mask, clipped=~mask[:, -1], kept=[],
+        embeds={}, prompt_ids=tokens, p=(1.0,) * 12, tokens=tokens, mask=mask, clipped=~mask[:, -1], kept=[],
         logprobs=torch.zeros(tokens.shape), token_ratio=torch.full((12,), 0.25), temperature=1.0, suppress=[],
     )  # fmt: skip
     got = rewarded(processor, [rows.example(i) for i in range(6)], rollout, TrainConfig(graded=graded))
