@@ -76,6 +76,7 @@ class Call:
     min_tokens: int = 0
     keep_kv: bool = False  # the KV cache keeps every token
     probes: Probes | None = None  # found by the first layer that looks at scores
+    scores: Scores | None = None  # of the layer at work
     rows: KeptRows | None = None  # where the rest of the layer reads which tokens were kept; None: it takes them all
 
 
@@ -153,7 +154,7 @@ def choose(module, query, key, attention_mask: torch.Tensor, scaling: float, cal
             call.probes = find_probes(probe_ranks(prompt.sum(-1), query.shape[2]), prompt)
         return probe_scores(query, key, call.probes, scaling)
 
-    scores = Scores(probed, prompt, layer, earlier)
+    scores = call.scores = Scores(probed, prompt, layer, earlier)
     # The choice itself is not differentiable: scores get a graph only where the relaxed count asks for them first.
     if call.relax is not None:
         if not isinstance(call.rule, TopP):

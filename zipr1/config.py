@@ -204,6 +204,9 @@ class TrainConfig:
     sharpness: Literal["count", "entropy", "soft_count"] = "count"
     """What the sparsity term makes small: the relaxed count of tokens that p asks for, or, for the ablation, the entropy of
     the scores or a soft count (zipr1.sharpness)."""
+    choice_gradient: bool = False
+    """Ask in each step what the tokens that were left out would have changed (zipr1.membership). Makes whole score matrices:
+    for short prompts."""
     relax_floor: float = 0.1
     """Of the count: bounds the pathwise gradient, in units of the mean score."""
     choice: Literal["normalised", "accumulated"] = "normalised"
@@ -258,6 +261,8 @@ class TrainConfig:
             )
         if self.completions == "given" and self.objective.gate != "none":
             raise ValueError("completions=given: nothing is sampled, so nothing is right or wrong; set gate: none")
+        if self.choice_gradient and not self.objective.sparsity_weight:
+            raise ValueError("choice_gradient=true: goes with the pathwise gradient; set sparsity_weight above 0")
         if self.data and not self.probe_data:
             raise ValueError(f"data={self.data}: name probe_data too, rows to measure on that are not trained on")
         if self.prompts_per_step % self.mini_batches:

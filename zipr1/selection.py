@@ -215,6 +215,12 @@ class TopP:
         if self.choice not in ("normalised", "accumulated"):
             raise ValueError(f"choice={self.choice!r}: expected 'normalised' or 'accumulated'")
 
+    def score(self, scores: Scores) -> torch.Tensor:
+        """(B, L) what the tokens are chosen by."""
+        if self.choice == "accumulated":
+            return scores.accumulated
+        return scores.accumulated / scores.probes_seeing.clamp(min=1)
+
     def thresholds(self, scores: Scores) -> torch.Tensor:
         """(B,) p of each sample, float32."""
         batch = len(scores.valid)
@@ -228,10 +234,7 @@ class TopP:
         if self.p == 1 or self.p == (1.0,) * len(scores.valid):
             return scores.valid  # no scores are needed
         count = top_p_count(scores.accumulated, self.thresholds(scores), scores.valid)
-        score = scores.accumulated
-        if self.choice == "normalised":
-            score = score / scores.probes_seeing.clamp(min=1)
-        return keep_best(score, count, scores.valid)
+        return keep_best(self.score(scores), count, scores.valid)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 
-from zipr1.attention import Trace
+from zipr1.attention import NAME, Trace
 from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
 from zipr1.experience import Experience, right
@@ -19,6 +19,7 @@ from zipr1.grpo import (
     sampled_kl,
     token_mean,
 )
+from zipr1.membership import MEMBERSHIP
 from zipr1.model import sparse
 from zipr1.policy import accumulate, backward, take_step, unwrap
 from zipr1.questions import kind, kinds_of
@@ -123,6 +124,7 @@ def update(
     rows = accelerator.reduce(rows, "sum").item()
     for number, part in enumerate(parts, 1):
         choice = {"prompt_length": part.rollout.prompt, "replay": part.rollout.kept, "relax": relax}
+        choice["implementation"] = MEMBERSHIP if config.choice_gradient else NAME
         with (
             watch("loss"),
             accumulate(policy, more=number < len(parts)),

@@ -1,0 +1,101 @@
+"""The pass that learns: forward as the fast path, backward as attention in which membership is a number."""
+
+from functools import partial
+
+import pytest
+import torch
+from conftest import random_model
+from train_runs import SMALL, metrics
+
+from zipr1 import relaxed_count, sparse
+from zipr1.config import TrainConfig
+from zipr1.membership import MEMBERSHIP, SOFTNESS, attend, membership
+from zipr1.selection import Scores, TopP
+from zipr1.train import train
+
+FLOORED = partial(relaxed_count, floor=0.1)
+RULE = TopP((0.6, 0.8, 0.9, 1.0))
+
+
+@pytest.mark.parametrize("scope", ["attention", "layer"])
+def test_forward_is_that_of_the_fast_path(model, batch, scope):
+    """Padded prompts with completion tokens behind them, each under its own p, one of them dense."""
+    prompt = batch["attention_mask"].shape[1] - 2
+    settings = {"scope": scope, "prompt_length": prompt, "relax": FLOORED}
+    passes = []
+    for implementation in ("zipr1", MEMBERSHIP):
+        with torch.no_grad(), sparse(model, RULE, implementation=implementation, **settings) as trace:
+            out = model(**batch, use_cache=False).logits
+        passes.append((out[:, prompt - 1 :], trace.kept, trace.relaxed_ratio))
+    (fast, kept, ratio), (slow, same, again) = passes
+    assert all(torch.equal(a, b) for a, b in zip(kept, same, strict=True)) and trace.token_ratio.min() < 0.7
+    torch.testing.assert_close(slow, fast, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(again, ratio)
+
+
+def test_a_token_left_out_gets_the_gradient_of_letting_it_in():
+    """Against a finite difference: a key that is a thousandth of a member."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 1, 2, 6, 4, dtype=torch.float64)
+    kept = torch.tensor([[1.0, 0, 1, 1, 0, 1]], dtype=torch.float64)
+    sees = torch.ones(1, 6, 6, dtype=torch.bool).tril()
+    weight = torch.randn(2, 6, 4, dtype=torch.float64)
+
+    def loss(member):  # of the queries that take part
+        return (attend(query, key, value, member, sees, 0.5)[0, :, [2, 3, 5]] * weight[:, [2, 3, 5]]).sum()
+
+    member = kept.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(loss(member), member)
+    assert gradient[0, 1].abs() > 1e-3 and gradient[0, 4].abs() > 1e-3
+    for j in (1, 4):
+        step = torch.zeros_like(kept)
+        step[0, j] = 1e-3
+        torch.testing.assert_close((loss(kept + step) - loss(kept)) / 1e-3, gradient[0, j], rtol=1e-2, atol=1e-3)
+
+
+def test_membership_rises_with_the_score_and_only_where_there_is_a_choice():
+    attention = torch.tensor([[4.0, 1.0, 2.0, 0.5], [4.0, 1.0, 2.0, 0.5]], requires_grad=True)
+    valid = torch.ones(2, 4, dtype=torch.bool)
+    scores = Scores(lambda: (attention, torch.ones(2, 4)), valid, 0)
+    rule = TopP((0.8, 1.0))  # 6 of 7.5: the first and the third; the last in place of the weaker
+    kept = torch.tensor([[True, False, False, True], [True] * 4])
+    member = membership(rule, scores, kept)
+    assert member.tolist() == kept.float().tolist()
+    (gradient,) = torch.autograd.grad(member.sum(), attention)
+    soft = torch.sigmoid((attention[0].log() - torch.tensor(2.0).log()) / SOFTNESS)
+    torch.testing.assert_close(gradient[0], soft * (1 - soft) / SOFTNESS / attention[0])
+    assert gradient[1].abs().max() == 0
+
+
+def test_it_is_for_passes_that_learn(model, batch):
+    with pytest.raises(ValueError, match="relax"), sparse(model, RULE, implementation=MEMBERSHIP):
+        model(**batch, use_cache=False)
+    with pytest.raises(ValueError, match="use_cache"), sparse(model, RULE, implementation=MEMBERSHIP, relax=FLOORED):
+        model(**batch, use_cache=True)
+
+
+def test_checkpointing_recomputes_it(model, batch):
+    model, gradients = random_model(model.config.model_type).requires_grad_(True).train(), []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.zero_grad()
+        with sparse(model, RULE, relax=FLOORED, implementation=MEMBERSHIP):
+            model(**batch, use_cache=False).logits[:, -1].logsumexp(-1).sum().backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_training_with_it(tmp_path):
+    """The same loss, another gradient."""
+    rows = []
+    for on in (False, True):
+        folder = tmp_path / str(on)
+        train(TrainConfig(**SMALL | {"max_steps": 1, "output_dir": str(folder)}, choice_gradient=on), quiet=True)
+        rows.append(metrics(folder)[1])
+    plain, asked = rows
+    assert asked["loss"] == pytest.approx(plain["loss"], abs=1e-4) and asked["token_ratio"] == plain["token_ratio"]
+    assert asked["grad_norm"] > 1.1 * plain["grad_norm"]
+    with pytest.raises(ValueError, match="sparsity_weight"):
+        TrainConfig(choice_gradient=True, preset="paper")
