@@ -188,7 +188,10 @@ def other_family(folder):
         (["answer", "{picture}", "What?", "--model", "no/such/folder"], 2, "neither a model folder nor a hub id"),
         (["answer", "{picture}", "{long}"], 2, "4096 positions"),
         (["answer", "{picture}", "What?", "--bogus", "1"], 2, "bogus"),
-        (["train", "{recipe}"], 2, "learning_speed"),
+        (["train", "{recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
+        (["demo", "--recipe", "{recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
+        (["train", "{picture}.yaml"], 2, "no such recipe"),
+        (["train", "--config", "{broken}"], 2, "broken.png"),
         (["train", "none.yaml"], 2, "none.yaml"),
         (["train", "--tasks", "[shapes,golf]"], 2, "golf"),
         (["eval", "zipr1/tiny", "--methods", "full,magic"], 2, "magic"),
@@ -199,7 +202,7 @@ def other_family(folder):
 )
 def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, status, word):
     (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:300])
-    (tmp_path / "recipe.yaml").write_text("max_steps: 3\nlearning_speed: 1\n")
+    (tmp_path / "recipe.yaml").write_text("seed: 3\nmax_stepz: 1\n")
     folders = {"other": other_family, "text": text_model, "torn": torn_model}
     places = {"broken": tmp_path / "broken.png", "picture": picture, "recipe": tmp_path / "recipe.yaml", "long": "why " * 5000}
     places |= {name: make(tmp_path / name) for name, make in folders.items() if f"{{{name}}}" in arguments}

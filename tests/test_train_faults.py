@@ -83,6 +83,14 @@ def test_a_folder_with_checkpoints_is_not_written_over(tmp_path):
         train(TrainConfig(**SMALL, output_dir=str(tmp_path)), quiet=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_result_without_checkpoints_is_not_written_over(tmp_path, resume):
+    """Runs shorter than save_steps leave none."""
+    (tmp_path / "final").mkdir()
+    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+        train(TrainConfig(**SMALL, output_dir=str(tmp_path), resume=resume), quiet=True)
+
+
 def test_what_may_change_when_a_run_goes_on(tmp_path):
     """What makes it another experiment may not; what an error advises may, and run.json says so."""
     settings = SMALL | {"max_steps": 2, "save_steps": 1, "output_dir": str(tmp_path), "resume": True}

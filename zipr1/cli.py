@@ -7,6 +7,7 @@ Exit status 0, 2 for misuse (a bad value, file or setting) and 1 for a failure. 
 import json
 import sys
 from dataclasses import asdict, fields
+from itertools import pairwise
 
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, set_parsing_settings
@@ -54,6 +55,7 @@ def parse(arguments: list[str]):
     from zipr1.html_report import ReportConfig
     from zipr1.plan import PlanConfig
     from zipr1.pretrain import PretrainConfig
+    from zipr1.recipe import check_keys
 
     if len(arguments) > 1 and arguments[0] in ("train", "pretrain") and arguments[1].endswith((".yaml", ".yml")):
         arguments = [arguments[0], "--config", *arguments[1:]]
@@ -75,6 +77,9 @@ def parse(arguments: list[str]):
         "plan": PlanConfig,
         "data check": DataCheckConfig,
     }
+    for flag, path in pairwise(arguments):
+        if flag == "--config" and arguments[0] in settings:  # jsonargparse's own message names neither file nor mend
+            check_keys(settings[arguments[0]], path)
     parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
     commands = parser.add_subcommands(dest="command")
     add_command(commands, "answer", AnswerConfig, ("compare", "json"), ("file", "question"))

@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -136,7 +136,8 @@ def run_suite(config: SuiteConfig, methods: dict[str, dict], output_dir: Path) -
 
     methods: row of the table -> arguments of zipr1.lmms.ZipR1 that make it.
     """
-    import_module("lmms_eval")  # of the extra "lmms": missing now, not once a task
+    if not find_spec("lmms_eval"):  # now, not once a task
+        raise ModuleNotFoundError("lmms_eval is needed for the suite paper: pip install 'zipr1[lmms]'")
     jobs, waiting = [], set()
     for row, arguments in methods.items():
         model_args = config.model_args | arguments

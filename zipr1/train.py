@@ -51,6 +51,8 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     found = checkpoint.last(folder, config) if config.resume else None
     if not config.resume and checkpoint.checkpoints(folder):
         raise ValueError(f"{folder}: holds checkpoints of an earlier run; give --resume, or another output_dir")
+    if not found and (folder / "final").exists():
+        raise ValueError(f"{folder}: holds the result of an earlier run, no checkpoint to go on from; give another output_dir")
     starts = torch.tensor([found[1]["step"] if found else 0], device=accelerator.device)
     if (starts := accelerator.gather(starts)).unique().numel() > 1:
         raise ValueError(
