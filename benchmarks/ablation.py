@@ -32,6 +32,8 @@ ROWS = {
     "paper, group gate": PAPER | {"gate": "group"},  # Sparsity Forcing (arXiv 2504.18579, later version)
     "fine-tuning": TAUGHT,
     "exact": {},
+    "exact, no choice gradient": {"choice_gradient": False},
+    "exact, no choice gradient, its own settings": {"choice_gradient": False, "sparsity_weight": 2.4, "learning_rate": 2e-4},
     "exact, entropy": {"sharpness": "entropy"},
     "exact, soft count": {"sharpness": "soft_count"},
     "exact, no gate": {"gate": "none"},

@@ -10,6 +10,7 @@ from train_runs import SMALL, metrics
 from zipr1 import relaxed_count, sparse
 from zipr1.config import TrainConfig
 from zipr1.membership import MEMBERSHIP, SOFTNESS, attend, membership
+from zipr1.scope import KeptRows
 from zipr1.selection import Scores, TopP
 from zipr1.train import train
 
@@ -34,23 +35,57 @@ def test_forward_is_that_of_the_fast_path(model, batch, scope):
 
 
 def test_a_token_left_out_gets_the_gradient_of_letting_it_in():
-    """Against a finite difference: a key that is a thousandth of a member."""
+    """Exactly what a loss linear in the output would change by, also where the token outweighs all others."""
     torch.manual_seed(0)
-    query, key, value = torch.randn(3, 1, 2, 6, 4, dtype=torch.float64)
+    query, key, value = torch.randn(3, 1, 1, 6, 4, dtype=torch.float64) * 3
     kept = torch.tensor([[1.0, 0, 1, 1, 0, 1]], dtype=torch.float64)
-    sees = torch.ones(1, 6, 6, dtype=torch.bool).tril()
-    weight = torch.randn(2, 6, 4, dtype=torch.float64)
+    weight = torch.randn(6, 4, dtype=torch.float64)
 
-    def loss(member):  # of the queries that take part
-        return (attend(query, key, value, member, sees, 0.5)[0, :, [2, 3, 5]] * weight[:, [2, 3, 5]]).sum()
+    def loss(member, row):
+        return (attend(query, key, value, member, kept > -1, 0.5, piece=10**6)[0, 0, row] * weight[row]).sum()
 
-    member = kept.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(loss(member), member)
-    assert gradient[0, 1].abs() > 1e-3 and gradient[0, 4].abs() > 1e-3
-    for j in (1, 4):
-        step = torch.zeros_like(kept)
-        step[0, j] = 1e-3
-        torch.testing.assert_close((loss(kept + step) - loss(kept)) / 1e-3, gradient[0, j], rtol=1e-2, atol=1e-3)
+    member, changes = kept.clone().requires_grad_(True), []
+    for row, left_out in ((2, 1), (3, 1), (5, 1), (5, 4)):
+        (gradient,) = torch.autograd.grad(loss(member, row), member)
+        let_in = kept.clone()
+        let_in[0, left_out] = 1
+        changes.append(loss(let_in, row) - loss(kept, row))
+        torch.testing.assert_close(gradient[0, left_out], changes[-1])
+        torch.testing.assert_close(loss(let_in, left_out), loss(kept, left_out))  # as it would look around itself
+    assert max(map(abs, changes)) > 1
+
+
+def test_pieces_of_the_queries_are_the_whole():
+    """Values and gradients; 11 queries, 4 at a time; a padded sample."""
+    torch.manual_seed(0)
+    states = [torch.randn(2, 2, 11, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    valid = torch.ones(2, 11, dtype=torch.bool)
+    valid[1, :3] = False
+    member = (torch.rand(2, 11) < 0.6).double().masked_fill(~valid, 0).requires_grad_(True)
+    weight = torch.randn(2, 2, 11, 4, dtype=torch.float64) * member.detach()[:, None, :, None]
+    whole, parts = (attend(*states, member, valid, 0.5, piece=piece) for piece in (10**6, 4 * 2 * 2 * 11))
+    inputs = [*states, member]
+    expected, found = (torch.autograd.grad((out * weight).sum(), inputs) for out in (whole, parts))
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_follows_the_kept_rows_is_weighed_under_scope_layer():
+    """The MLP of a row that was left out: nothing in the forward pass, its own output in the gradient."""
+    torch.manual_seed(0)
+    mlp, states = torch.nn.Linear(3, 3), torch.randn(1, 4, 3)
+    rows = KeptRows()
+    mlp.register_forward_pre_hook(rows.gather)
+    mlp.register_forward_hook(rows.scatter)
+    dense = mlp(states)
+    weight = torch.tensor([1.0, 0, 0, 1]).view(1, 4, 1).requires_grad_(True)
+    rows.weigh(weight)
+    out = mlp(states)
+    (gradient,) = torch.autograd.grad(out.sum(), weight)
+    torch.testing.assert_close(out, dense * weight)
+    torch.testing.assert_close(gradient[0, :, 0], dense.sum(-1)[0])
+    rows.set(None)
+    torch.testing.assert_close(mlp(states), dense)
 
 
 def test_membership_rises_with_the_score_and_only_where_there_is_a_choice():

@@ -55,7 +55,7 @@ def test_flops_are_those_that_torch_counts():
 
 
 def test_sharding_and_scope_take_less():
-    config = TrainConfig()
+    config = TrainConfig(choice_gradient=False)
     whole, sharded = plan(config, 1000, 0.25, 4, None), plan(replace(config, fsdp=True), 1000, 0.25, 4, None)
     visual = sum(p.numel() for p in load("zipr1/tiny")[0].model.visual.parameters())  # not sharded
     for before, after in ((whole.weights_gb, sharded.weights_gb), (whole.reference_gb, sharded.reference_gb)):
@@ -64,6 +64,11 @@ def test_sharding_and_scope_take_less():
     few = plan(replace(config, max_tokens_per_batch=2 * (1000 + config.max_completion_length)), 1000, 0.25, 4, None)
     assert few.activations_gb == pytest.approx(whole.activations_gb * 2 / 8)  # two of a question's eight rollouts
     assert plan(replace(config, gradient_checkpointing=True), 1000, 0.25, 4, None).activations_gb < whole.activations_gb
+    learned = replace(config, choice_gradient=True)  # all rows, in either scope; scores a piece at a time
+    for one in (learned, replace(learned, scope="layer")):
+        found = plan(one, 1000, 0.25, 4, None)
+        assert found.update_tflop == pytest.approx(3 / 2 * found.reference_tflop * 8 / 9 * 2)
+    assert found.rollout_tflop < whole.rollout_tflop and found.activations_gb > whole.activations_gb
 
 
 def test_the_command(capsys):

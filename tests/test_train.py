@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -160,7 +162,7 @@ def test_several_inner_epochs_by_hand(tmp_path):
     assert moved.sqrt() > 0.1 and off < 1e-6 * moved
 
 
-def test_what_a_run_came_to(tmp_path, capsys):
+def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
     """The row that --json prints, the samples and the model card say the same as the metrics."""
     from zipr1.cli import main
 
@@ -177,6 +179,11 @@ def test_what_a_run_came_to(tmp_path, capsys):
         assert row["rewards/accuracy"] == (row["completion"] == row["expected"])
     card = (tmp_path / "final" / "README.md").read_text()
     assert "base_model: zipr1/tiny" in card and f"| after | {found['token_ratio']:.3f} |" in card
+    shutil.copy(Path(__file__).parent.parent / "docs/shapes.png", tmp_path / "picture.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1), "card", "exec"), names)
+    assert 0 < names["trace"].token_ratio.item() < 1
 
 
 def test_trackers_by_name(tmp_path):

@@ -47,6 +47,8 @@ class Objective:
         dense "reference" answers right, of far less variance where most answers are right (grpo.reference_advantages).
     std_floor: least standard deviation that group advantages are divided by; 1 leaves rewards of at most 1 undivided.
     governed: the sparsity weight follows the running accuracy, so that accuracy is held.
+    choice_gradient: where there is a sparsity weight, tokens that were left out learn what they would have changed
+        (`zipr1.membership`).
     """
 
     efficiency_reward: float
@@ -58,6 +60,7 @@ class Objective:
     baseline: Literal["group", "reference"]
     std_floor: float
     governed: bool
+    choice_gradient: bool
 
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -74,6 +77,7 @@ PRESETS = {
         baseline="group",
         std_floor=1e-4,
         governed=False,
+        choice_gradient=False,
     ),
     # The same objective with the pathwise term of its gradient, and accuracy held by what was measured to hold it; advantages
     # undivided as in Dr. GRPO (arXiv 2503.20783).
@@ -87,6 +91,7 @@ PRESETS = {
         baseline="reference",
         std_floor=1.0,
         governed=True,
+        choice_gradient=True,
     ),
 }
 
@@ -195,6 +200,9 @@ class TrainConfig:
     """Least standard deviation that group advantages are divided by."""
     governed: bool | None = None
     """Let the sparsity weight follow the running accuracy."""
+    choice_gradient: bool | None = None
+    """Ask in each step what the tokens that were left out would have changed (zipr1.membership): the pass with gradients then
+    takes a dense one's time."""
     accuracy_tolerance: float = 0.02
     """By which rollouts may be less often right than the dense reference."""
     accuracy_margin: float = 0.04
@@ -204,9 +212,6 @@ class TrainConfig:
     sharpness: Literal["count", "entropy", "soft_count"] = "count"
     """What the sparsity term makes small: the relaxed count of tokens that p asks for, or, for the ablation, the entropy of
     the scores or a soft count (zipr1.sharpness)."""
-    choice_gradient: bool = False
-    """Ask in each step what the tokens that were left out would have changed (zipr1.membership). Makes whole score matrices:
-    for short prompts."""
     relax_floor: float = 0.1
     """Of the count: bounds the pathwise gradient, in units of the mean score."""
     choice: Literal["normalised", "accumulated"] = "normalised"

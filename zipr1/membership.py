@@ -5,18 +5,21 @@ token: the pathwise gradient makes the count small, and whether the right tokens
 the same, and the backward pass asks what each token, kept or not, would have changed had it been a little more of a member
 (a straight-through estimator, Bengio et al., arXiv 1308.3432).
 
-It makes the whole score matrix (B, H, L, L), as eager attention does: for prompts of which that fits.
+The learning pass then computes what the fast one leaves out: attention over all tokens and, under scope="layer", the output
+projection and the MLP of all rows. Scores are made a piece of the queries at a time, and once more in the backward pass.
 """
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from zipr1.attention import NAME, choose, padding_mask, positions
+from zipr1.attention import NAME, choose, padding_mask
 from zipr1.selection import Scores, TopP
 
 MEMBERSHIP = "zipr1_membership"
 SOFTNESS = 1.0  # nats of the score over which membership fades in the backward pass
-LIMIT = 20.0  # nats by which the logit of a token outside may be above all kept ones
+PIECE = 1 << 22  # scores at a time, of all samples and heads, on a CPU; a GPU, which wants larger products, takes 16 times more
+BYTES = 20  # of a score while its piece is learned from: five numbers
 
 
 def membership(rule: TopP, scores: Scores, kept: torch.Tensor) -> torch.Tensor:
@@ -32,17 +35,40 @@ def membership(rule: TopP, scores: Scores, kept: torch.Tensor) -> torch.Tensor:
     return kept.float() + torch.where(chosen, soft - soft.detach(), 0.0)
 
 
-def attend(query, key, value, member: torch.Tensor, sees: torch.Tensor, scaling: float) -> torch.Tensor:
-    """query, key, value (B, H, L, D), member (B, L), sees (B, L, L) bool -> (B, H, L, D): softmax attention in which each key
-    weighs as much as it is a member, times the membership of the query."""
+def piece_of(device: str) -> int:
+    """Scores that are made at a time."""
+    return PIECE if device == "cpu" else PIECE << 4
+
+
+def attend(query, key, value, member: torch.Tensor, valid: torch.Tensor, scaling: float, piece: int) -> torch.Tensor:
+    """query, key, value (B, H, L, D), member and valid (B, L) -> (B, H, L, D): causal softmax attention in which each key
+    weighs as much as it is a member, to its own query as a whole one. `piece` scores are in memory at a time."""
+    batch, heads, length, _ = query.shape
+    each = max(1, piece // (batch * heads * length))
+    if each >= length:
+        return attend_rows(query, key, value, member, valid, scaling)
+    parts = []
+    for begin in range(0, length, each):
+        seen = begin + each
+        inputs = query[:, :, begin:seen], key[:, :, :seen], value[:, :, :seen], member[:, :seen], valid[:, :seen]
+        parts.append(checkpoint(attend_rows, *inputs, scaling, use_reentrant=False, preserve_rng_state=False))
+    return torch.cat(parts, dim=2)
+
+
+def attend_rows(query, key, value, member: torch.Tensor, valid: torch.Tensor, scaling: float) -> torch.Tensor:
+    """`attend` for the last Q of the K tokens there are so far: query (B, H, Q, D), all else of K columns -> (B, H, Q, D)."""
+    column = torch.arange(key.shape[2], device=query.device)
+    row = column[-query.shape[2] :, None]
+    own = column == row
+    sees = (column < row) & valid[:, None, :] | own
+    share = torch.where(own, 1.0, member[:, None, :])
+    inside = (sees & (share.detach() > 0))[:, None]
     logits = (query @ key.transpose(2, 3)).float() * scaling
-    lowest = torch.finfo(logits.dtype).min
-    inside = sees & (member.detach() > 0)[:, None, :]
-    top = logits.detach().masked_fill(~inside[:, None], lowest).amax(-1, keepdim=True)
-    weight = (logits - top).masked_fill(~sees[:, None], lowest).clamp(max=LIMIT).exp() * member[:, None, None, :]
-    # A query that sees no member is none itself, so what it is divided by does not matter.
-    weight = weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).eps)
-    return (weight.to(value.dtype) @ value) * member.to(value.dtype)[:, None, :, None]
+    logits = logits - logits.detach().masked_fill(~inside, float("-inf")).logsumexp(-1, keepdim=True)
+    # Outside w / (Z + w), not the derivative's w / Z: what the token would change once it is in, of which there are no spikes.
+    weight = torch.where(inside, logits.clamp(max=0).exp(), logits.detach().sigmoid() * sees[:, None]) * share[:, None]
+    weight = weight / weight.sum(-1, keepdim=True)
+    return weight.to(value.dtype) @ value
 
 
 def membership_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):
@@ -56,11 +82,12 @@ def membership_attention(module, query, key, value, attention_mask, scaling: flo
     kept = choose(module, query, key, attention_mask, scaling, call).bool()
     member = membership(call.rule, call.scores, kept)
     key, value = (states.repeat_interleave(heads // states.shape[1], dim=1) for states in (key, value))
-    causal = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-    out = attend(query, key, value, member, causal & attention_mask.bool()[:, None, :], scaling)
-    if call.rows is not None:
-        call.rows.set(positions(kept, int(kept.sum())), (batch, length))
-    return out.transpose(1, 2), None
+    out = attend(query, key, value, member, attention_mask.bool(), scaling, piece_of(query.device.type)).transpose(1, 2)
+    weight = member.to(value.dtype)[:, :, None]
+    if call.rows is None:
+        return out * weight[..., None], None
+    call.rows.weigh(weight)  # what the output projection and the MLP give is weighed instead, lest membership count twice
+    return out, None
 
 
 AttentionInterface.register(MEMBERSHIP, membership_attention)

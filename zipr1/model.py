@@ -43,11 +43,7 @@ def load(name: str | Path, **kwargs) -> tuple:
         raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
     if is_adapter(source):
         return load_adapter(str(source), **kwargs)
-    try:
-        family = AutoConfig.from_pretrained(source).model_type
-    except OSError as error:  # its own message does not name the model
-        raise OSError(f"{name}: no model could be loaded ({error})") from error
-    check_family(family, name)
+    family = load_config(name).model_type
     vision = family in VISION_FAMILIES
     try:
         model = (AutoModelForImageTextToText if vision else AutoModelForCausalLM).from_pretrained(source, **kwargs)
@@ -55,6 +51,16 @@ def load(name: str | Path, **kwargs) -> tuple:
         raise OSError(f"{name}: its weights cannot be read ({error}); download or save them again") from error
     model.requires_grad_(False).eval()
     return model, processor_of(source, family)
+
+
+def load_config(name: str | Path):
+    """The transformers configuration of a model; raises as `load` does."""
+    try:
+        config = AutoConfig.from_pretrained(EMBEDDED.get(str(name), name))
+    except OSError as error:  # its own message does not name the model
+        raise OSError(f"{name}: no model could be loaded ({error})") from error
+    check_family(config.model_type, name)
+    return config
 
 
 def processor_of(source: str | Path, family: str):

@@ -18,6 +18,7 @@ TEXT = """
 import zipr1
 
 model, processor = zipr1.load("{name}")
+inputs = {inputs}
 with zipr1.sparse(model, zipr1.TopP({p}), scope="{scope}") as trace:
     out = model.generate(**inputs, max_new_tokens=64)
 trace.token_ratio  # measured
@@ -33,6 +34,12 @@ On the probe set of the training ({probes}), p = {p}:
 Made with zipr1 {version}, transformers {transformers}, torch {torch}. Settings: `zipr1.json`.
 """
 
+CHAT = """processor.apply_chat_template(
+    [{"role": "user", "content": [{"type": "image", "path": "picture.png"}, {"type": "text", "text": "What is shown?"}]}],
+    tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
+)"""
+PLAIN = 'processor("A text to go on with", return_tensors="pt")'  # a text model's tokenizer
+
 
 def model_card(config: TrainConfig, found: dict[str, float], family: str) -> ModelCard:
     """`found` is `metrics.final_row`."""
@@ -46,6 +53,7 @@ def model_card(config: TrainConfig, found: dict[str, float], family: str) -> Mod
     text = TEXT.format(
         name=config.push_to_hub or f"{config.output_dir}/final",
         base=config.model,
+        inputs=CHAT if family in VISION_FAMILIES else PLAIN,
         preset=config.preset,
         steps=config.max_steps,
         scope=config.scope,

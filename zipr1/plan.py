@@ -7,11 +7,12 @@ tower's work (once a question) and fragmentation. Beside a measurement: docs/res
 from dataclasses import asdict, dataclass
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from zipr1.bounds import Shape, layer_flops
 from zipr1.config import TrainConfig, check_positive, check_share
-from zipr1.model import EMBEDDED, VISION_FAMILIES, check_family
+from zipr1.membership import BYTES, piece_of
+from zipr1.model import VISION_FAMILIES, load_config
 from zipr1.recipe import read_recipe
 
 GB = 1e9
@@ -83,9 +84,7 @@ def run_plan(settings: PlanConfig) -> Plan:
 
 def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops: float | None) -> Plan:
     """See PlanConfig. A ratio speeds up only what the scope lets follow it (zipr1.bounds)."""
-    source = EMBEDDED.get(config.model, config.model)
-    settings = AutoConfig.from_pretrained(source)
-    check_family(settings.model_type, config.model)
+    settings = load_config(config.model)
     kind = AutoModelForImageTextToText if settings.model_type in VISION_FAMILIES else AutoModelForCausalLM
     with torch.device("meta"):
         model = kind.from_config(settings)
@@ -102,11 +101,16 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     length = prompt + config.max_completion_length
     if config.max_tokens_per_batch:
         rows = max(1, min(rows, config.max_tokens_per_batch // length))
-    kept = ratio if config.scope == "layer" else 1.0
+    learned = bool(config.objective.sparsity_weight and config.objective.choice_gradient)  # all rows are computed then
+    kept = ratio if config.scope == "layer" and not learned else 1.0
     inside = length * size * (shape.head * (2 * shape.heads + 2 * shape.kv_heads) + shape.hidden * 6 + kept * 3 * shape.mlp)
     probes = 128 * shape.heads * prompt * 4 * 2 if config.objective.sparsity_weight else 0
     layers = (length * shape.hidden * size * shape.layers + inside) if config.gradient_checkpointing else inside * shape.layers
     activations = rows * (layers + probes * (1 if config.gradient_checkpointing else shape.layers))
+    if learned:
+        # More than a piece is made again in the backward pass, a piece at a time. Bfloat16 is for GPUs.
+        scores, piece = rows * shape.heads * length**2, piece_of("cuda" if config.bf16 else "cpu")
+        activations += BYTES * (piece if scores > piece else scores * (1 if config.gradient_checkpointing else shape.layers))
     logits = 6 * rows * config.max_completion_length * text.vocab_size * 4  # policy, its log and gradient; the same of the KL
 
     everything = config.prompts_per_step * config.num_generations
@@ -116,7 +120,7 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     own = visual + (parameters - visual) / shards  # the vision tower is whole in every process
     rollout = everything * sparse
     reference = (everything + config.prompts_per_step) * dense
-    update = everything * sparse * (4 if config.gradient_checkpointing else 3) * config.num_iterations
+    update = everything * (dense if learned else sparse) * (4 if config.gradient_checkpointing else 3) * config.num_iterations
     work = (rollout + reference + update) / 1e12
     return Plan(
         processes=processes,

@@ -18,10 +18,15 @@ class KeptRows:
     def __init__(self):
         self.rows: torch.Tensor | None = None  # (N,) long, of the B * L rows; None: all of them
         self.shape = (0, 0)
+        self.weight: torch.Tensor | None = None  # (B, L, 1), in a pass that learns the choice: of all rows
 
     def set(self, rows: torch.Tensor | None, shape: tuple[int, int] = (0, 0)) -> None:
         """The rows, and (B, L); or None for a pass that drops nothing."""
-        self.rows, self.shape = rows, shape
+        self.rows, self.shape, self.weight = rows, shape, None
+
+    def weigh(self, weight: torch.Tensor) -> None:
+        """All rows, and what the modules give times `weight` (B, L, 1): 0 or 1, with a gradient (`zipr1.membership`)."""
+        self.rows, self.weight = None, weight
 
     def gather(self, module: nn.Module, args: tuple) -> tuple | None:
         """Forward pre-hook: (B, L, D) -> (1, N, D)."""
@@ -31,6 +36,8 @@ class KeptRows:
 
     def scatter(self, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         """Forward hook: (1, N, D) -> (B, L, D), zeros elsewhere."""
+        if self.weight is not None:
+            return output * self.weight
         if self.rows is None:
             return output
         batch, length = self.shape

@@ -116,15 +116,20 @@ def update(
     """
     sums: dict[str, torch.Tensor] = {}
     device = accelerator.device
-    relax = None
+    relax, implementation = None, NAME
     if config.objective.sparsity_weight:
+        implementation = MEMBERSHIP if config.objective.choice_gradient else NAME
         relax = SHARPNESS[config.sharpness]
         relax = partial(relax, floor=config.relax_floor) if config.sharpness == "count" else relax
     rows = torch.tensor(sum(part.weight * len(part.rollout.p) for part in parts), device=device)
     rows = accelerator.reduce(rows, "sum").item()
     for number, part in enumerate(parts, 1):
-        choice = {"prompt_length": part.rollout.prompt, "replay": part.rollout.kept, "relax": relax}
-        choice["implementation"] = MEMBERSHIP if config.choice_gradient else NAME
+        choice = {
+            "prompt_length": part.rollout.prompt,
+            "replay": part.rollout.kept,
+            "relax": relax,
+            "implementation": implementation,
+        }
         with (
             watch("loss"),
             accumulate(policy, more=number < len(parts)),
