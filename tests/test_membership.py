@@ -9,7 +9,8 @@ from train_runs import SMALL, metrics
 
 from zipr1 import relaxed_count, sparse
 from zipr1.config import TrainConfig
-from zipr1.membership import MEMBERSHIP, SOFTNESS, attend, membership
+from zipr1.membership import MEMBERSHIP, SOFTNESS, Attend, membership
+from zipr1.reference import attend
 from zipr1.scope import KeptRows
 from zipr1.selection import Scores, TopP
 from zipr1.train import train
@@ -42,7 +43,7 @@ def test_a_token_left_out_gets_the_gradient_of_letting_it_in():
     weight = torch.randn(6, 4, dtype=torch.float64)
 
     def loss(member, row):
-        return (attend(query, key, value, member, kept > -1, 0.5, piece=10**6)[0, 0, row] * weight[row]).sum()
+        return (Attend.apply(query, key, value, member, kept > -1, 0.5, 10**6)[0, 0, row] * weight[row]).sum()
 
     member, changes = kept.clone().requires_grad_(True), []
     for row, left_out in ((2, 1), (3, 1), (5, 1), (5, 4)):
@@ -55,19 +56,21 @@ def test_a_token_left_out_gets_the_gradient_of_letting_it_in():
     assert max(map(abs, changes)) > 1
 
 
-def test_pieces_of_the_queries_are_the_whole():
-    """Values and gradients; 11 queries, 4 at a time; a padded sample."""
+def test_values_and_gradients_are_those_of_the_definition():
+    """11 queries, all together and 4 at a time; a padded sample."""
     torch.manual_seed(0)
     states = [torch.randn(2, 2, 11, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     valid = torch.ones(2, 11, dtype=torch.bool)
     valid[1, :3] = False
     member = (torch.rand(2, 11) < 0.6).double().masked_fill(~valid, 0).requires_grad_(True)
-    weight = torch.randn(2, 2, 11, 4, dtype=torch.float64) * member.detach()[:, None, :, None]
-    whole, parts = (attend(*states, member, valid, 0.5, piece=piece) for piece in (10**6, 4 * 2 * 2 * 11))
+    weight = torch.randn(2, 2, 11, 4, dtype=torch.float64)
     inputs = [*states, member]
-    expected, found = (torch.autograd.grad((out * weight).sum(), inputs) for out in (whole, parts))
-    torch.testing.assert_close(parts, whole)
-    torch.testing.assert_close(found, expected)
+    expected = attend(*inputs, valid, 0.5)
+    gradients = torch.autograd.grad((expected * weight).sum(), inputs)
+    for piece in (10**6, 4 * 2 * 2 * 11):
+        out = Attend.apply(*inputs, valid, 0.5, piece)
+        torch.testing.assert_close(out, expected)
+        torch.testing.assert_close(torch.autograd.grad((out * weight).sum(), inputs), gradients)
 
 
 def test_what_follows_the_kept_rows_is_weighed_under_scope_layer():

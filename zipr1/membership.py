@@ -9,8 +9,10 @@ The learning pass then computes what the fast one leaves out: attention over all
 projection and the MLP of all rows. Scores are made a piece of the queries at a time, and once more in the backward pass.
 """
 
+from collections.abc import Iterator
+
 import torch
-from torch.utils.checkpoint import checkpoint
+import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from zipr1.attention import NAME, choose, padding_mask
@@ -40,35 +42,63 @@ def piece_of(device: str) -> int:
     return PIECE if device == "cpu" else PIECE << 4
 
 
-def attend(query, key, value, member: torch.Tensor, valid: torch.Tensor, scaling: float, piece: int) -> torch.Tensor:
-    """query, key, value (B, H, L, D), member and valid (B, L) -> (B, H, L, D): causal softmax attention in which each key
-    weighs as much as it is a member, to its own query as a whole one. `piece` scores are in memory at a time."""
+class Attend(torch.autograd.Function):
+    """(query, key, value (B, H, L, D), member, valid (B, L), scaling, piece) -> (B, H, L, D): causal attention of every query to
+    the members, whose `member` is 1, and to itself.
+
+    Backward: of queries, keys and values the gradient of that attention; of `member` what the output would change by once a
+    token that is none were let in (for a member: were it weighed more). That is w / (Z + w) and not the derivative's w / Z,
+    which knows no bound. Scores are made `piece` at a time, and not kept. Word for word: `reference.attend`.
+    """
+
+    @staticmethod
+    def forward(ctx, query, key, value, member, valid, scaling: float, piece: int) -> torch.Tensor:
+        out = torch.empty_like(query)
+        for part, seen in pieces(query, piece):
+            inside = masks(member, valid, part, seen)[1]
+            states = query[:, :, part], key[:, :, seen], value[:, :, seen]
+            out[:, :, part] = F.scaled_dot_product_attention(*states, attn_mask=inside, scale=scaling)
+        ctx.save_for_backward(query, key, value, member, valid, out)
+        ctx.settings = scaling, piece
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient):
+        query, key, value, member, valid, out = ctx.saved_tensors
+        scaling, piece = ctx.settings
+        found = [torch.zeros_like(states) for states in (query, key, value, member)]
+        for part, seen in pieces(query, piece):
+            sees, inside, own = masks(member, valid, part, seen)
+            q, k, v, g = query[:, :, part], key[:, :, seen], value[:, :, seen], gradient[:, :, part]
+            scores = (q @ k.transpose(2, 3)).to(member.dtype).mul_(scaling)
+            scores -= scores.masked_fill(~inside, float("-inf")).logsumexp(-1, keepdim=True)
+            weight = torch.where(inside, scores.clamp(max=0).exp_(), scores.sigmoid().mul_(sees))
+            change = (g @ v.transpose(2, 3)).to(member.dtype)
+            change = change.sub_((g * out[:, :, part]).sum(-1, keepdim=True)).mul_(weight)
+            found[3][:, seen] += change.masked_fill(own, 0).sum((1, 2))
+            change = change.masked_fill_(~inside, 0).mul_(scaling).to(q.dtype)
+            found[0][:, :, part] = change @ k
+            found[1][:, :, seen] += change.transpose(2, 3) @ q
+            found[2][:, :, seen] += weight.masked_fill_(~inside, 0).to(g.dtype).transpose(2, 3) @ g
+        return *found, None, None, None
+
+
+def pieces(query: torch.Tensor, piece: int) -> Iterator[tuple[slice, slice]]:
+    """The queries that are taken together, and the keys that they see."""
     batch, heads, length, _ = query.shape
     each = max(1, piece // (batch * heads * length))
-    if each >= length:
-        return attend_rows(query, key, value, member, valid, scaling)
-    parts = []
     for begin in range(0, length, each):
-        seen = begin + each
-        inputs = query[:, :, begin:seen], key[:, :, :seen], value[:, :, :seen], member[:, :seen], valid[:, :seen]
-        parts.append(checkpoint(attend_rows, *inputs, scaling, use_reentrant=False, preserve_rng_state=False))
-    return torch.cat(parts, dim=2)
+        end = min(begin + each, length)
+        yield slice(begin, end), slice(end)
 
 
-def attend_rows(query, key, value, member: torch.Tensor, valid: torch.Tensor, scaling: float) -> torch.Tensor:
-    """`attend` for the last Q of the K tokens there are so far: query (B, H, Q, D), all else of K columns -> (B, H, Q, D)."""
-    column = torch.arange(key.shape[2], device=query.device)
-    row = column[-query.shape[2] :, None]
+def masks(member: torch.Tensor, valid: torch.Tensor, part: slice, seen: slice) -> tuple[torch.Tensor, ...]:
+    """(B, 1, Q, K) which keys each query sees, (B, 1, Q, K) which of them take part, (Q, K) which is its own."""
+    column = torch.arange(seen.stop, device=member.device)
+    row = column[part, None]
     own = column == row
-    sees = (column < row) & valid[:, None, :] | own
-    share = torch.where(own, 1.0, member[:, None, :])
-    inside = (sees & (share.detach() > 0))[:, None]
-    logits = (query @ key.transpose(2, 3)).float() * scaling
-    logits = logits - logits.detach().masked_fill(~inside, float("-inf")).logsumexp(-1, keepdim=True)
-    # Outside w / (Z + w), not the derivative's w / Z: what the token would change once it is in, of which there are no spikes.
-    weight = torch.where(inside, logits.clamp(max=0).exp(), logits.detach().sigmoid() * sees[:, None]) * share[:, None]
-    weight = weight / weight.sum(-1, keepdim=True)
-    return weight.to(value.dtype) @ value
+    sees = ((column < row) & valid[:, None, seen] | own)[:, None]
+    return sees, sees & ((member[:, None, None, seen] > 0) | own), own
 
 
 def membership_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):
@@ -82,7 +112,8 @@ def membership_attention(module, query, key, value, attention_mask, scaling: flo
     kept = choose(module, query, key, attention_mask, scaling, call).bool()
     member = membership(call.rule, call.scores, kept)
     key, value = (states.repeat_interleave(heads // states.shape[1], dim=1) for states in (key, value))
-    out = attend(query, key, value, member, attention_mask.bool(), scaling, piece_of(query.device.type)).transpose(1, 2)
+    piece = piece_of(query.device.type)
+    out = Attend.apply(query, key, value, member, attention_mask.bool(), scaling, piece).transpose(1, 2)
     weight = member.to(value.dtype)[:, :, None]
     if call.rows is None:
         return out * weight[..., None], None

@@ -77,6 +77,22 @@ def reference_attention(module, query, key, value, attention_mask, scaling: floa
     return torch.stack(outputs).transpose(1, 2), None
 
 
+def attend(query, key, value, member: torch.Tensor, valid: torch.Tensor, scaling: float) -> torch.Tensor:
+    """What `membership.Attend` does, all of it at once and by automatic differentiation: each key weighs as much as it is a
+    member, to its own query as a whole one."""
+    column = torch.arange(key.shape[2])
+    row = column[:, None]
+    own = column == row
+    sees = (column < row) & valid[:, None, :] | own
+    share = torch.where(own, 1.0, member[:, None, :])
+    inside = (sees & (share.detach() > 0))[:, None]
+    logits = (query @ key.transpose(2, 3)) * scaling
+    logits = logits - logits.detach().masked_fill(~inside, float("-inf")).logsumexp(-1, keepdim=True)
+    weight = torch.where(inside, logits.clamp(max=0).exp(), logits.detach().sigmoid() * sees[:, None]) * share[:, None]
+    weight = weight / weight.sum(-1, keepdim=True)
+    return weight.to(value.dtype) @ value
+
+
 @contextmanager
 def masked_scope(model, kept: list[torch.Tensor]) -> Iterator[None]:
     """What scope="layer" computes, by multiplication: o_proj and MLP of each layer are zero outside `kept`, (B, L) a layer.
