@@ -43,8 +43,8 @@ def piece_of(device: str) -> int:
 
 
 class Attend(torch.autograd.Function):
-    """(query, key, value (B, H, L, D), member, valid (B, L), scaling, piece) -> (B, H, L, D): causal attention of every query to
-    the members, whose `member` is 1, and to itself.
+    """(query, key, value (B, H, L, D), member, valid (B, L), scaling, piece) -> (B, H, L, D): causal attention of every query
+    to the members, whose `member` is 1, and to itself.
 
     Backward: of queries, keys and values the gradient of that attention; of `member` what the output would change by once a
     token that is none were let in (for a member: were it weighed more). That is w / (Z + w) and not the derivative's w / Z,
