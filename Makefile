@@ -19,7 +19,7 @@ tiny13: runs/tiny13_exact/final runs/tiny13_paper/final
 runs/tiny13_exact/final: | .venv/demo
 	OMP_NUM_THREADS=1 .venv/bin/zipr1 train recipes/tiny13_zipr1.yaml --resume --output_dir runs/tiny13_exact
 runs/tiny13_paper/final: | .venv/demo
-	OMP_NUM_THREADS=1 .venv/bin/zipr1 train recipes/tiny13_zipr1.yaml --preset paper --sparsity_weight 0 --dense_share 0 \
+	OMP_NUM_THREADS=1 .venv/bin/zipr1 train recipes/tiny13_zipr1.yaml --preset paper --dense_share 0 \
 		--resume --output_dir runs/tiny13_paper
 
 lint: .venv/dev

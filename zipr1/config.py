@@ -83,7 +83,7 @@ PRESETS = {
     # undivided as in Dr. GRPO (arXiv 2503.20783).
     "exact": Objective(
         efficiency_reward=0.0,
-        sparsity_weight=2.4,
+        sparsity_weight=10.0,
         gate="answer",
         kl="forward",
         beta=5.0,
