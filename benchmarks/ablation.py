@@ -33,7 +33,12 @@ ROWS = {
     "fine-tuning": TAUGHT,
     "exact": {},
     "exact, no choice gradient": {"choice_gradient": False},
-    "exact, no choice gradient, its own settings": {"choice_gradient": False, "sparsity_weight": 2.4, "learning_rate": 2e-4},
+    "exact, no choice gradient, its own settings": {
+        "choice_gradient": False,
+        "sparsity_weight": 2.4,
+        "learning_rate": 2e-4,
+        "target_ratio": 0.2,
+    },
     "exact, entropy": {"sharpness": "entropy"},
     "exact, soft count": {"sharpness": "soft_count"},
     "exact, no gate": {"gate": "none"},

@@ -1,4 +1,4 @@
-"""The pass that learns: forward as the fast path, backward as attention in which membership is a number."""
+"""The pass that learns: forward as the fast path, backward what would change if a token were let in."""
 
 from functools import partial
 
@@ -135,5 +135,3 @@ def test_training_with_it(tmp_path):
     plain, asked = rows
     assert asked["loss"] == pytest.approx(plain["loss"], abs=1e-4) and asked["token_ratio"] == plain["token_ratio"]
     assert asked["grad_norm"] > 1.1 * plain["grad_norm"]
-    with pytest.raises(ValueError, match="sparsity_weight"):
-        TrainConfig(choice_gradient=True, preset="paper")

@@ -2,11 +2,11 @@
 
 Behind `attention` a token that was not kept has no part in the loss, so nothing ever tells the model that it needed that
 token: the pathwise gradient makes the count small, and whether the right tokens are left is chance. Here the forward pass is
-the same, and the backward pass asks what each token, kept or not, would have changed had it been a little more of a member
-(a straight-through estimator, Bengio et al., arXiv 1308.3432).
+the same, and the backward pass asks what each token would have changed had it been let in, or left out (a straight-through
+estimator, Bengio et al., arXiv 1308.3432).
 
 The learning pass then computes what the fast one leaves out: attention over all tokens and, under scope="layer", the output
-projection and the MLP of all rows. Scores are made a piece of the queries at a time, and once more in the backward pass.
+projection and the MLP of all rows. Scores are made in the backward pass alone, a piece of the queries at a time.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ BYTES = 20  # of a score while its piece is learned from: five numbers
 
 def membership(rule: TopP, scores: Scores, kept: torch.Tensor) -> torch.Tensor:
     """kept (B, L) -> (B, L): 1 or 0 as it says, with the gradient of sigmoid((log score - log edge) / SOFTNESS) in the scores
-    of the prompt, where `edge` is the weakest score that the budget takes. None where every token is kept."""
+    of the prompt, where `edge`, held constant, is the weakest score that the budget takes. None where every token is kept."""
     valid = scores.valid.bool()
     tiny = torch.finfo(torch.float32).tiny
     logs = rule.score(scores).clamp(min=tiny).log()
@@ -47,8 +47,8 @@ class Attend(torch.autograd.Function):
     to the members, whose `member` is 1, and to itself.
 
     Backward: of queries, keys and values the gradient of that attention; of `member` what the output would change by once a
-    token that is none were let in (for a member: were it weighed more). That is w / (Z + w) and not the derivative's w / Z,
-    which knows no bound. Scores are made `piece` at a time, and not kept. Word for word: `reference.attend`.
+    token that is not a member became one (for a member: were it weighed more). That is w / (Z + w) and not the derivative's
+    w / Z, which knows no bound. Scores are made `piece` at a time, and not kept. Word for word: `reference.attend`.
     """
 
     @staticmethod
@@ -66,20 +66,24 @@ class Attend(torch.autograd.Function):
     def backward(ctx, gradient):
         query, key, value, member, valid, out = ctx.saved_tensors
         scaling, piece = ctx.settings
-        found = [torch.zeros_like(states) for states in (query, key, value, member)]
+        # In the precision of `member`: sums over many pieces, and differences of large logits.
+        found = [torch.zeros_like(states, dtype=member.dtype) for states in (query, key, value, member)]
         for part, seen in pieces(query, piece):
             sees, inside, own = masks(member, valid, part, seen)
-            q, k, v, g = query[:, :, part], key[:, :, seen], value[:, :, seen], gradient[:, :, part]
-            scores = (q @ k.transpose(2, 3)).to(member.dtype).mul_(scaling)
+            states = query[:, :, part], key[:, :, seen], value[:, :, seen], gradient[:, :, part], out[:, :, part]
+            q, k, v, g, o = (one.to(member.dtype) for one in states)
+            scores = (q @ k.transpose(2, 3)).mul_(scaling)
             scores -= scores.masked_fill(~inside, float("-inf")).logsumexp(-1, keepdim=True)
             weight = torch.where(inside, scores.clamp(max=0).exp_(), scores.sigmoid().mul_(sees))
-            change = (g @ v.transpose(2, 3)).to(member.dtype)
-            change = change.sub_((g * out[:, :, part]).sum(-1, keepdim=True)).mul_(weight)
+            del scores
+            change = (g @ v.transpose(2, 3)).sub_((g * o).sum(-1, keepdim=True)).mul_(weight)
             found[3][:, seen] += change.masked_fill(own, 0).sum((1, 2))
-            change = change.masked_fill_(~inside, 0).mul_(scaling).to(q.dtype)
+            change = change.masked_fill_(~inside, 0).mul_(scaling)
             found[0][:, :, part] = change @ k
             found[1][:, :, seen] += change.transpose(2, 3) @ q
-            found[2][:, :, seen] += weight.masked_fill_(~inside, 0).to(g.dtype).transpose(2, 3) @ g
+            found[2][:, :, seen] += weight.masked_fill_(~inside, 0).transpose(2, 3) @ g
+            del weight, change  # before the next piece's
+        found = [one.to(like.dtype) for one, like in zip(found, (query, key, value, member), strict=True)]
         return *found, None, None, None
 
 
@@ -102,7 +106,8 @@ def masks(member: torch.Tensor, valid: torch.Tensor, part: slice, seen: slice) -
 
 
 def membership_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):
-    """Same contract as `attention.sparse_attention`, for passes over whole sequences that record a relaxed count."""
+    """In the place of `attention.sparse_attention`, for passes over whole sequences that record a relaxed count. Rows outside T
+    are weighed with zero here, or under scope layer by its hooks."""
     call = kwargs[NAME]()
     if call.relax is None or call.cache is not None:
         raise ValueError("membership is for passes that learn: give zipr1.sparse(..., relax=...) and use_cache=False")
@@ -111,9 +116,9 @@ def membership_attention(module, query, key, value, attention_mask, scaling: flo
         attention_mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
     kept = choose(module, query, key, attention_mask, scaling, call).bool()
     member = membership(call.rule, call.scores, kept)
-    key, value = (states.repeat_interleave(heads // states.shape[1], dim=1) for states in (key, value))
-    piece = piece_of(query.device.type)
-    out = Attend.apply(query, key, value, member, attention_mask.bool(), scaling, piece).transpose(1, 2)
+    # Under autocast rotary embedding leaves queries and keys in float32.
+    states = [one.to(value.dtype).repeat_interleave(heads // one.shape[1], dim=1) for one in (query, key, value)]
+    out = Attend.apply(*states, member, attention_mask.bool(), scaling, piece_of(query.device.type)).transpose(1, 2)
     weight = member.to(value.dtype)[:, :, None]
     if call.rows is None:
         return out * weight[..., None], None

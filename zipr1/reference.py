@@ -78,8 +78,8 @@ def reference_attention(module, query, key, value, attention_mask, scaling: floa
 
 
 def attend(query, key, value, member: torch.Tensor, valid: torch.Tensor, scaling: float) -> torch.Tensor:
-    """What `membership.Attend` does, all of it at once and by automatic differentiation: each key weighs as much as it is a
-    member, to its own query as a whole one."""
+    """What `membership.Attend` does, all of it at once: a softmax over the members and oneself. Its derivative in `member` is
+    that of giving a token outside the constant weight w / (Z + w), by automatic differentiation."""
     column = torch.arange(key.shape[2])
     row = column[:, None]
     own = column == row

@@ -35,7 +35,7 @@ class KeptRows:
         return (args[0].flatten(0, 1).index_select(0, self.rows)[None],)
 
     def scatter(self, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-        """Forward hook: (1, N, D) -> (B, L, D), zeros elsewhere."""
+        """Forward hook: (1, N, D) -> (B, L, D), zeros elsewhere; or all rows, weighed."""
         if self.weight is not None:
             return output * self.weight
         if self.rows is None:
