@@ -79,8 +79,8 @@ PRESETS = {
         governed=False,
         choice_gradient=False,
     ),
-    # The same objective with the pathwise term of its gradient, and accuracy held by what was measured to hold it; advantages
-    # undivided as in Dr. GRPO (arXiv 2503.20783).
+    # The same objective with the pathwise term of its gradient, a straight-through gradient for the choice of tokens, and
+    # accuracy held by what was measured to hold it; advantages undivided as in Dr. GRPO (arXiv 2503.20783).
     "exact": Objective(
         efficiency_reward=0.0,
         sparsity_weight=10.0,
