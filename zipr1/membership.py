@@ -9,10 +9,9 @@ The learning pass then computes what the fast one leaves out: attention over all
 projection and the MLP of all rows. Scores are made in the backward pass alone, a piece of the queries at a time.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from zipr1.attention import NAME, choose, padding_mask
@@ -43,66 +42,72 @@ def piece_of(device: str) -> int:
 
 
 class Attend(torch.autograd.Function):
-    """(query, key, value (B, H, L, D), member, valid (B, L), scaling, piece) -> (B, H, L, D): causal attention of every query
-    to the members, whose `member` is 1, and to itself.
+    """(query (B, H, L, D), key, value (B, Hkv, L, D), member, valid (B, L), scaling, piece) -> (B, H, L, D): causal attention
+    of every query to the members, whose `member` is 1, and to itself.
 
     Backward: of queries, keys and values the gradient of that attention; of `member` what the output would change by once a
     token that is not a member became one (for a member: were it weighed more). That is w / (Z + w) and not the derivative's
-    w / Z, which knows no bound. Scores are made `piece` at a time, and not kept. Word for word: `reference.attend`.
+    w / Z, which knows no bound. Scores are made `piece` at a time, and not kept; queries whose output is weighed with zero
+    afterwards, most of them once few tokens are kept, make none. Word for word: `reference.attend`.
     """
 
     @staticmethod
     def forward(ctx, query, key, value, member, valid, scaling: float, piece: int) -> torch.Tensor:
+        batch, heads, length, _ = query.shape
         out = torch.empty_like(query)
-        for part, seen in pieces(query, piece):
-            inside = masks(member, valid, part, seen)[1]
+        for part in torch.arange(length).split(max(1, piece // (batch * heads * length))):
+            inside = masks(member, valid, part)[1][:, None]
+            seen = slice(inside.shape[-1])
             states = query[:, :, part], key[:, :, seen], value[:, :, seen]
-            out[:, :, part] = F.scaled_dot_product_attention(*states, attn_mask=inside, scale=scaling)
+            out[:, :, part] = F.scaled_dot_product_attention(
+                *states, attn_mask=inside, scale=scaling, enable_gqa=heads > key.shape[1]
+            )
         ctx.save_for_backward(query, key, value, member, valid, out)
         ctx.settings = scaling, piece
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
         query, key, value, member, valid, out = ctx.saved_tensors
         scaling, piece = ctx.settings
+        _, heads, length, _ = query.shape
         # In the precision of `member`: sums over many pieces, and differences of large logits.
         found = [torch.zeros_like(states, dtype=member.dtype) for states in (query, key, value, member)]
-        for part, seen in pieces(query, piece):
-            sees, inside, own = masks(member, valid, part, seen)
-            states = query[:, :, part], key[:, :, seen], value[:, :, seen], gradient[:, :, part], out[:, :, part]
-            q, k, v, g, o = (one.to(member.dtype) for one in states)
-            scores = (q @ k.transpose(2, 3)).mul_(scaling)
-            scores -= scores.masked_fill(~inside, float("-inf")).logsumexp(-1, keepdim=True)
-            weight = torch.where(inside, scores.clamp(max=0).exp_(), scores.sigmoid().mul_(sees))
-            del scores
-            change = (g @ v.transpose(2, 3)).sub_((g * o).sum(-1, keepdim=True)).mul_(weight)
-            found[3][:, seen] += change.masked_fill(own, 0).sum((1, 2))
-            change = change.masked_fill_(~inside, 0).mul_(scaling)
-            found[0][:, :, part] = change @ k
-            found[1][:, :, seen] += change.transpose(2, 3) @ q
-            found[2][:, :, seen] += weight.masked_fill_(~inside, 0).transpose(2, 3) @ g
-            del weight, change  # before the next piece's
+        asked = (gradient != 0).any(3).any(1).cpu()  # the one wait for the device
+        for b in range(len(query)):
+            for part in asked[b].nonzero()[:, 0].split(max(1, piece // (heads * length))):
+                sees, inside, own = masks(member[b], valid[b], part)
+                seen = slice(inside.shape[-1])
+                # Query heads that share keys, one behind the other: (Hkv, H / Hkv * Q, D).
+                q, g, o = (
+                    one[b][:, part].to(member.dtype).view(key.shape[1], -1, one.shape[-1]) for one in (query, gradient, out)
+                )
+                k, v = (one[b, :, seen].to(member.dtype) for one in (key, value))
+                scores = (q @ k.transpose(1, 2)).mul_(scaling).view(heads, *inside.shape)
+                scores -= scores.masked_fill(~inside, float("-inf")).logsumexp(-1, keepdim=True)
+                weight = torch.where(inside, scores.clamp(max=0).exp_(), scores.sigmoid().mul_(sees))
+                del scores
+                change = (g @ v.transpose(1, 2)).sub_((g * o).sum(-1, keepdim=True)).view_as(weight).mul_(weight)
+                found[3][b, seen] += change.masked_fill(own, 0).sum((0, 1))
+                change = change.masked_fill_(~inside, 0).mul_(scaling).view(*q.shape[:2], -1)
+                found[0][b][:, part] = (change @ k).view(heads, len(part), -1)
+                found[1][b, :, seen] += change.transpose(1, 2) @ q
+                found[2][b, :, seen] += weight.masked_fill_(~inside, 0).view_as(change).transpose(1, 2) @ g
+                del weight, change  # before the next piece's
         found = [one.to(like.dtype) for one, like in zip(found, (query, key, value, member), strict=True)]
         return *found, None, None, None
 
 
-def pieces(query: torch.Tensor, piece: int) -> Iterator[tuple[slice, slice]]:
-    """The queries that are taken together, and the keys that they see."""
-    batch, heads, length, _ = query.shape
-    each = max(1, piece // (batch * heads * length))
-    for begin in range(0, length, each):
-        end = min(begin + each, length)
-        yield slice(begin, end), slice(end)
-
-
-def masks(member: torch.Tensor, valid: torch.Tensor, part: slice, seen: slice) -> tuple[torch.Tensor, ...]:
-    """(B, 1, Q, K) which keys each query sees, (B, 1, Q, K) which of them take part, (Q, K) which is its own."""
+def masks(member: torch.Tensor, valid: torch.Tensor, part: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """member and valid (..., L), part (Q,) columns in order -> over the keys up to the last of them (..., Q, K) which each
+    query sees, (..., Q, K) which of those take part, (Q, K) which is its own."""
+    seen = slice(int(part[-1]) + 1)
     column = torch.arange(seen.stop, device=member.device)
-    row = column[part, None]
+    row = part.to(member.device)[:, None]
     own = column == row
-    sees = ((column < row) & valid[:, None, seen] | own)[:, None]
-    return sees, sees & ((member[:, None, None, seen] > 0) | own), own
+    sees = (column < row) & valid[..., None, seen] | own
+    return sees, sees & ((member[..., None, seen] > 0) | own), own
 
 
 def membership_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):
@@ -111,14 +116,15 @@ def membership_attention(module, query, key, value, attention_mask, scaling: flo
     call = kwargs[NAME]()
     if call.relax is None or call.cache is not None:
         raise ValueError("membership is for passes that learn: give zipr1.sparse(..., relax=...) and use_cache=False")
-    batch, heads, length, _ = query.shape
+    batch, _, length, _ = query.shape
     if attention_mask is None:
         attention_mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
     kept = choose(module, query, key, attention_mask, scaling, call).bool()
     member = membership(call.rule, call.scores, kept)
     # Under autocast rotary embedding leaves queries and keys in float32.
-    states = [one.to(value.dtype).repeat_interleave(heads // one.shape[1], dim=1) for one in (query, key, value)]
-    out = Attend.apply(*states, member, attention_mask.bool(), scaling, piece_of(query.device.type)).transpose(1, 2)
+    out = Attend.apply(
+        query.to(value.dtype), key.to(value.dtype), value, member, attention_mask.bool(), scaling, piece_of(query.device.type)
+    ).transpose(1, 2)
     weight = member.to(value.dtype)[:, :, None]
     if call.rows is None:
         return out * weight[..., None], None

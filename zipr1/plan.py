@@ -108,10 +108,8 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     layers = (length * shape.hidden * size * shape.layers + inside) if config.gradient_checkpointing else inside * shape.layers
     activations = rows * (layers + probes * (1 if config.gradient_checkpointing else shape.layers))
     if learned:
-        # Scores of one layer, a piece at a time; bfloat16 is for GPUs. Keys and values are repeated for all heads.
-        activations += BYTES * min(rows * shape.heads * length**2, piece_of("cuda" if config.bf16 else "cpu"))
-        repeated = rows * length * size * 2 * shape.head * (shape.heads - shape.kv_heads)
-        activations += repeated * (1 if config.gradient_checkpointing else shape.layers)
+        # Scores of one layer and sample, a piece at a time; bfloat16 is for GPUs.
+        activations += BYTES * min(shape.heads * length**2, piece_of("cuda" if config.bf16 else "cpu"))
     logits = 6 * rows * config.max_completion_length * text.vocab_size * 4  # policy, its log and gradient; the same of the KL
 
     everything = config.prompts_per_step * config.num_generations
