@@ -113,17 +113,48 @@ def test_it_is_for_passes_that_learn(model, batch):
         model(**batch, use_cache=True)
 
 
-def test_checkpointing_recomputes_it(model, batch):
-    model, gradients = random_model(model.config.model_type).requires_grad_(True).train(), []
-    for checkpointing in (False, True):
-        if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.zero_grad()
-        with sparse(model, RULE, relax=FLOORED, implementation=MEMBERSHIP):
-            model(**batch, use_cache=False).logits[:, -1].logsumexp(-1).sum().backward()
-        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+@pytest.mark.parametrize("scope", ["attention", "layer"])
+def test_without_the_choice_the_gradient_is_that_of_the_fast_path(model, batch, scope, monkeypatch):
+    """Weights of the decoder; membership held constant."""
+    monkeypatch.setattr("zipr1.membership.membership", lambda rule, scores, kept: kept.float())
+    found = [gradients(model, batch, implementation, scope) for implementation in ("zipr1", MEMBERSHIP)]
+    same_gradients(*found)
+
+
+def test_bfloat16_comes_close_to_float32(model, batch):
+    """Under autocast, as the fast path does; the choice replayed, lest rounding change it."""
+    with torch.no_grad(), sparse(model, RULE) as trace:
+        model(**batch, use_cache=False)
+    errors = []
+    for implementation in ("zipr1", MEMBERSHIP):
+        found = [gradients(model, batch, implementation, replay=trace.kept, bf16=on) for on in (False, True)]
+        full, half = (torch.cat([part.flatten() for part in one.values()]) for one in found)
+        errors.append((half - full).norm() / full.norm())
+    assert errors[1] < 2 * errors[0]
+
+
+@pytest.mark.parametrize("scope", ["attention", "layer"])
+def test_checkpointing_recomputes_it(model, batch, scope):
+    found = [gradients(model, batch, MEMBERSHIP, scope, checkpointing=on) for on in (False, True)]
+    same_gradients(*found)
+
+
+def gradients(model, batch, implementation, scope="attention", checkpointing=False, replay=None, bf16=False) -> dict:
+    model = random_model(model.config.model_type).requires_grad_(True).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    with sparse(model, RULE, relax=FLOORED, implementation=implementation, scope=scope, replay=replay):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = model(**batch, use_cache=False).logits[:, -1].logsumexp(-1).sum()
+        loss.backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def same_gradients(expected: dict, found: dict) -> None:
+    assert expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        error = (found[name] - gradient).norm() / gradient.norm().clamp(min=1e-6)
+        assert error < 1e-4, f"{name}: {error}"
 
 
 def test_training_with_it(tmp_path):

@@ -95,7 +95,6 @@ class Attend(torch.autograd.Function):
                 found[1][b, :, seen] += change.transpose(1, 2) @ q
                 found[2][b, :, seen] += weight.masked_fill_(~inside, 0).view_as(change).transpose(1, 2) @ g
                 del weight, change  # before the next piece's
-        found = [one.to(like.dtype) for one, like in zip(found, (query, key, value, member), strict=True)]
         return *found, None, None, None
 
 

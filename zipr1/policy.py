@@ -65,13 +65,13 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
 
     The vision tower is frozen: a picture is encoded once, and what becomes sparse is the decoder's attention.
     """
+    sharded = config.fsdp or launched_for_fsdp()
+    if sharded and not torch.distributed.is_initialized():
+        raise ValueError("fsdp: needs a launcher: torchrun --nproc_per_node N -m zipr1.cli train ...")
     if is_adapter(config.model):
         raise ValueError(
             f"{config.model}: an adapter; merge it into its base (model.merge_adapter, save_pretrained) and train that"
         )
-    sharded = config.fsdp or launched_for_fsdp()
-    if sharded and not torch.distributed.is_initialized():
-        raise ValueError("fsdp: needs a launcher: torchrun --nproc_per_node N -m zipr1.cli train ...")
     if zero.stage(accelerator):
         zero.whole_when_loaded()
     frozen = torch.bfloat16 if config.bf16 else torch.float32
