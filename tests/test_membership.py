@@ -57,18 +57,19 @@ def test_a_token_left_out_gets_the_gradient_of_letting_it_in():
 
 
 def test_values_and_gradients_are_those_of_the_definition():
-    """11 queries, all together and a few at a time; a padded sample; two heads to a key; some queries weighed with zero."""
+    """11 queries, all together and a few at a time; a padded sample; two heads to a key; some queries weighed with
+    zero, and a whole sample."""
     torch.manual_seed(0)
-    query, key, value = (torch.randn(2, heads, 11, 4, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
-    valid = torch.ones(2, 11, dtype=torch.bool)
+    query, key, value = (torch.randn(3, heads, 11, 4, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
+    valid = torch.ones(3, 11, dtype=torch.bool)
     valid[1, :3] = False
-    member = (torch.rand(2, 11) < 0.6).double().masked_fill(~valid, 0).requires_grad_(True)
-    weight = torch.randn(2, 4, 11, 4, dtype=torch.float64)
-    weight[0, :, [1, 5, 10]] = weight[1, :, [3, 4]] = 0
+    member = (torch.rand(3, 11) < 0.6).double().masked_fill(~valid, 0).requires_grad_(True)
+    weight = torch.randn(3, 4, 11, 4, dtype=torch.float64)
+    weight[0, :, [1, 5, 10]] = weight[1, :, [3, 4]] = weight[2] = 0
     inputs = [query, key, value, member]
     expected = attend(query, *(one.repeat_interleave(2, 1) for one in (key, value)), member, valid, 0.5)
     gradients = torch.autograd.grad((expected * weight).sum(), inputs)
-    for piece in (10**6, 4 * 2 * 4 * 11):
+    for piece in (10**6, 4 * 3 * 4 * 11):
         out = Attend.apply(*inputs, valid, 0.5, piece)
         torch.testing.assert_close(out, expected)
         torch.testing.assert_close(torch.autograd.grad((out * weight).sum(), inputs), gradients)

@@ -75,7 +75,7 @@ class Attend(torch.autograd.Function):
         # In the precision of `member`: sums over many pieces, and differences of large logits.
         found = [torch.zeros_like(states, dtype=member.dtype) for states in (query, key, value, member)]
         asked = (gradient != 0).any(3).any(1).cpu()  # the one wait for the device
-        for b in range(len(query)):
+        for b in asked.any(1).nonzero()[:, 0].tolist():
             for part in asked[b].nonzero()[:, 0].split(max(1, piece // (heads * length))):
                 sees, inside, own = masks(member[b], valid[b], part)
                 seen = slice(inside.shape[-1])
