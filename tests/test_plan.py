@@ -52,6 +52,8 @@ def test_flops_are_those_that_torch_counts():
     found = plan(config, prompt=120, ratio=0.5, processes=1, tflops=1e-3)
     assert found.reference_tflop * 1e12 == pytest.approx(2 * (counter.get_total_flops() + attention), rel=1e-3)
     assert found.seconds == pytest.approx(found.tflop / 1e-3)
+    given = plan(replace(config, completions="given", gate="none"), prompt=120, ratio=0.5, processes=1, tflops=None)
+    assert given.reference_tflop == pytest.approx(found.reference_tflop / 2)  # nothing is asked
 
 
 def test_sharding_and_scope_take_less():

@@ -118,7 +118,8 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     sparse = shape.layers * layer_flops(shape, length, ratio, config.scope) + head
     own = visual + (parameters - visual) / shards  # the vision tower is whole in every process
     rollout = everything * sparse
-    reference = (everything + config.prompts_per_step) * dense
+    expected = 0 if config.completions == "given" else config.prompts_per_step  # its own answer to each question
+    reference = (everything + expected) * dense
     update = everything * (dense if learned else sparse) * (4 if config.gradient_checkpointing else 3) * config.num_iterations
     work = (rollout + reference + update) / 1e12
     return Plan(
