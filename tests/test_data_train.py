@@ -123,3 +123,15 @@ def test_rows_that_cannot_be_used_stop_the_run(root):
     with pytest.raises(ValueError, match="2 steps in a row without usable rows"):
         train(TrainConfig(**settings, max_skipped_steps=1), quiet=True)
     assert "golf" in (out / "failed-rows-0.txt").read_text() and not (out / "final").exists()
+
+
+def test_probe_rows_that_cannot_be_used_stop_the_run_at_once(root):
+    """As docs/data.md says: the probe set is the same for the whole run."""
+    data = write(root / "right.jsonl", [{"prompt": "Say a word.", "answer": "word"}] * 8)
+    settings = SMALL | {"max_steps": 1, "data": data, "output_dir": str(root / "out")}
+    never = {"prompt": "A or B?", "answer": "x", "problem_type": "multiple choice"}
+    with pytest.raises(ValueError, match="its own answer 'x' is not right as multiple choice"):
+        train(TrainConfig(**settings, probe_data=write(root / "never.jsonl", [never])), quiet=True)
+    with pytest.raises(ValueError, match=r"a prompt of \d+ tokens, above 5"):
+        train(TrainConfig(**settings, probe_data=data, max_prompt_length=5), quiet=True)
+    assert not (root / "out" / "metrics.jsonl").exists()

@@ -25,6 +25,8 @@ def row(problem_type: str, answer: str) -> Example:
         ("multiple choice", "B", "<think>A, or C? <answer>C</answer> no.</think> <answer>B</answer>", 1),
         ("numerical", "12", "<think>There are 12", None),  # no answer yet
         ("numerical", "1234.5", "1,234.5", 1),
+        ("numerical", "1234567", "1,234,567", 1),
+        ("numerical", "12", "1,2", 0),
         ("numerical", "0.75", "3/4", 1),
         ("numerical", "0.75", r"$\frac{3}{4}$", 1),
         ("numerical", "50", "50%", 1),

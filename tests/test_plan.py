@@ -45,15 +45,24 @@ def test_flops_are_those_that_torch_counts():
     config = TrainConfig(prompts_per_step=1, num_generations=1, max_completion_length=8)
     model, _ = load("zipr1/tiny")
     text = model.config.get_text_config()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        hidden = decoder(model)(inputs_embeds=torch.zeros(1, 128, text.hidden_size), use_cache=False).last_hidden_state
-        model.lm_head(hidden[:, -8:])
-    attention = 4 * text.num_attention_heads * 32 * 128**2 / 2 * text.num_hidden_layers
+
+    def counted(tokens: int, head: int) -> float:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            states = torch.zeros(1, tokens, text.hidden_size)
+            hidden = decoder(model)(inputs_embeds=states, use_cache=False).last_hidden_state
+            model.lm_head(hidden[:, :head])
+        return counter.get_total_flops() + 4 * text.num_attention_heads * 32 * tokens**2 / 2 * text.num_hidden_layers
+
+    prompt = counted(120, 0)
+    answer = counted(128, 8) - prompt
     found = plan(config, prompt=120, ratio=0.5, processes=1, tflops=1e-3)
-    assert found.reference_tflop * 1e12 == pytest.approx(2 * (counter.get_total_flops() + attention), rel=1e-3)
+    # The prompt once, behind it a rollout and the expected answer.
+    assert found.reference_tflop * 1e12 == pytest.approx(prompt + 2 * answer, rel=1e-3)
     assert found.seconds == pytest.approx(found.tflop / 1e-3)
     given = plan(replace(config, completions="given", gate="none"), prompt=120, ratio=0.5, processes=1, tflops=None)
-    assert given.reference_tflop == pytest.approx(found.reference_tflop / 2)  # nothing is asked
+    assert given.reference_tflop * 1e12 == pytest.approx(prompt + answer, rel=1e-3)  # nothing is asked
+    with pytest.raises(ValueError, match=r"prompts_per_step=1: .* 64 processes"):
+        plan(config, prompt=120, ratio=0.5, processes=64, tflops=None)
 
 
 def test_sharding_and_scope_take_less():
@@ -66,10 +75,11 @@ def test_sharding_and_scope_take_less():
     few = plan(replace(config, max_tokens_per_batch=2 * (1000 + config.max_completion_length)), 1000, 0.25, 4, None)
     assert few.activations_gb == pytest.approx(whole.activations_gb * 2 / 8)  # two of a question's eight rollouts
     assert plan(replace(config, gradient_checkpointing=True), 1000, 0.25, 4, None).activations_gb < whole.activations_gb
+    dense = plan(config, 1000, 1.0, 4, None)
     learned = replace(config, choice_gradient=True)  # all rows, in either scope; scores a piece at a time
     for one in (learned, replace(learned, scope="layer")):
         found = plan(one, 1000, 0.25, 4, None)
-        assert found.update_tflop == pytest.approx(3 * found.reference_tflop * 8 / 9)
+        assert found.update_tflop == pytest.approx(3 * dense.rollout_tflop)
     assert found.rollout_tflop < whole.rollout_tflop and found.activations_gb > whole.activations_gb
 
 

@@ -11,7 +11,7 @@ import zipr1
 from zipr1.config import TrainConfig
 from zipr1.encode import encode
 from zipr1.evaluate import examples_of
-from zipr1.experience import Experience, consult, given_tokens, right, roll, split
+from zipr1.experience import Experience, ask, consult, given_tokens, right, roll, split
 from zipr1.grpo import Governor, gate
 from zipr1.inputs import prepare
 from zipr1.model import decoder, sparse
@@ -76,13 +76,14 @@ def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
     # With the expected answers beside them, in one pass: each answer to a question once.
     tokenizer, batches = processor.tokenizer, []
     with decoder(model).register_forward_pre_hook(
-        lambda module, args, inputs: batches.append(len(inputs["inputs_embeds"])), with_kwargs=True
+        lambda module, args, inputs: batches.append(tuple(inputs["inputs_embeds"].shape[:2])), with_kwargs=True
     ):
         logits, _ = consult(model, processor, examples, rollout)
     torch.testing.assert_close(logits[mask], every[mask], rtol=1e-4, atol=1e-4)
     different = {(i // 4, *row[real].tolist()) for i, (row, real) in enumerate(zip(rollout.tokens, rollout.mask, strict=True))}
     different |= {(i, *tokenizer.encode(example.answer), tokenizer.eos_token_id) for i, example in enumerate(examples)}
-    assert batches == [len(different)]
+    length = rollout.prompt
+    assert batches == [(4, length), (len(different), max(map(len, different)) - 1)]  # each prompt once
 
 
 def test_a_prompt_is_embedded_by_the_model_that_reads_it(tiny, rolled):
@@ -125,8 +126,12 @@ def test_the_baseline_does_not_know_the_first_rollout(tiny):
     model, processor = tiny
     config = TrainConfig(dense_share=1.0, num_generations=2, temperature=5.0)
     examples = examples_of(["shapes"], "val", 8)
-    place = (model, processor, prepare(processor, examples), examples, range(8), 0, config, False)
-    rolled, asked = roll(*place), roll(*place, dense=True)
+    place = (range(8), 0, config, False)
+    seen = []
+    with model.model.visual.register_forward_hook(lambda *_: seen.append(1)):
+        rolled = roll(model, processor, prepare(processor, examples), examples, *place)
+        asked = ask(model, rolled, *place)
+    assert len(seen) == 1  # pictures are encoded once
     assert len(asked.p) == 8 and set(rolled.p + asked.p) == {1.0}
     first, second, reference = (
         [tuple(tokens.tolist()) for tokens in one[:, :2]] for one in (rolled.tokens[::2], rolled.tokens[1::2], asked.tokens)

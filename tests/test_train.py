@@ -19,10 +19,10 @@ from train_runs import SMALL, metrics
 from zipr1.clock import Stopwatch
 from zipr1.config import PRESETS, TrainConfig
 from zipr1.evaluate import examples_of
-from zipr1.experience import gather_experience
+from zipr1.experience import gather_experience, micro_batches
 from zipr1.inputs import prepare
 from zipr1.model import load, sparse
-from zipr1.policy import load_policy
+from zipr1.policy import load_policy, trainable
 from zipr1.questions import Questions
 from zipr1.rollout import completion_logits, draw_thresholds
 from zipr1.train import train
@@ -75,6 +75,7 @@ def plain_steps(tmp_path_factory):
         {"baseline": "group"},
         {"reward_weight": 1.0},
         {"num_iterations": 2},
+        {"mini_batches": 2},
         {"gradient_checkpointing": True},
         {"max_tokens_per_batch": 500},
         {"max_tokens_per_batch": 100},  # less than the rollouts of a question hold
@@ -118,8 +119,46 @@ def test_an_adapter_is_trained_and_the_model_without_it_is_the_reference(tmp_pat
         assert torch.equal(model(**inputs).logits, plain)
         peft = PeftModel.from_pretrained(load("zipr1/tiny")[0], final)
         torch.testing.assert_close(peft(**inputs).logits, trained)
-    rows = metrics(tmp_path)
-    assert rows[2]["kl"] != pytest.approx(rows[1]["kl"], rel=1e-3)  # measured against what does not move
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_reference_does_not_move(tmp_path, tiny, lora):
+    """Whatever happens to the policy: a copy, or with LoRA, where there is none, the model without its adapter."""
+    model, processor = tiny
+    config = TrainConfig(use_peft=lora, output_dir=str(tmp_path))
+    policy, reference, _, _ = load_policy(config, config.model, Accelerator(cpu=True))
+    assert (reference.copy is None) == lora
+    with torch.no_grad():
+        for parameter in trainable(policy):
+            parameter.add_(0.1)
+    inputs = prepare(processor, examples_of(["shapes"], "val", 1))
+    expected = model(**inputs).logits
+    found = [ask(lambda model: model(**inputs).logits) for ask in (reference, policy, reference)]
+    assert torch.equal(found[0], expected) and torch.equal(found[2], expected)
+    assert not torch.allclose(found[1], expected, atol=1e-2)
+
+
+def test_passes_share_padding_only_within_the_budget():
+    """Of tokens with their padding, shortest first; one that is too long for any has its own."""
+    assert micro_batches([300, 16, 40, 20, 90], 120) == [[1, 3, 2], [4], [0]]
+    assert micro_batches([300, 16, 40], None) == [[0, 1, 2]]
+
+
+def test_the_hub_is_asked_first(tmp_path, monkeypatch):
+    """Before any step: a name that it refuses costs no training. What is uploaded is the result."""
+    asked = []
+
+    class Hub:
+        def create_repo(self, name, exist_ok):
+            asked.append((name, exist_ok, (tmp_path / "metrics.jsonl").exists()))
+
+        def upload_folder(self, repo_id, folder_path):
+            asked.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
+
+    monkeypatch.setattr("zipr1.train.HfApi", Hub)
+    final = train(TrainConfig(**SMALL, max_steps=1, push_to_hub="me/mine", output_dir=str(tmp_path)), quiet=True)
+    assert asked == [("me/mine", True, False), ("me/mine", sorted(path.name for path in final.iterdir()))]
+    assert {"README.md", "zipr1.json", "model.safetensors"} <= set(asked[1][1])
 
 
 def test_several_inner_epochs_by_hand(tmp_path):

@@ -167,6 +167,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert len(part["p"]) == len(part["tokens"]) == 8 and len(part["kept"]) == 5 and part["accuracy"].shape == (2, 4)
 
 
+def test_logits_that_are_not_finite_stop_the_run(tmp_path):
+    """As early as the rollouts: nothing can be sampled from them."""
+    model, processor = load("zipr1/tiny")
+    with torch.no_grad():
+        model.model.language_model.norm.weight[0] = float("nan")
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    settings = SMALL | {"max_steps": 3, "max_skipped_steps": 1, "model": str(tmp_path / "model")}
+    with pytest.raises(FloatingPointError, match="2 steps had a loss"):
+        train(TrainConfig(**settings, output_dir=str(tmp_path / "out")), quiet=True)
+
+
 def test_a_reward_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     """After as many steps; no such step is taken, and what was rewarded so is kept."""
     monkeypatch.chdir(tmp_path)

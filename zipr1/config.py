@@ -272,6 +272,14 @@ class TrainConfig:
         if self.prompts_per_step % self.mini_batches:
             raise ValueError(f"mini_batches={self.mini_batches}: must divide prompts_per_step={self.prompts_per_step}")
 
+    def check_processes(self, processes: int) -> None:
+        """Raises ValueError where so many processes cannot share the questions of a step."""
+        if self.prompts_per_step % (self.mini_batches * processes):
+            raise ValueError(
+                f"prompts_per_step={self.prompts_per_step}: must be a multiple of mini_batches={self.mini_batches} times "
+                f"{processes} processes"
+            )
+
     def rule(self, p: float | tuple[float, ...]) -> TopP:
         """Top-p as trained and measured."""
         return TopP(p, self.choice)

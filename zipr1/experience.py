@@ -11,12 +11,12 @@ from torch.nn.functional import pad
 
 from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
-from zipr1.encode import encode
+from zipr1.encode import Encoded, encode
 from zipr1.graders import RIGHT_FROM
 from zipr1.inputs import collate, tokenizer_of
 from zipr1.policy import Reference, in_step
 from zipr1.rewards import Reward, load_function, reward
-from zipr1.rollout import Rollout, draw_thresholds, given, reference_logits, sample, some, token_draws
+from zipr1.rollout import Rollout, draw_thresholds, given, prompts, reference_logits, sample, some, token_draws
 from zipr1.tasks.base import Example
 
 
@@ -86,7 +86,7 @@ def gather_experience(
                 expected = mean_logprob(logp, rollout.mask).view(len(group), -1).mean(-1)
             elif config.data:  # a grader takes more than one wording
                 logits = reference(reference_logits, rollout, config.num_generations)
-                answers = reference(roll, processor, inputs, these, places, step, config, synced, dense=True)
+                answers = reference(ask, rollout, places, step, config, synced)
                 expected = right(these, rewarded(processor, these, answers, config), config)[:, 0].float()
             else:
                 logits, expected = reference(consult, processor, these, rollout)
@@ -126,21 +126,31 @@ def roll(
     step: int,
     config: TrainConfig,
     synced: bool,
-    dense: bool = False,
 ) -> Rollout:
-    """The rollouts of some questions under random thresholds; or one dense answer to each."""
-    device, group = model.device, 1 if dense else config.num_generations
-    p = (1.0,) * len(numbers)
-    if not dense:
-        p = draw_thresholds(config.thresholds, config.seed, step, numbers, group, config.dense_share)
-    encoded = encode(model, inputs.to(device))  # once per question, not once per rollout
+    """The rollouts of some questions under random thresholds."""
+    p = draw_thresholds(config.thresholds, config.seed, step, numbers, config.num_generations, config.dense_share)
+    encoded = encode(model, inputs.to(model.device))  # once per question, not once per rollout
     if config.completions == "given":
-        tokens, mask, clipped = given_tokens(processor, examples, config, device)
+        tokens, mask, clipped = given_tokens(processor, examples, config, model.device)
         rollout = given(model, encoded, config.rule(p), tokens=tokens, mask=mask, scope=config.scope)
-        return replace(rollout, clipped=clipped.repeat_interleave(group))
-    draws = token_draws(config.seed, step, numbers, group, config.max_completion_length, reference=dense).to(device)
+        return replace(rollout, clipped=clipped.repeat_interleave(config.num_generations))
+    return sampled(model, encoded, p, numbers, step, config, synced)
+
+
+@torch.no_grad()
+def ask(model, rollout: Rollout, numbers: Sequence[int], step: int, config: TrainConfig, synced: bool) -> Rollout:
+    """The reference's own answer to each question of a rollout, dense; the vision tower does not run again."""
+    group = config.num_generations
+    encoded = Encoded(prompts(model, rollout, group), [], rollout.prompt_ids[::group])
+    return sampled(model, encoded, (1.0,) * len(numbers), numbers, step, config, synced, reference=True)
+
+
+def sampled(
+    model, encoded: Encoded, p: tuple, numbers: Sequence[int], step: int, config: TrainConfig, synced: bool, reference=False
+) -> Rollout:
+    draws = token_draws(config.seed, step, numbers, len(p) // len(numbers), config.max_completion_length, reference)
     settings = {"max_new_tokens": config.max_completion_length, "temperature": config.temperature}
-    return sample(model, encoded, config.rule(p), **settings, draws=draws, scope=config.scope, synced=synced)
+    return sample(model, encoded, config.rule(p), **settings, draws=draws.to(model.device), scope=config.scope, synced=synced)
 
 
 def rewarded(processor, examples: list[Example], rollout: Rollout, config: TrainConfig) -> Reward:

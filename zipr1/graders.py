@@ -90,7 +90,7 @@ def values(text: str) -> tuple[float, ...]:
     """The number a text gives, in both readings of a percentage; () if there is none."""
     text = text.replace("\N{MINUS SIGN}", "-").strip().rstrip(".")
     try:
-        number = float(text.replace(",", ""))
+        number = float(re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text))  # of thousands
     except ValueError:
         number = math_value(text)
     if number is None or not math.isfinite(number):

@@ -83,7 +83,9 @@ def run_plan(settings: PlanConfig) -> Plan:
 
 
 def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops: float | None) -> Plan:
-    """See PlanConfig. A ratio speeds up only what the scope lets follow it (zipr1.bounds)."""
+    """See PlanConfig. A ratio speeds up only what the scope lets follow it (zipr1.bounds). Raises ValueError for processes that
+    cannot share a step."""
+    config.check_processes(processes)
     settings = load_config(config.model)
     kind = AutoModelForImageTextToText if settings.model_type in VISION_FAMILIES else AutoModelForCausalLM
     with torch.device("meta"):
@@ -119,7 +121,8 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     own = visual + (parameters - visual) / shards  # the vision tower is whole in every process
     rollout = everything * sparse
     expected = 0 if config.completions == "given" else config.prompts_per_step  # its own answer to each question
-    reference = (everything + expected) * dense
+    prompts = config.prompts_per_step * shape.layers * layer_flops(shape, prompt)  # each read once
+    reference = prompts + (everything + expected) * (dense - shape.layers * layer_flops(shape, prompt))
     update = everything * (dense if learned else sparse) * (4 if config.gradient_checkpointing else 3) * config.num_iterations
     work = (rollout + reference + update) / 1e12
     return Plan(

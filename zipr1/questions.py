@@ -124,12 +124,16 @@ def checked(example: Example, processor, config: TrainConfig, longest: int):
     return part
 
 
-def probe_questions(config: TrainConfig, processor) -> list[Example]:
-    """The probe set: of each embedded task's validation split, or the first rows of the probe data. Raises MediaError."""
+def probe_questions(config: TrainConfig, processor, longest: int) -> list[Example]:
+    """The probe set: of each embedded task's validation split, or the first rows of the probe data. Raises ValueError
+    (MediaError, TooLong) for a row that could not be trained on."""
     if not config.data:
         return examples_of(config.tasks, "val", config.probe_per_task)
     rows = open_part(config.probe_data, config, processor)
-    return [rows.example(i) for i in range(min(config.probe_per_task, len(rows)))]
+    examples = [rows.example(i) for i in range(min(config.probe_per_task, len(rows)))]
+    for example in examples:
+        checked(example, processor, config, longest)
+    return examples
 
 
 def open_part(data: str, config: TrainConfig, processor) -> Rows:

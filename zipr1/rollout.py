@@ -120,6 +120,7 @@ def sample(
             logp = policy_logits(model.lm_head(out.last_hidden_state[:, -1]), suppress, temperature).log_softmax(-1)
             curve = logp.double().exp().cumsum(-1)
             token = torch.searchsorted(curve, draws[:, step : step + 1].double() * curve[:, -1:], right=True)[:, 0]
+            token = token.clamp(max=curve.shape[1] - 1)  # beyond the vocabulary if its row is NaN, and so is the loss then
             tokens.append(token)
             logprobs.append(logp.gather(1, token[:, None])[:, 0])
             alive.append(going)
@@ -177,10 +178,29 @@ def some(rollout: Rollout, rows: torch.Tensor) -> Rollout:
 
 @torch.no_grad()
 def reference_logits(model, rollout: Rollout, group: int) -> torch.Tensor:
-    """(N, T, V) of the dense reference. Equal answers to one question, the rule with short answers, are computed once."""
+    """(N, T, V) of the dense reference. A prompt is read once, and so are equal answers to it, the rule with short answers."""
     keys = [(row // group, tuple(tokens)) for row, tokens in enumerate(rollout.tokens.masked_fill(~rollout.mask, -1).tolist())]
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
-    unique = sorted(first.values())
-    place = {row: i for i, row in enumerate(unique)}
-    part = some(rollout, torch.tensor(unique, device=rollout.tokens.device))
-    return completion_logits(model, part)[[place[first[key]] for key in keys]]
+    unique = torch.tensor(sorted(first.values()), device=rollout.tokens.device)
+    text, answers = decoder(model), some(rollout, unique)
+    read = text(**prompts(model, rollout, group), use_cache=True)
+    question = unique // group
+    read.past_key_values.batch_select_indices(question)
+    more = text(
+        inputs_embeds=model.get_input_embeddings()(answers.tokens),
+        attention_mask=torch.cat([answers.embeds["attention_mask"], answers.mask.long()], dim=1),
+        position_ids=following(answers.embeds, answers.tokens.shape[1]),
+        past_key_values=read.past_key_values,
+        use_cache=True,
+    )
+    hidden = torch.cat([read.last_hidden_state[question, -1:], more.last_hidden_state[:, :-1]], dim=1)
+    logits = policy_logits(model.lm_head(hidden), rollout.suppress, rollout.temperature)
+    place = {row: i for i, row in enumerate(unique.tolist())}
+    return logits[[place[first[key]] for key in keys]]
+
+
+def prompts(model, rollout: Rollout, group: int) -> dict:
+    """The decoder's input for each question once, as `model` embeds it."""
+    rows = torch.arange(0, len(rollout.p), group, device=rollout.tokens.device)
+    nothing = rollout.tokens[rows, :0]
+    return extend(model, take(rollout.embeds, rows), rollout.prompt_ids[rows], nothing, nothing.bool())

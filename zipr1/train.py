@@ -43,11 +43,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     accelerator = start_processes(config, folder)
     if not accelerator.log_with:  # accelerate leaves out a tracker that it does not find, without a word
         raise ModuleNotFoundError(f"report_to={config.report_to}: pip install {config.report_to}")
-    if config.prompts_per_step % (config.mini_batches * accelerator.num_processes):
-        raise ValueError(
-            f"prompts_per_step={config.prompts_per_step}: must be a multiple of mini_batches={config.mini_batches} times "
-            f"{accelerator.num_processes} processes"
-        )
+    config.check_processes(accelerator.num_processes)
     found = checkpoint.last(folder, config) if config.resume else None
     if not config.resume and checkpoint.checkpoints(folder):
         raise ValueError(f"{folder}: holds checkpoints of an earlier run; give --resume, or another output_dir")
@@ -61,9 +57,11 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     if accelerator.is_main_process:
         checkpoint.clear(folder)
     load_function(config.reward_function)  # a misspelt name is found before an hour has passed
+    if config.push_to_hub and accelerator.is_main_process:
+        HfApi().create_repo(config.push_to_hub, exist_ok=True)  # and a hub that refuses
     policy, reference, optimizer, processor = load_policy(config, found[0] if found else config.model, accelerator)
     questions = Questions(config, processor, longest_prompt(unwrap(policy), config))
-    probe = probe_questions(config, processor)
+    probe = probe_questions(config, processor, questions.longest)
     start, skipped, empty, governor = 0, 0, 0, Governor(config.accuracy_tolerance, config.accuracy_margin)
     if found:
         state = found[1]
@@ -125,7 +123,6 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if accelerator.is_main_process and config.push_to_hub:
-        HfApi().create_repo(config.push_to_hub, exist_ok=True)
         HfApi().upload_folder(repo_id=config.push_to_hub, folder_path=final)
     return final
 
