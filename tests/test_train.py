@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from conftest import family_processor, random_model
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from train_runs import SMALL, metrics
 
 from zipr1.clock import Stopwatch
@@ -139,8 +140,9 @@ def test_the_reference_does_not_move(tmp_path, tiny, lora):
 
 
 def test_passes_share_padding_only_within_the_budget():
-    """Of tokens with their padding, shortest first; one that is too long for any has its own."""
-    assert micro_batches([300, 16, 40, 20, 90], 120) == [[1, 3, 2], [4], [0]]
+    """Of tokens with their padding, shortest first; one that is too long for any has its own. A clip and a picture never do."""
+    assert micro_batches([300, 30, 40, 31, 58], 120) == [[1, 3, 2], [4], [0]]
+    assert micro_batches([16000, 300, 310], 10**6) == [[1, 2], [0]]
     assert micro_batches([300, 16, 40], None) == [[0, 1, 2]]
 
 
@@ -211,6 +213,13 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
     rows = metrics(tmp_path)
     assert found["token_ratio"] == rows[2]["probe/token_ratio"] and found["baseline_accuracy"] == rows[0]["probe/accuracy"]
     assert found["worst_accuracy"] == min(row["probe/accuracy"] for row in rows) and found["step"] == 2
+    described = (Path(__file__).parent.parent / "docs/metrics.md").read_text()
+    for name in set().union(*rows) - {"step"}:
+        name = re.sub("governor/(gap|factor)/.*", r"governor/\1/KIND", name)
+        assert f"`{name.replace('seconds/', '/') if name != 'seconds/read' else name}`" in described, name
+    tracked = EventAccumulator(str(tmp_path / "zipr1")).Reload()  # tensorboard, the default
+    assert [event.step for event in tracked.Scalars("token_ratio")] == [1, 2]
+    assert tracked.Scalars("probe/token_ratio")[-1].value == pytest.approx(found["token_ratio"])
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").open()]
     assert [row["step"] for row in samples] == [1] * 8 + [2] * 8
     for row in samples:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import datasets
 import pytest
@@ -15,7 +16,9 @@ from safetensors.torch import load_file
 from train_runs import SMALL, command, metrics, run
 
 from zipr1 import checkpoint
+from zipr1.checkpoint import CheckpointError
 from zipr1.config import TrainConfig
+from zipr1.metrics import append
 from zipr1.model import load
 from zipr1.train import train
 
@@ -136,6 +139,11 @@ except checkpoint.CheckpointError as error:
     _, state = checkpoint.last(tmp_path, TrainConfig())
     assert state == {"a": 1, "step": 1}
     load(tmp_path / "checkpoint-1")
+
+
+def test_a_row_that_cannot_be_written_says_where():
+    with pytest.raises(CheckpointError, match=r"/dev/full: could not be written .*No space left.* use --resume"):
+        append(Path("/dev/full"), [{"step": 1}])
 
 
 def test_a_result_that_cannot_be_written_leaves_the_last_checkpoint(tmp_path):

@@ -46,12 +46,12 @@ class Experience:
 
 def micro_batches(lengths: Sequence[int], budget: int | None) -> list[list[int]]:
     """Indices into `lengths`, grouped by length, so that no group holds more than `budget` tokens with its padding, unless a
-    single one does; None: all in one."""
+    single one does, and none is padded to more than twice its length; None: all in one."""
     if budget is None:
         return [list(range(len(lengths)))]
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if not groups or (len(groups[-1]) + 1) * lengths[index] > budget:
+        if not groups or (len(groups[-1]) + 1) * lengths[index] > budget or lengths[index] > 2 * lengths[groups[-1][0]]:
             groups.append([])
         groups[-1].append(index)
     return groups

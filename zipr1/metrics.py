@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from zipr1.checkpoint import CheckpointError
 from zipr1.config import TrainConfig
 from zipr1.experience import Experience
 from zipr1.provenance import provenance
@@ -35,18 +36,18 @@ class Log:
 
     def __call__(self, step: int, record: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": step} | record) + "\n")
+            append(self.path, [{"step": step} | record])
         self.accelerator.log(record, step=step)
 
     def samples(self, step: int, tokenizer, part: Experience) -> None:
         """Appends some answers with their thresholds, token ratios and reward parts to samples.jsonl."""
         rollout, rewards = part.rollout, part.rewards
         group = len(rollout.p) // len(part.examples)
-        with (self.path.parent / "samples.jsonl").open("a") as file:
-            for row in range(min(SHOWN, len(rollout.p))):
-                example, place = part.examples[row // group], divmod(row, group)
-                found = {
+        rows = []
+        for row in range(min(SHOWN, len(rollout.p))):
+            example, place = part.examples[row // group], divmod(row, group)
+            rows.append(
+                {
                     "step": step,
                     "id": example.id,
                     "prompt": example.question,
@@ -57,7 +58,17 @@ class Log:
                     "rewards/accuracy": rewards.accuracy[place].item(),
                     "rewards/efficiency": rewards.efficiency[place].item(),
                 }
-                file.write(json.dumps(found) + "\n")
+            )
+        append(self.path.parent / "samples.jsonl", rows)
+
+
+def append(path: Path, rows: list[dict]) -> None:
+    """A line a row. Raises CheckpointError where the disk is full."""
+    try:
+        with path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be written ({error}); free some space and use --resume") from error
 
 
 def replace(path: Path, text: str) -> None:
