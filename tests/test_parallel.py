@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -139,6 +140,29 @@ def test_zero_equals_one_and_resumes(tmp_path, one, stage):
     check_equal(Run(tmp_path, launcher, use_peft=lora).result(), expected)
     shutil.rmtree(tmp_path / "final")
     check_equal(Run(tmp_path, launcher, "--resume", use_peft=lora).result(), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["ddp", "fsdp2", 2, 3], ids=lambda one: f"zero{one}" if isinstance(one, int) else one)
+def test_a_loss_that_is_not_finite_in_one_process_costs_all_a_step(tmp_path, monkeypatch, launcher):
+    """And nothing else: the weights are as they were."""
+    if isinstance(launcher, int):
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: pip install -e '.[deepspeed]'")
+    (tmp_path / "unsure.py").write_text(
+        "def level(completions, level, **columns):\n    return [float('nan') if one else 1.0 for one in level]\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    rows = [{"prompt": f"Say {i}.", "answer": "word", "level": int(i == 0)} for i in range(4)]
+    for name, part in (("rows", rows), ("probe", rows[1:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    settings = {"data": str(tmp_path / "rows.jsonl"), "probe_data": str(tmp_path / "probe.jsonl"), "max_steps": 1}
+    settings |= {"reward_function": "unsure:level", "mini_batches": 1, "max_skipped_steps": 2}
+    how = accelerate(f"zero{launcher}.yaml") if isinstance(launcher, int) else TORCHRUN
+    weights, rows = Run(tmp_path, how, **settings, fsdp=launcher == "fsdp2").result()
+    before = load_file(CONFIGS.parents[1] / "zipr1/assets/tiny/model.safetensors")
+    assert rows[1]["skipped"] == 1
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor.float(), before[name].float(), msg=name)
 
 
 @pytest.mark.slow
