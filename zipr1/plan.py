@@ -110,8 +110,9 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     layers = (length * shape.hidden * size * shape.layers + inside) if config.gradient_checkpointing else inside * shape.layers
     activations = rows * (layers + probes * (1 if config.gradient_checkpointing else shape.layers))
     if learned:
-        # Scores of one layer and sample, a piece at a time; bfloat16 is for GPUs.
-        activations += BYTES * min(shape.heads * length**2, piece_of("cuda" if config.bf16 else "cpu"))
+        # Scores of one layer and sample, a piece at a time (bfloat16 is for GPUs), or keys and values repeated for all heads.
+        scores = BYTES * min(shape.heads * length**2, piece_of("cuda" if config.bf16 else "cpu"))
+        activations += max(scores, 2 * rows * length * size * shape.head * shape.heads)
     logits = 6 * rows * config.max_completion_length * text.vocab_size * 4  # policy, its log and gradient; the same of the KL
 
     everything = config.prompts_per_step * config.num_generations
