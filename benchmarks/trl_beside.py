@@ -27,6 +27,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 import zipr1
+from zipr1.bench_train import steps_of
 from zipr1.config import TrainConfig
 from zipr1.encode import encode
 from zipr1.experience import Experience
@@ -37,7 +38,7 @@ from zipr1.questions import Questions
 from zipr1.rewards import reward
 from zipr1.rollout import given, reference_logits
 from zipr1.tasks import TASKS
-from zipr1.train import shares, train
+from zipr1.train import shares
 from zipr1.update import losses
 
 SAME = ("num_generations", "max_completion_length", "epsilon", "temperature", "learning_rate", "max_grad_norm", "weight_decay")
@@ -178,9 +179,7 @@ def beside(config: TrainConfig, rows: Dataset, repeats: int) -> dict[str, float]
     """Seconds a step, medians over all steps but the first of each run; the ratio is the median of the pairs of runs."""
     found: dict[str, list[list[float]]] = {"zipr1": [], "trl": []}
     for _ in range(repeats):
-        train(config, quiet=True)
-        lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()[2:]
-        found["zipr1"].append([json.loads(line)["seconds"] for line in lines])
+        found["zipr1"].append([step["seconds"] for step in steps_of(config)])
         model, processor = zipr1.load(config.model)
         times = Times()
         trl_trainer(GRPOTrainer, model, processor, rows, config, right, config.max_steps, [times]).train()
