@@ -22,7 +22,7 @@ from zipr1.recipe import read_recipe
 from zipr1.report import table_row
 from zipr1.train import train
 
-# At the recipe's learning rate of 4e-4, which is for "exact", these lose more (docs/results.md, the demo).
+# The recipe's learning rate of 4e-4 is for "exact"; at it, paper loses more (docs/results.md, the demo).
 CALM = {"learning_rate": 2e-4}
 PAPER = CALM | {"preset": "paper"}
 # No reinforcement learning: the right answers, nothing sampled.

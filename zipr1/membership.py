@@ -74,6 +74,7 @@ class Attend(torch.autograd.Function):
         _, heads, length, _ = query.shape
         # In the precision of `member`: sums over many pieces, and differences of large logits.
         found = [torch.zeros_like(states, dtype=member.dtype) for states in (query, key, value, member)]
+        to_query, to_key, to_value, to_member = found
         asked = (gradient != 0).any(3).any(1).cpu()  # the one wait for the device
         for b in asked.any(1).nonzero()[:, 0].tolist():
             for part in asked[b].nonzero()[:, 0].split(max(1, piece // (heads * length))):
@@ -89,11 +90,11 @@ class Attend(torch.autograd.Function):
                 weight = torch.where(inside, scores.clamp(max=0).exp_(), scores.sigmoid().mul_(sees))
                 del scores
                 change = (g @ v.transpose(1, 2)).sub_((g * o).sum(-1, keepdim=True)).view_as(weight).mul_(weight)
-                found[3][b, seen] += change.masked_fill(own, 0).sum((0, 1))
+                to_member[b, seen] += change.masked_fill(own, 0).sum((0, 1))
                 change = change.masked_fill_(~inside, 0).mul_(scaling).view(*q.shape[:2], -1)
-                found[0][b][:, part] = (change @ k).view(heads, len(part), -1)
-                found[1][b, :, seen] += change.transpose(1, 2) @ q
-                found[2][b, :, seen] += weight.masked_fill_(~inside, 0).view_as(change).transpose(1, 2) @ g
+                to_query[b][:, part] = (change @ k).view(heads, len(part), -1)
+                to_key[b, :, seen] += change.transpose(1, 2) @ q
+                to_value[b, :, seen] += weight.masked_fill_(~inside, 0).view_as(change).transpose(1, 2) @ g
                 del weight, change  # before the next piece's
         return *found, None, None, None
 
