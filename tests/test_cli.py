@@ -11,13 +11,12 @@ import av
 import numpy as np
 import pytest
 from conftest import random_model, tiny_processor
-from docstring_parser import parse_from_object
 from PIL import Image
 
 from zipr1.answer import AnswerConfig
 from zipr1.bench import BenchConfig
 from zipr1.bench_train import BenchTrainConfig
-from zipr1.cli import main
+from zipr1.cli import help_of, main
 from zipr1.config import TrainConfig
 from zipr1.data_check import DataCheckConfig
 from zipr1.demo import DemoConfig
@@ -137,7 +136,7 @@ def test_eval_prints_the_table(capsys, tmp_path):
 def test_every_option_has_a_help_text(capsys, command, settings):
     """The string below its field, which is a sentence."""
     status, text, _ = run(capsys, *command.split(), "--help")
-    told = {param.arg_name: param.description for param in parse_from_object(settings).params}
+    told = help_of(settings)
     assert status == 0
     for field in fields(settings):
         assert told[field.name][0].isalpha() and told[field.name].endswith("."), field.name

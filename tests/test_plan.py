@@ -86,6 +86,10 @@ def test_sharding_and_scope_take_less():
 def test_the_command(capsys):
     status, out, _ = run(capsys, "plan", str(ROOT / "recipes/tiny_zipr1.yaml"), "--prompt", "100", "--json")
     assert status == 0 and json.loads(out)["trained"] == plan(TrainConfig(), 100, 0.5, 1, None).trained
+    adapter = ("--use-peft", "true", "--lora_r=4")  # options of the training, in either spelling
+    _, out, _ = run(capsys, "plan", str(ROOT / "recipes/tiny_zipr1.yaml"), "--prompt", "100", "--json", *adapter)
+    expected = plan(TrainConfig(use_peft=True, lora_r=4), 100, 0.5, 1, None)
+    assert json.loads(out)["trained"] == expected.trained and json.loads(out)["reference_gb"] == 0
     status, _, err = run(capsys, "plan", str(ROOT / "recipes/tiny_zipr1.yaml"), "--ratio", "2")
     assert status == 2 and "ratio=2" in err
 

@@ -15,6 +15,12 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the help of an option is the string below its field
 
 
+def help_of(settings: type) -> dict[str, str]:
+    """The help of each option: the string below its field, of the dataclass or one that it extends."""
+    kinds = reversed(settings.__mro__[:-1])
+    return {param.arg_name: param.description for kind in kinds for param in parse_from_object(kind).params}
+
+
 def add_command(
     commands,
     name: str,
@@ -29,7 +35,7 @@ def add_command(
     their first letter names too.
     """
     types = {field.name: field.type for field in fields(settings)}
-    told = {param.arg_name: param.description for param in parse_from_object(settings).params}
+    told = help_of(settings)
     parser = ArgumentParser(description=settings.__doc__, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     for field in positional:
@@ -41,6 +47,12 @@ def add_command(
         parser.add_argument(*names, type=str, default=getattr(settings, field), help=told.get(field))
     parser.add_class_arguments(settings, skip={*flags, *positional, *short})
     commands.add_subcommand(name, parser, help=settings.__doc__.split(": ", 1)[1])
+
+
+def underscored(argument: str) -> str:
+    """--push-to-hub as --push_to_hub: both are taken, as transformers' own scripts do."""
+    name, equals, value = argument.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
 
 
 def parse(arguments: list[str]):
@@ -57,7 +69,8 @@ def parse(arguments: list[str]):
     from zipr1.pretrain import PretrainConfig
     from zipr1.recipe import check_keys
 
-    if len(arguments) > 1 and arguments[0] in ("train", "pretrain") and arguments[1].endswith((".yaml", ".yml")):
+    arguments = [underscored(one) for one in arguments]
+    if len(arguments) > 1 and arguments[0] in ("train", "pretrain", "plan") and arguments[1].endswith((".yaml", ".yml")):
         arguments = [arguments[0], "--config", *arguments[1:]]
     if arguments[:2] == ["bench", "train"]:  # `bench` has options of its own, which a parser with subcommands would not take
         parser = ArgumentParser(prog="zipr1 bench", allow_abbrev=False)
@@ -88,7 +101,7 @@ def parse(arguments: list[str]):
     add_command(commands, "bench", BenchConfig, ("json",))  # and "bench train", above
     add_command(commands, "demo", DemoConfig, ("json",))
     add_command(commands, "pretrain", PretrainConfig)
-    add_command(commands, "plan", PlanConfig, ("json",), ("recipe",))
+    add_command(commands, "plan", PlanConfig, ("resume", "json"))
     add_command(commands, "report", ReportConfig, positional=("runs",), short=("output",))
     data = ArgumentParser(description="Data sets to post-train on.", allow_abbrev=False)
     commands.add_subcommand("data", data, help="`check` reads a data set once and reports what of it cannot be used.")
@@ -146,9 +159,9 @@ def run(command: str, config) -> str:
         rows, found = demo(config)
         return json.dumps(rows) if config.json else found
     if command == "plan":
-        from zipr1.plan import run_plan
+        from zipr1.plan import plan
 
-        found = run_plan(config)
+        found = plan(config, config.prompt, config.ratio, config.processes, config.tflops)
         return json.dumps(asdict(found) | {"total_gb": found.total_gb}) if config.json else found.describe()
     if command == "report":
         from zipr1.html_report import report

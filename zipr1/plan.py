@@ -13,17 +13,14 @@ from zipr1.bounds import Shape, layer_flops
 from zipr1.config import TrainConfig, check_positive, check_share
 from zipr1.membership import BYTES, piece_of
 from zipr1.model import VISION_FAMILIES, load_config
-from zipr1.recipe import read_recipe
 
 GB = 1e9
 
 
 @dataclass
-class PlanConfig:
-    """`zipr1 plan`: what a step of a training recipe will take, from shapes; loads and trains nothing."""
+class PlanConfig(TrainConfig):
+    """`zipr1 plan`: what a step of `zipr1 train` with these options will take, from shapes; loads and trains nothing."""
 
-    recipe: str
-    """A recipe of zipr1 train."""
     prompt: int = 2048
     """Tokens of a prompt."""
     ratio: float = 0.5
@@ -32,10 +29,9 @@ class PlanConfig:
     """How many share a step."""
     tflops: float | None = None
     """What one process really does in a second, for an estimate of the time."""
-    json: bool = False
-    """Print one JSON object."""
 
     def __post_init__(self):
+        super().__post_init__()
         check_positive(self, "prompt", "processes", "tflops")
         check_share(self, "ratio")
 
@@ -75,11 +71,6 @@ class Plan:
         seconds = "" if self.seconds is None else f", {self.seconds:.1f} s at the given speed"
         lines.append(f"{'a step':<14}{self.tflop:9.3f} TFLOP{seconds}")
         return "\n".join(lines)
-
-
-def run_plan(settings: PlanConfig) -> Plan:
-    config = read_recipe(TrainConfig, settings.recipe)
-    return plan(config, settings.prompt, settings.ratio, settings.processes, settings.tflops)
 
 
 def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops: float | None) -> Plan:
