@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import signal
 
 import data_rows
 import pytest
@@ -12,6 +14,7 @@ from test_cli import run
 
 from zipr1.config import TrainConfig
 from zipr1.data import open_rows
+from zipr1.data_check import DataError, findings
 from zipr1.inputs import prepare
 from zipr1.model import processor_of
 from zipr1.questions import Questions
@@ -186,3 +189,15 @@ def test_pixels_have_a_limit(capsys, root):
     assert less >= (9216 - 4096) // 256 and tokens(picture, "--video_max_pixels", "1024") == tokens(picture)
     less = tokens(clip) - tokens(clip, "--video_max_pixels", "1024")
     assert less >= 4 * (4096 - 1024) // 256 and tokens(clip, "--max_pixels", "1024") == tokens(clip)
+
+
+class Killed(list):
+    """Rows of which one ends the process that reads it, as a system without memory does."""
+
+    def __getitem__(self, index):
+        return os.kill(os.getpid(), signal.SIGKILL) if index == 2 else super().__getitem__(index)
+
+
+def test_a_process_that_is_killed():
+    with pytest.raises(DataError, match=r"killed.*--workers 1"):
+        list(findings(Killed(range(4)), workers=2))

@@ -1,6 +1,7 @@
 """Training on rows of data sets: what is read when, what answers earn, what cannot be used."""
 
 import json
+import shutil
 
 import data_rows
 import pytest
@@ -73,13 +74,17 @@ def test_training_on_rows_of_every_kind(root):
     data = video_r1(root, published(7, "image", "OCR", [], "x", "broken.png"), {**published(8, "text", *PUBLISHED[0][1:4], "")})
     out = root / "out"
     settings = SMALL | {"data": data, "probe_data": probe, "output_dir": str(out), "graded": True, "max_pixels": 4096}
-    train(TrainConfig(**settings, baseline="group"), quiet=True)
+    settings |= {"baseline": "group", "save_steps": 1}
+    train(TrainConfig(**settings), quiet=True)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").open()]
     assert "probe/accuracy" in rows[0] and "probe/token_ratio" in rows[2]
-    failed = (out / "failed-rows-0.txt").read_text().splitlines()
-    assert sum(row["failed_rows"] for row in rows[1:]) == len(failed) > 0
-    assert all("row 7" in line and "broken.png" in line for line in failed)
+    failed = list(map(json.loads, (out / "failed-rows-0.jsonl").open()))
+    assert [row["failed_rows"] for row in rows[1:]] == [sum(one["step"] == step for one in failed) for step in (1, 2)]
+    assert rows[2]["failed_rows"] and all("row 7" in one["reason"] and "broken.png" in one["reason"] for one in failed)
     assert AutoProcessor.from_pretrained(out / "final").image_processor.size["longest_edge"] == 4096
+    shutil.rmtree(out / "final")  # killed after step 2, whose rows are read again
+    train(TrainConfig(**settings, resume=True), quiet=True)
+    assert list(map(json.loads, (out / "failed-rows-0.jsonl").open())) == failed
 
 
 def test_training_with_a_users_reward(root, monkeypatch):
@@ -122,7 +127,7 @@ def test_rows_that_cannot_be_used_stop_the_run(root):
     settings = SMALL | {"max_steps": 9, "data": data, "probe_data": probe, "output_dir": str(out)}
     with pytest.raises(ValueError, match="2 steps in a row without usable rows"):
         train(TrainConfig(**settings, max_skipped_steps=1), quiet=True)
-    assert "golf" in (out / "failed-rows-0.txt").read_text() and not (out / "final").exists()
+    assert "golf" in (out / "failed-rows-0.jsonl").read_text() and not (out / "final").exists()
 
 
 def test_probe_rows_that_cannot_be_used_stop_the_run_at_once(root):

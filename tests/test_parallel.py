@@ -121,7 +121,7 @@ def test_processes_with_unlike_rows_equal_one(tmp_path, fsdp):
     expected, found = (one.result() for one in runs)
     check_equal(found, expected)
     assert [row["failed_rows"] for row in found[1][1:]] == [0, 1] and not any(row["dropped"] for row in found[1][1:])
-    assert not (folders[1] / "failed-rows-0.txt").exists() and "6.png" in (folders[1] / "failed-rows-1.txt").read_text()
+    assert not (folders[1] / "failed-rows-0.jsonl").exists() and "6.png" in (folders[1] / "failed-rows-1.jsonl").read_text()
 
 
 @pytest.mark.slow

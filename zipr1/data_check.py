@@ -176,9 +176,16 @@ def check_data(config: DataCheckConfig) -> Report:
 
 
 def findings(reading: Reading, workers: int) -> Iterator[Finding]:
-    """In the order of the rows, with a progress bar on stderr."""
+    """In the order of the rows, with a progress bar on stderr. Raises DataError if a process that reads is killed."""
     loader = DataLoader(reading, batch_size=None, num_workers=workers)
-    yield from tqdm(loader, desc="data check", unit="row", total=len(reading))
+    try:
+        yield from tqdm(loader, desc="data check", unit="row", total=len(reading))
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a process that reads was killed ({error}), perhaps for memory; try --workers {workers // 2}"
+        ) from error
 
 
 def load_processor(name: str) -> tuple:

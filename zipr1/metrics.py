@@ -1,4 +1,4 @@
-"""Where the numbers of a training run go: metrics.jsonl, samples.jsonl, trackers, run.json. What they mean: docs/metrics.md."""
+"""Where the numbers of a training run go: files of JSON lines, trackers, run.json. What they mean: docs/metrics.md."""
 
 import json
 from dataclasses import asdict
@@ -15,29 +15,32 @@ SHOWN = 8  # answers of a table of samples
 
 
 class Log:
-    """log(step, record); only the main process writes. Rows after `start` are dropped: those of a run that was killed between
-    two checkpoints."""
+    """log(step, record); only the main process writes, but each its failed rows. Lines after `start` are dropped: those of a
+    run that was killed between two checkpoints."""
 
     def __init__(self, folder: Path, accelerator: Accelerator, config: TrainConfig, start: int):
         self.path, self.accelerator = folder / "metrics.jsonl", accelerator
+        self.failed_rows = folder / f"failed-rows-{accelerator.process_index}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard takes no lists and no None.
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in asdict(config).items()}
         accelerator.init_trackers("zipr1", config=plain)
-        if not start:
-            (folder / f"failed-rows-{accelerator.process_index}.txt").unlink(missing_ok=True)
+        cut(self.failed_rows, start)
         if accelerator.is_main_process:
             record = {"config": asdict(config), "resumed": resumed(folder / "run.json", config, start)} | provenance()
             replace(folder / "run.json", json.dumps(record, indent=1))
             for path in (self.path, folder / "samples.jsonl"):
-                rows = path.read_text().splitlines(keepends=True) if path.exists() and start else []
-                whole = [row for row in rows if row.endswith("\n")]  # the last was perhaps cut
-                replace(path, "".join(row for row in whole if json.loads(row)["step"] <= start))
+                cut(path, start)
 
     def __call__(self, step: int, record: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
             append(self.path, [{"step": step} | record])
         self.accelerator.log(record, step=step)
+
+    def failed(self, step: int, reasons: list[str]) -> None:
+        """Appends the rows of this process that could not be used, and why, to its own file."""
+        if reasons:
+            append(self.failed_rows, [{"step": step, "reason": reason} for reason in reasons])
 
     def samples(self, step: int, tokenizer, part: Experience) -> None:
         """Appends some answers with their thresholds, token ratios and reward parts to samples.jsonl."""
@@ -60,6 +63,13 @@ class Log:
                 }
             )
         append(self.path.parent / "samples.jsonl", rows)
+
+
+def cut(path: Path, start: int) -> None:
+    """Leaves the rows up to step `start`; none of a run that begins anew."""
+    if path.exists():
+        whole = [row for row in path.read_text().splitlines(keepends=True) if row.endswith("\n")]  # the last was perhaps cut
+        replace(path, "".join(row for row in whole if start and json.loads(row)["step"] <= start))
 
 
 def append(path: Path, rows: list[dict]) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from zipr1.config import TrainConfig
 from zipr1.data import Rows, open_rows, order
@@ -42,7 +41,7 @@ class Questions:
     config: TrainConfig
     processor: object
     longest: int  # tokens of a prompt
-    failed: list[str] = field(default_factory=list)  # rows of this process that could not be used, and why
+    failed: list[str] = field(default_factory=list)  # rows that could not be used, and why; the caller clears it
 
     def __post_init__(self):
         limit_pixels(self.processor, self.config.max_pixels, self.config.video_max_pixels)
@@ -91,13 +90,6 @@ class Questions:
         turn, place = divmod(number, len(names))  # each task counts its own: of some, every second one ends a pair
         # Pretraining has seen the first scenes of the train split; these are others.
         return ALL_TASKS[names[place]].example("train", 5_000_000 + self.config.seed * 1_000_000 + turn)
-
-    def report(self, process: int, folder: Path) -> None:
-        """Appends what failed since the last time to a file of this process."""
-        if self.failed:
-            with (folder / f"failed-rows-{process}.txt").open("a") as file:
-                file.write("".join(reason.replace("\n", " ") + "\n" for reason in self.failed))
-            self.failed.clear()
 
 
 def check_answer(example: Example, config: TrainConfig) -> None:

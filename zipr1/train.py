@@ -83,7 +83,8 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         with watch("read"):
             asked = [questions.read(numbers, step) for numbers in shares(step, config, accelerator)]
         fewest, failed = everywhere(accelerator, min(len(one[0]) for one in asked), len(questions.failed))
-        questions.report(accelerator.process_index, folder)
+        log.failed(step + 1, questions.failed)
+        questions.failed.clear()
         record, parts, empty = {"failed_rows": failed, "dropped": float(not fewest)}, [], 0 if fewest else empty + 1
         if fewest:  # without a question, a process would leave the others waiting
             parts = [gather_experience(policy, reference, processor, accelerator, one, step, config, watch) for one in asked]
@@ -168,7 +169,7 @@ def stop_if_lost(
             f"the last batch is in {file}"
         )
     if empty > config.max_skipped_steps:
-        raise ValueError(f"step {step + 1}: {empty} steps in a row without usable rows; {folder}/failed-rows-*.txt says why")
+        raise ValueError(f"step {step + 1}: {empty} steps in a row without usable rows; {folder}/failed-rows-*.jsonl says why")
 
 
 def everywhere(accelerator: Accelerator, fewest: int, failed: int) -> tuple[int, int]:
