@@ -27,7 +27,7 @@ class DemoConfig:
     """`zipr1 demo`: measures the embedded model, post-trains it with ZipR1, and measures it again."""
 
     recipe: str = "recipes/tiny_demo.yaml"
-    """Settings of both trainings; the presets are added."""
+    """Settings of both trainings; the presets are added, and `paper` takes half the learning rate."""
     output_dir: str = "runs/demo"
     """Where everything goes."""
     questions: int = 120
@@ -67,7 +67,11 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
     recipe = read_recipe(TrainConfig, config.recipe)
     if config.max_steps is not None:
         recipe = replace(recipe, max_steps=config.max_steps)
-    presets = {preset: replace(recipe, preset=preset, output_dir=str(folder / preset)) for preset in ("paper", "exact")}
+    rates = {"paper": recipe.learning_rate / 2, "exact": recipe.learning_rate}  # at the recipe's, paper loses more
+    presets = {
+        preset: replace(recipe, preset=preset, learning_rate=rate, output_dir=str(folder / preset))
+        for preset, rate in rates.items()
+    }
     (folder / "config.json").write_text(json.dumps({"demo": asdict(config), "train": asdict(recipe)} | provenance(), indent=1))
     p, base = recipe.p, recipe.model
     for preset in presets:  # of an earlier demo
