@@ -36,7 +36,11 @@ def row(problem_type: str, answer: str) -> Example:
         ("numerical", "-3", "\N{MINUS SIGN}3", 1),
         ("numerical", "1500", "1.5e3", 1),
         ("numerical", "7", "The answer is 7 apples.", 1),
+        ("numerical", "2.83", r"$2\sqrt{2}$", 1),
+        ("numerical", "3.14", r"$\pi$", 1),
         *(("numerical", "12", said, None) for said in ("twelve", "nan", "1/0", "9^9^9^9^9", "inf")),
+        # What would take for ever to work out is no answer.
+        *(("numerical", "12", said, None) for said in ("$20000000!$", r"$\binom{10^9}{10^8}$", r"$\prod_{n=1}^{99999999} n$")),
         ("OCR", "STOP AHEAD NOW PLEASE", "STOP AHEAD NOW", 3 / 4),  # one of four words is missing
         ("OCR", "GO", "GO LEFT THEN RIGHT", 0),  # three words too many for one: 1 - 3, but no less than 0
         # one-word pairs: 2 of 3 and 2 of 4, F = 4/7, as is the longest common subsequence; pairs: 1 of 2 and 1 of 3, F = 2/5

@@ -1,5 +1,6 @@
 """Who decides what an answer is worth: the task, the problem type of the row, or the user's own function."""
 
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from zipr1.columns import general
 from zipr1.experience import without_lost
-from zipr1.rewards import from_function, load_function, reward
+from zipr1.rewards import asked, from_function, load_function, reward
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
+from zipr1.video_r1 import published
 
 ROWS = [
     Example("1", "", "Which?", "B", problem_type="multiple choice", columns={"level": 3, "path": "a.png"}),
@@ -107,6 +110,31 @@ def test_a_function_for_trls_chats_runs_unchanged():
     row = general({"prompt": chat, "solution": "B"}, 0, Path())
     got = reward([row.example], ["B", "C"], torch.ones(2), function=((1.0, accuracy_reward),), completion_ids=[[1, 2], [3]])
     assert got.accuracy.tolist() == [[1, 0]]
+
+
+def has_tags(completions, **kwargs) -> list[float]:
+    """The format reward of TRL's documentation."""
+    return [float(bool(re.fullmatch(r"<think>.*</think><answer>.*</answer>", one[0]["content"]))) for one in completions]
+
+
+def test_rows_that_are_chats_to_trl(tmp_path):
+    """Video-R1's, with media or without, and a plain prompt with a picture, which TRL takes in chats alone."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    texts = [published({"problem_type": "free-form", "data_type": kind, "problem": "?", "solution": "<answer>a</answer>",
+                        "path": "a.png"}, 0, tmp_path) for kind in ("text", "image")]  # fmt: skip
+    rows = [*texts, general({"prompt": "Colour?", "image": "a.png", "answer": "red"}, 2, tmp_path)]
+    said = ["<think>b</think><answer>a</answer>", "a", "a"]
+    examples = [row.read(1) for row in rows]
+    got = reward(examples, said, torch.ones(3), function=((1.0, has_tags),))
+    assert got.accuracy.tolist() == [[1], [0], [0]]
+    assert asked(examples[1])[0]["content"] == examples[1].question  # as the published trainer has it
+    assert asked(examples[2]) == [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Colour?"}]}]
+
+
+def test_a_function_that_fails_is_named():
+    with pytest.raises(RuntimeError, match=r"has_tags failed on rows 1, 2: .*string indices") as failed:
+        reward(ROWS, SAID, RATIO, function=((1.0, has_tags),))
+    assert isinstance(failed.value.__cause__, TypeError)
 
 
 def test_an_answer_reaches_a_function_as_it_stands():

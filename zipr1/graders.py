@@ -99,12 +99,16 @@ def values(text: str) -> tuple[float, ...]:
 
 
 def math_value(text: str) -> float | None:
-    """The number that math-verify finds in a text: fractions, LaTeX, units, words around it."""
+    """The number that math-verify finds in a text: fractions, roots, LaTeX, units, words around it."""
     sympy = library("sympy")
     found = library("math_verify").parse(text, fallback_mode="no_fallback")
     if not found or not found[0].is_number:
         return None
-    for power in found[0].atoms(sympy.Pow):  # 9^9^9^9 would be computed, for ever
+    # 20000000! and 9^9^9^9 would be computed, for ever.
+    quick = (sympy.Number, sympy.NumberSymbol, sympy.Add, sympy.Mul, sympy.Pow, sympy.UnevaluatedExpr)
+    if not all(isinstance(part, quick) for part in sympy.preorder_traversal(found[0])):
+        return None
+    for power in found[0].atoms(sympy.Pow):
         if power.base.has(sympy.Pow) or not power.exp.is_Number or abs(power.exp) > 100:
             return None
     value = found[0].doit()

@@ -12,6 +12,7 @@ from typing import SupportsFloat
 import torch
 
 from zipr1.graders import grade
+from zipr1.inputs import conversation
 from zipr1.tasks import ALL_TASKS
 from zipr1.tasks.base import Example
 
@@ -71,9 +72,10 @@ def from_function(
     """For each pair the sum of what the functions return, times their weights; NaN where each says None, does not apply.
 
     They are called as TRL 1.x does: f(prompts=, completions=, completion_ids=, **columns) -> list[float | None], and get
-    `answer`, `problem_type` and the rows' own columns; a row without a column that others have gives None. To a chat a
-    completion is a list of one message, [{"role": "assistant", "content": ...}], to a plain prompt a string. There is no
-    `trainer_state`. Raises ValueError unless there is one finite number or None a completion.
+    `answer`, `problem_type` and the rows' own columns; a row without a column that others have gives None. To a chat (see
+    `asked`) a completion is a list of one message, [{"role": "assistant", "content": ...}], to a plain prompt a string. There
+    is no `trainer_state`. Raises ValueError unless there is one finite number or None a completion, and RuntimeError, with the
+    function's own error behind it, where it fails.
     """
     examples = [example for example, _ in pairs]
     names = {name: None for example in examples for name in example.columns if name != "prompt"}
@@ -81,12 +83,10 @@ def from_function(
     own = columns.get("answer", [None] * len(examples))  # a table has the column for all rows if one row has it
     columns["answer"] = [example.answer if given is None else given for given, example in zip(own, examples, strict=True)]
     columns["problem_type"] = [example.problem_type for example in examples]
-    columns["prompts"] = [
-        (example.columns.get("prompt") or list(example.messages)) if example.messages else example.question
-        for example in examples
-    ]
+    columns["prompts"] = [asked(example) for example in examples]
     columns["completions"] = [
-        [{"role": "assistant", "content": completion}] if example.messages else completion for example, completion in pairs
+        completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
+        for prompt, (_, completion) in zip(columns["prompts"], pairs, strict=True)
     ]
     if completion_ids is not None:
         columns["completion_ids"] = completion_ids
@@ -98,10 +98,23 @@ def from_function(
     return totals
 
 
+def asked(example: Example) -> str | list[dict]:
+    """The prompt as TRL has it: a chat where the row is one or has pictures or a clip, which TRL takes in chats alone, and of
+    Video-R1; else a text."""
+    if "prompt" in example.columns:
+        return example.columns["prompt"]
+    chat = example.messages or example.pictures or example.frames is not None
+    return conversation(example) if chat else example.question
+
+
 def returned(function: Callable, columns: dict, pairs: list[tuple[Example, str]]) -> list[float | None]:
-    """What one function returns. Raises ValueError, which names it, row and value."""
+    """What one function returns. Raises ValueError, which names it, row and value, or RuntimeError where it fails."""
     name = getattr(function, "__name__", type(function).__name__)
-    found = function(**columns)
+    try:
+        found = function(**columns)
+    except Exception as error:  # the user's own code, whatever it raises: its traceback is shown
+        rows = ", ".join(dict.fromkeys(example.id for example, _ in pairs))
+        raise RuntimeError(f"reward function {name} failed on rows {rows}: {error!r}") from error
     if not isinstance(found, Iterable) or len(found := list(found)) != len(pairs):
         given = f"{len(found)} numbers" if isinstance(found, list) else repr(found)
         raise ValueError(

@@ -42,6 +42,7 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
     lines = [text(row, "problem", row_id).strip(), *(["Options:", *map(str, options)] if options else []), INSTRUCTIONS[kind]]
     question = "\n".join([*lines, THINK] if think else lines)
     columns = {name: value for name, value in row.items() if name != "problem_type"}
+    columns["prompt"] = [{"role": "user", "content": question}]  # a chat, as its own trainer has it
     example = Example(row_id, "", question, answer, problem_type=kind, columns=columns)
     if data_type == "text":
         return Row(example)
