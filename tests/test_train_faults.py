@@ -3,34 +3,51 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import data_rows
 import datasets
 import pytest
 import torch
+from data_rows import PUBLISHED, published, video_r1, write
 from safetensors.torch import load_file
 from train_runs import SMALL, command, metrics, run
 
 from zipr1 import checkpoint
 from zipr1.checkpoint import CheckpointError
 from zipr1.config import TrainConfig
-from zipr1.metrics import append
+from zipr1.metrics import append, replace
 from zipr1.model import load
 from zipr1.train import train
+
+root = data_rows.root  # a fixture
 
 
 @pytest.mark.parametrize(
     "kind",
-    [{"preset": "paper"}, {"preset": "exact"}, {"use_peft": True}, {"use_peft": True, "bf16": True}],
-    ids=["paper", "exact", "lora", "lora-bf16"],
+    [
+        {"preset": "paper"},
+        {"preset": "exact"},
+        {"use_peft": True},
+        {"use_peft": True, "bf16": True},
+        {"data": "rows.json", "scope": "layer", "mini_batches": 2, "num_iterations": 2, "prompts_per_step": 4},
+    ],
+    ids=["paper", "exact", "lora", "lora-bf16", "rows"],
 )
-def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, kind):
-    """Killed with SIGKILL after its first checkpoint, then resumed: bit for bit the same."""
+def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(root, tmp_path, monkeypatch, kind):
+    """Killed with SIGKILL after its first checkpoint, then resumed: bit for bit the same. Rows: pictures, clips and text that
+    threads read ahead, one of them broken."""
     settings = SMALL | kind | {"max_steps": 6, "save_steps": 2}
+    if "data" in kind:
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))  # of the processes
+        broken = published(6, "image", "OCR", [], "GO", "gone.png")
+        rows = video_r1(root, broken, published(7, "text", "numerical", [], "12", ""))
+        settings |= {"data": rows, "probe_data": write(root / "probe.json", [published(0, *PUBLISHED[0])])}
     whole, folder = tmp_path / "whole", tmp_path / "broken"
     done = run(settings, whole)
     assert done.returncode == 0, done.stderr
@@ -48,8 +65,10 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(tmp_path, kind):
     first, second = (load_file(path / "final" / weights) for path in (whole, folder))
     for name, tensor in first.items():
         assert torch.equal(tensor, second[name]), name
-    steps = [[row["step"] for row in metrics(path)] for path in (whole, folder)]
-    assert steps[0] == steps[1] == list(range(7))
+    rows = [metrics(path) for path in (whole, folder)]
+    ran = [[{name: value for name, value in row.items() if "seconds" not in name} for row in one] for one in rows]
+    assert ran[0] == ran[1] and [row["step"] for row in ran[0]] == list(range(7))
+    assert sum(row["failed_rows"] for row in ran[0][1:]) > 0 or "data" not in kind
 
 
 def test_killed_while_it_wrote_a_checkpoint(tmp_path):
@@ -141,9 +160,26 @@ except checkpoint.CheckpointError as error:
     load(tmp_path / "checkpoint-1")
 
 
-def test_a_row_that_cannot_be_written_says_where():
+def test_a_row_that_cannot_be_written_says_where(tmp_path):
     with pytest.raises(CheckpointError, match=r"/dev/full: could not be written .*No space left.* use --resume"):
         append(Path("/dev/full"), [{"step": 1}])
+    (tmp_path / "new-run.json").symlink_to("/dev/full")
+    (tmp_path / "run.json").write_text("old")
+    with pytest.raises(CheckpointError, match=r"run.json: could not be written .*No space left"):
+        replace(tmp_path / "run.json", "new")
+    assert (tmp_path / "run.json").read_text() == "old"
+
+
+def test_a_checkpoint_that_was_torn_says_what_to_do(tmp_path):
+    """As a power cut leaves it; the one before is there."""
+    settings = SMALL | {"max_steps": 3, "save_steps": 1, "output_dir": str(tmp_path), "resume": True}
+    train(TrainConfig(**settings), quiet=True)
+    state = tmp_path / "checkpoint-2" / "trainer.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"checkpoint-2: cannot be read .*delete this checkpoint and resume from the one"):
+        train(TrainConfig(**settings), quiet=True)
+    shutil.rmtree(state.parent)
+    train(TrainConfig(**settings), quiet=True)
 
 
 def test_a_result_that_cannot_be_written_leaves_the_last_checkpoint(tmp_path):
@@ -183,7 +219,9 @@ def test_logits_that_are_not_finite_stop_the_run(tmp_path):
     for part in (model, processor):
         part.save_pretrained(tmp_path / "model")
     settings = SMALL | {"max_steps": 3, "max_skipped_steps": 1, "model": str(tmp_path / "model")}
-    with pytest.raises(FloatingPointError, match="2 steps had a loss"):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "not-finite-0.pt").symlink_to("/dev/full")
+    with pytest.raises(FloatingPointError, match=r"2 steps had a loss.*batch could not be written to .*not-finite-0.pt"):
         train(TrainConfig(**settings, output_dir=str(tmp_path / "out")), quiet=True)
 
 

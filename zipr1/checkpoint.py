@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -95,15 +96,18 @@ def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
         return None
     try:
         before = json.loads((found[-1] / "train.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{found[-1]}: train.json cannot be read ({error}); delete this checkpoint") from error
+        state = torch.load(found[-1] / STATE, weights_only=True)
+    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:  # the last two are torch's
+        raise CheckpointError(
+            f"{found[-1]}: cannot be read ({error}); delete this checkpoint and resume from the one before"
+        ) from error
     for name, value in asdict(config).items():
         if name not in FREE and before.get(name) != value:
             raise CheckpointError(
                 f"{found[-1]}: was written with {name}={before.get(name)!r}, this run has {value!r}; "
                 f"resume with the same settings, of which only {', '.join(FREE)} may change, or choose another output_dir"
             )
-    return found[-1], torch.load(found[-1] / STATE, weights_only=True)
+    return found[-1], state
 
 
 def check_layout(checkpoint: Path, before: str | None, now: str | None) -> None:

@@ -1,6 +1,8 @@
 """Where the numbers of a training run go: files of JSON lines, trackers, run.json. What they mean: docs/metrics.md."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -74,18 +76,25 @@ def cut(path: Path, start: int) -> None:
 
 def append(path: Path, rows: list[dict]) -> None:
     """A line a row. Raises CheckpointError where the disk is full."""
-    try:
-        with path.open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    except OSError as error:
-        raise CheckpointError(f"{path}: could not be written ({error}); free some space and use --resume") from error
+    with room(path), path.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def replace(path: Path, text: str) -> None:
-    """Writes a file that is the old one or the new one, whenever the run is killed."""
+    """Writes a file that is the old one or the new one, whenever the run is killed. Raises CheckpointError as `append`."""
     beside = path.with_name(f"new-{path.name}")
-    beside.write_text(text)
-    beside.replace(path)
+    with room(path):
+        beside.write_text(text)
+        beside.replace(path)
+
+
+@contextmanager
+def room(path: Path) -> Iterator[None]:
+    """Says which file it was that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be written ({error}); free some space and use --resume") from error
 
 
 def resumed(path: Path, config: TrainConfig, start: int) -> list[dict]:

@@ -160,13 +160,17 @@ def stop_if_lost(
     if skipped > config.max_skipped_steps:
         file = folder / f"not-finite-{accelerator.process_index}.pt"
         batch = [[one.record() for one in part] for part in parts]
-        torch.save({"step": step, "questions": [numbers for numbers, _, _ in asked], "parts": batch}, file)
+        try:
+            torch.save({"step": step, "questions": [numbers for numbers, _, _ in asked], "parts": batch}, file)
+            saved = f"the last batch is in {file}"
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            saved = f"the last batch could not be written to {file} ({error})"
         mend = "lower learning_rate or raise relax_floor"
         if config.reward_function and not all(one.rewards.accuracy.isfinite().all() for part in parts for one in part):
             mend = f"mend {config.reward_function}"
         raise FloatingPointError(
             f"step {step + 1}: {skipped} steps had a loss, gradient or reward that is not finite; {mend} and use --resume; "
-            f"the last batch is in {file}"
+            f"{saved}"
         )
     if empty > config.max_skipped_steps:
         raise ValueError(f"step {step + 1}: {empty} steps in a row without usable rows; {folder}/failed-rows-*.jsonl says why")
