@@ -189,6 +189,7 @@ def other_family(folder):
         (["answer", "{picture}", "What?", "--bogus", "1"], 2, "bogus"),
         (["train", "{recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
         (["demo", "--recipe", "{recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
+        (["train", "--config={recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
         (["train", "{picture}.yaml"], 2, "no such recipe"),
         (["train", "--config", "{broken}"], 2, "broken.png"),
         (["train", "none.yaml"], 2, "none.yaml"),

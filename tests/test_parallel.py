@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import data_rows
 import numpy as np
 import pytest
 import torch
+from data_rows import PUBLISHED, published, video_r1, write
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -29,6 +31,7 @@ SETTINGS = {
 }
 CONFIGS = Path(__file__).parents[1] / "recipes" / "accelerate"
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+root = data_rows.root  # a fixture
 LIMIT = 1800  # seconds; DeepSpeed compiles something for CPUs when it is used for the first time
 
 
@@ -122,6 +125,40 @@ def test_processes_with_unlike_rows_equal_one(tmp_path, fsdp):
     check_equal(found, expected)
     assert [row["failed_rows"] for row in found[1][1:]] == [0, 1] and not any(row["dropped"] for row in found[1][1:])
     assert not (folders[1] / "failed-rows-0.jsonl").exists() and "6.png" in (folders[1] / "failed-rows-1.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("completions", ["sampled", "given"])
+def test_the_recipe_of_the_7b_on_a_small_model(root, completions):
+    """Its own combination: FSDP2, bfloat16, checkpointing, passes bounded by tokens, on pictures, clips and text."""
+    texts = [published(i, "text", "numerical", [], str(i), "") for i in (6, 7)]
+    probe = [published(i, *row) for i, row in enumerate(PUBLISHED)]
+    settings = {"data": video_r1(root, *texts), "probe_data": write(root / "probe.json", probe), "media_root": str(root)}
+    settings |= {
+        "model": "zipr1/tiny",
+        "prompts_per_step": 4,
+        "mini_batches": 1,
+        "num_generations": 8,
+        "max_tokens_per_batch": 2000,
+    }
+    settings |= {"max_steps": 2, "learning_rate": 1e-4, "max_prompt_length": 900, "kl": "full", "save_steps": 1}
+    if completions == "given":
+        settings |= {"completions": "given", "gate": "none"}
+    recipe = f"--config={CONFIGS.parent / 'qwen2_5_vl_7b.yaml'}"
+    folders = [root / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    runs = Run(folders[0], [], recipe, **settings, fsdp=False), Run(folders[1], TORCHRUN, recipe, **settings)
+    (expected, rows), (found, others) = (one.result() for one in runs)
+    before = load_file(CONFIGS.parents[1] / "zipr1/assets/tiny/model.safetensors")
+    moves = [torch.cat([(one[name] - before[name]).flatten() for name in before]) for one in (expected, found)]
+    assert torch.cosine_similarity(*moves, dim=0) > (0.9 if completions == "given" else 0.8)  # other tokens are sampled
+    near = {"prompts/mean_length": 1e-6, "token_ratio": 0.01} | (
+        {"loss": 0.05, "reward": 0.02} if completions == "given" else {}
+    )
+    for row, other in zip(rows[1:], others[1:], strict=True):
+        for name, rounding in near.items():  # bfloat16, in passes of other rows
+            assert other[name] == pytest.approx(row[name], rel=rounding), name
 
 
 @pytest.mark.slow

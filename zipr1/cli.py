@@ -55,6 +55,11 @@ def underscored(argument: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
 
 
+def is_recipe(given: list[str]) -> bool:
+    """Whether the first argument is a file instead of an option."""
+    return any(one.endswith((".yaml", ".yml")) and not one.startswith("-") for one in given)
+
+
 def parse(arguments: list[str]):
     """(command, its settings); exits with 2 on unknown options, keys or values."""
     from zipr1.answer import AnswerConfig
@@ -70,12 +75,12 @@ def parse(arguments: list[str]):
     from zipr1.recipe import check_keys
 
     arguments = [underscored(one) for one in arguments]
-    if len(arguments) > 1 and arguments[0] in ("train", "pretrain", "plan") and arguments[1].endswith((".yaml", ".yml")):
+    if arguments[:1] in (["train"], ["pretrain"], ["plan"]) and is_recipe(arguments[1:2]):
         arguments = [arguments[0], "--config", *arguments[1:]]
     if arguments[:2] == ["bench", "train"]:  # `bench` has options of its own, which a parser with subcommands would not take
         parser = ArgumentParser(prog="zipr1 bench", allow_abbrev=False)
         add_command(parser.add_subcommands(dest="command"), "train", BenchTrainConfig, ("json",))
-        given = ["--recipe", *arguments[2:]] if arguments[2:] and arguments[2].endswith((".yaml", ".yml")) else arguments[2:]
+        given = ["--recipe", *arguments[2:]] if is_recipe(arguments[2:3]) else arguments[2:]
         values = vars(parser.parse_args(["train", *given])["train"])
         values.pop("config")
         return "bench train", BenchTrainConfig(**values)
@@ -90,9 +95,10 @@ def parse(arguments: list[str]):
         "plan": PlanConfig,
         "data check": DataCheckConfig,
     }
-    for flag, path in pairwise(arguments):
-        if flag == "--config" and arguments[0] in settings:  # jsonargparse's own message names neither file nor mend
-            check_keys(settings[arguments[0]], path)
+    recipes = [path for flag, path in pairwise(arguments) if flag == "--config"]
+    recipes += [one.removeprefix("--config=") for one in arguments if one.startswith("--config=")]
+    for path in recipes if arguments[0] in settings else []:  # jsonargparse's own message names neither file nor mend
+        check_keys(settings[arguments[0]], path)
     parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
     commands = parser.add_subcommands(dest="command")
     add_command(commands, "answer", AnswerConfig, ("compare", "json"), ("file", "question"))
