@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from test_cli import run
 from torch.utils.flop_counter import FlopCounterMode
 
+from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
+from zipr1.experience import gather_experience
 from zipr1.model import decoder, load
 from zipr1.plan import plan
-from zipr1.policy import add_lora, trainable
+from zipr1.policy import add_lora, load_policy, trainable
+from zipr1.questions import Questions
 from zipr1.recipe import read_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +67,20 @@ def test_flops_are_those_that_torch_counts():
     assert given.reference_tflop * 1e12 == pytest.approx(prompt + answer, rel=1e-3)  # nothing is asked
     with pytest.raises(ValueError, match=r"prompts_per_step=1: .* 64 processes"):
         plan(config, prompt=120, ratio=0.5, processes=64, tflops=None)
+
+
+def test_what_is_held_of_a_step():
+    """Of its rollouts: embeddings of the prompts and logits of the reference."""
+    config = TrainConfig(tasks=["shapes"], prompts_per_step=2, num_generations=2, max_completion_length=3)
+    accelerator = Accelerator(cpu=True)
+    policy, reference, _, processor = load_policy(config, config.model, accelerator)
+    asked = Questions(config, processor, 4096).read(range(2), 0)
+    (part,) = gather_experience(
+        policy.eval(), reference, processor, accelerator, asked, 0, config, Stopwatch(accelerator.device)
+    )
+    held = part.rollout.embeds["inputs_embeds"], part.reference_logits
+    found = plan(config, prompt=part.rollout.prompt, ratio=0.5, processes=1, tflops=None)
+    assert found.experience_gb * 1e9 == sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 def test_sharding_and_scope_take_less():

@@ -48,7 +48,8 @@ class Plan:
     gradients_gb: float
     optimizer_gb: float
     activations_gb: float  # of the largest pass with gradients
-    logits_gb: float  # of policy and reference over the vocabulary, and what the loss makes of them
+    logits_gb: float  # of that pass over the vocabulary, and what the loss makes of them
+    experience_gb: float  # of all rollouts of a step: their prompts' embeddings, the reference's logits
     rollout_tflop: float
     reference_tflop: float
     update_tflop: float
@@ -107,6 +108,7 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     logits = 6 * rows * config.max_completion_length * text.vocab_size * 4  # policy, its log and gradient; the same of the KL
 
     everything = config.prompts_per_step * config.num_generations
+    experience = everything // processes * 4 * (prompt * shape.hidden + config.max_completion_length * text.vocab_size)
     head = 2 * config.max_completion_length * text.vocab_size * text.hidden_size
     dense = shape.layers * layer_flops(shape, length) + head
     sparse = shape.layers * layer_flops(shape, length, ratio, config.scope) + head
@@ -127,6 +129,7 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
         optimizer_gb=2 * trained * 4 / shards / GB,
         activations_gb=activations / GB,
         logits_gb=logits / GB,
+        experience_gb=experience / GB,
         rollout_tflop=rollout / 1e12,
         reference_tflop=reference / 1e12,
         update_tflop=update / 1e12,
