@@ -179,7 +179,7 @@ def beside(config: TrainConfig, rows: Dataset, repeats: int) -> dict[str, float]
     """Seconds a step, medians over all steps but the first of each run; the ratio is the median of the pairs of runs."""
     found: dict[str, list[list[float]]] = {"zipr1": [], "trl": []}
     for _ in range(repeats):
-        found["zipr1"].append([step["seconds"] for step in steps_of(config)])
+        found["zipr1"].append([step["step_time"] for step in steps_of(config)])
         model, processor = zipr1.load(config.model)
         times = Times()
         trl_trainer(GRPOTrainer, model, processor, rows, config, right, config.max_steps, [times]).train()

@@ -12,6 +12,7 @@ from zipr1.cli import main, parse
 from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
 from zipr1.inputs import prepare
+from zipr1.metrics import final_row
 from zipr1.model import load
 from zipr1.questions import Questions
 from zipr1.train import train
@@ -42,6 +43,9 @@ def test_rows_parts_and_tokens(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench_train.json"]  # the runs are thrown away
 
 
+TIMES = "step_time", "seconds/probe"
+
+
 def test_the_steps_of_a_run_have_their_parts(tmp_path):
     """In the metrics of every training; and a picture is encoded once per question, not once per rollout or model."""
     patches = []
@@ -59,9 +63,9 @@ def test_the_steps_of_a_run_have_their_parts(tmp_path):
     finally:
         handle.remove()
     lines = [json.loads(line) for line in Path(tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert all(
-        {name for name in row if name.startswith("seconds/")} == {f"seconds/{part}" for part in PARTS} for row in lines[1:]
-    )
+    named = [{name.removeprefix("seconds/") for name in row if name.startswith("seconds/")} for row in lines]
+    assert named == [{"probe"}, set(PARTS), {*PARTS, "probe"}]
+    assert final_row(tmp_path)["seconds"] == sum(value for row in lines for name, value in row.items() if name in TIMES)
     one = min(patches)  # a measurement on the probe set has one question, a step two
     assert [number for number in patches if number != one] == [2 * one, 2 * one]
 

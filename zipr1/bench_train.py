@@ -87,7 +87,7 @@ def summary(runs: list[list[dict]], config: TrainConfig) -> dict:
         return mean(row[f"{of}/mean_length"] for row in runs[0]) * config.prompts_per_step * config.num_generations
 
     counts = {"prompt_tokens": round(tokens("prompts")), "completion_tokens": round(tokens("completions"))}
-    total = seconds("seconds")
+    total = seconds("step_time")
     return {
         "model": config.model, "preset": config.preset, "prompts": config.prompts_per_step,
         "generations": config.num_generations, "threads": config.threads, "steps": len(runs[0]), "repeats": len(runs),

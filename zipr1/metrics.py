@@ -109,7 +109,7 @@ def resumed(path: Path, config: TrainConfig, start: int) -> list[dict]:
 
 
 def final_row(folder: Path) -> dict[str, float]:
-    """What a run came to, on its probe set: before and after, and the seconds its steps took."""
+    """What a run came to, on its probe set: before and after, and the seconds that its steps and probes took."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     probes = [row for row in rows if "probe/token_ratio" in row]
     accuracy, full = ("accuracy", "full_accuracy") if "probe/accuracy" in rows[0] else ("logprob", "full_logprob")
@@ -122,5 +122,5 @@ def final_row(folder: Path) -> dict[str, float]:
         f"baseline_{accuracy}": probes[0][f"probe/{accuracy}"],
         f"baseline_{full}": probes[0][f"probe/{full}"],
         f"worst_{accuracy}": min(row[f"probe/{accuracy}"] for row in probes),
-        "seconds": sum(row.get("seconds", 0.0) for row in rows),
+        "seconds": sum(row.get(name, 0.0) for row in rows for name in ("step_time", "seconds/probe")),
     }

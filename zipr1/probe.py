@@ -1,5 +1,7 @@
 """The curves that matter: what the model can do at the fixed p, and dense, on a probe set that never changes."""
 
+import time
+
 import torch
 
 from zipr1.config import TrainConfig
@@ -16,8 +18,12 @@ def measure(model, processor, probe: list[Example], config: TrainConfig) -> dict
     """Accuracy and token ratio at the fixed p, and dense accuracy; of given completions, log-probabilities in place of
     accuracies; a user's reward function calls right what it gives more than half. Every process measures the whole probe
     set, so that the passes of a sharded model stay in step."""
-    if config.completions == "given":
-        return measure_given(model, processor, probe, config)
+    began = time.perf_counter()
+    found = (measure_given if config.completions == "given" else measure_answers)(model, processor, probe, config)
+    return found | {"seconds/probe": time.perf_counter() - began}
+
+
+def measure_answers(model, processor, probe: list[Example], config: TrainConfig) -> dict[str, float]:
     settings = {"quiet": True, "batch_size": config.probe_batch_size, "raw": not config.chat_template}
     settings |= {"max_new_tokens": MAX_NEW_TOKENS if not config.data else config.max_completion_length}
     settings["function"] = load_function(config.reward_function)

@@ -100,7 +100,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
             skipped += record["skipped"] > 0
         for name, gap in governor.gaps.items():
             record |= {f"governor/gap/{name}": gap, f"governor/factor/{name}": governor.factor(name)}
-        record |= {"learning_rate": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - began}
+        record |= {"learning_rate": optimizer.param_groups[0]["lr"], "step_time": time.perf_counter() - began}
         record |= {f"seconds/{part}": seconds for part, seconds in watch.seconds.items()}
         if (step + 1) % config.probe_every == 0 or step + 1 == config.max_steps:
             policy.eval()

@@ -86,7 +86,7 @@ def losses(
             "frac_above_target": pressed.float(),
             "kl": kl,
             "entropy": token_mean(entropy, rollout.mask),
-            "clip_ratio": token_mean(((ratio - 1).abs() > config.epsilon).float(), rollout.mask),
+            "clip_ratio/region_mean": token_mean(((ratio - 1).abs() > config.epsilon).float(), rollout.mask),
             "prompts/mean_length": rollout.embeds["attention_mask"].sum(-1).float(),
             "completions/mean_length": rollout.mask.sum(-1).float(),
             "completions/clipped_ratio": rollout.clipped.float(),
