@@ -86,14 +86,17 @@ def test_two_processes_equal_one(tmp_path, one, fsdp):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("first", "then"), [(False, False), (False, True), (True, False)], ids=["ddp", "ddp-fsdp2", "fsdp2-ddp"]
+    ("first", "then"),
+    [(False, False), (False, True), (True, False), (True, None)],
+    ids=["ddp", "ddp-fsdp2", "fsdp2-ddp", "fsdp2-one"],
 )
 def test_a_run_goes_on_in_several_processes(tmp_path, one, first, then):
-    """Also in another form than that which wrote the checkpoint."""
+    """Also in another form than that which wrote the checkpoint, or in a single process."""
     lora, expected = one
     Run(tmp_path, TORCHRUN, use_peft=lora, fsdp=first).result()
     shutil.rmtree(tmp_path / "final")
-    check_equal(Run(tmp_path, TORCHRUN, "--resume", use_peft=lora, fsdp=then).result(), expected)
+    launcher = [] if then is None else TORCHRUN
+    check_equal(Run(tmp_path, launcher, "--resume", use_peft=lora, fsdp=bool(then)).result(), expected)
 
 
 def write_rows(folder: Path, *draws: str) -> dict:
