@@ -76,19 +76,23 @@ def test_values_and_gradients_are_those_of_the_definition():
 
 
 def test_what_follows_the_kept_rows_is_weighed_under_scope_layer():
-    """The MLP of a row that was left out: nothing in the forward pass, its own output in the gradient."""
+    """The MLP of a row that was left out: nothing in the forward pass, its own output in the gradient, less where that
+    outweighs the row's residual."""
     torch.manual_seed(0)
     mlp, states = torch.nn.Linear(3, 3), torch.randn(1, 4, 3)
-    rows = KeptRows()
+    rows, residual = KeptRows(), torch.randn(1, 4, 3) * torch.tensor([0.01, 0.01, 100.0, 100.0]).view(1, 4, 1)
+    rows.enter(mlp, (residual,))
     mlp.register_forward_pre_hook(rows.gather)
     mlp.register_forward_hook(rows.scatter)
-    dense = mlp(states)
+    dense = mlp(states).detach()
     weight = torch.tensor([1.0, 0, 0, 1]).view(1, 4, 1).requires_grad_(True)
     rows.weigh(weight)
     out = mlp(states)
     (gradient,) = torch.autograd.grad(out.sum(), weight)
     torch.testing.assert_close(out, dense * weight)
-    torch.testing.assert_close(gradient[0, :, 0], dense.sum(-1)[0])
+    share = (residual[0].norm(dim=-1) / (residual + dense)[0].norm(dim=-1)).clamp(max=1)
+    assert share[1] < 0.1 and share[2] > 0.9
+    torch.testing.assert_close(gradient[0, :, 0], dense.sum(-1)[0] * torch.tensor([1.0, share[1], share[2], 1.0]))
     rows.set(None)
     torch.testing.assert_close(mlp(states), dense)
 
