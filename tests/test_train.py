@@ -89,20 +89,6 @@ def test_each_setting_changes_what_it_should(tmp_path, plain_steps, change):
     assert same == (next(iter(change)) in ("gradient_checkpointing", "max_tokens_per_batch"))
 
 
-def test_scope_layer_can_begin_during_the_run(tmp_path):
-    """The first of two steps is that of scope attention, the second is not; the probe is under scope layer from the start."""
-    two_steps(tmp_path / "attention")
-    two_steps(tmp_path / "both", scope="layer", layer_after=0.5)
-    attention, both = (metrics(tmp_path / name) for name in ("attention", "both"))
-    assert both[1]["loss"] == attention[1]["loss"] and both[1]["token_ratio"] == attention[1]["token_ratio"]
-    assert (
-        both[2]["token_ratio"] != attention[2]["token_ratio"]
-        and both[0]["probe/token_ratio"] != attention[0]["probe/token_ratio"]
-    )
-    with pytest.raises(ValueError, match=r"layer_after=1\.0: "):
-        TrainConfig(scope="layer", layer_after=1.0)
-
-
 def test_a_trained_model_is_a_plain_folder(tmp_path):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

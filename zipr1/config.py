@@ -219,8 +219,6 @@ class TrainConfig:
     """Which tokens Top-p takes (zipr1.TopP)."""
     scope: Literal["attention", "layer"] = "attention"
     """What follows the kept tokens in training and measuring (zipr1.sparse)."""
-    layer_after: float = 0.0
-    """Under scope layer, the share of the run before that, at its beginning, with scope attention (decision 68)."""
     p: float = 0.975
     """The fixed threshold that is measured and recommended for inference."""
     probe_every: int = 100
@@ -258,8 +256,6 @@ class TrainConfig:
         check_share(self, "p")
         if not 0 <= self.dense_share <= 1:
             raise ValueError(f"dense_share={self.dense_share}: the share of dense rollouts must lie in [0, 1]")
-        if not 0 <= self.layer_after < 1:
-            raise ValueError(f"layer_after={self.layer_after}: the share of the run before scope layer must lie in [0, 1)")
         if not 0 <= self.target_ratio < 1:
             raise ValueError(f"target_ratio={self.target_ratio}: the token ratio to reach must lie in [0, 1), for example 0.2")
         check_tasks(self.tasks)
@@ -283,10 +279,6 @@ class TrainConfig:
                 f"prompts_per_step={self.prompts_per_step}: must be a multiple of mini_batches={self.mini_batches} times "
                 f"{processes} processes"
             )
-
-    def at(self, step: int) -> "TrainConfig":
-        """The settings of one step: the scope may change during the run."""
-        return replace(self, scope="attention") if step < self.layer_after * self.max_steps else self
 
     def rule(self, p: float | tuple[float, ...]) -> TopP:
         """Top-p as trained and measured."""

@@ -55,7 +55,7 @@ class KeptRows:
         a token that is in, and has a bound where x is small, as in the first layer."""
         residual = self.residual.norm(dim=-1, keepdim=True)
         share = residual / (self.residual + output).norm(dim=-1, keepdim=True).clamp(min=torch.finfo(output.dtype).tiny)
-        share = share.clamp(max=1.0).masked_fill(self.weight > 0, 1.0)
+        share = share.clamp(max=1.0).masked_fill(self.weight > 0, 1.0).to(self.weight.dtype)
         return self.weight.detach() + share * (self.weight - self.weight.detach())
 
     def follow(self, layers: nn.ModuleList) -> list[torch.utils.hooks.RemovableHandle]:

@@ -87,11 +87,10 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         questions.failed.clear()
         record, parts, empty = {"failed_rows": failed, "dropped": float(not fewest)}, [], 0 if fewest else empty + 1
         if fewest:  # without a question, a process would leave the others waiting
-            now = config.at(step)
-            parts = [gather_experience(policy, reference, processor, accelerator, one, step, now, watch) for one in asked]
+            parts = [gather_experience(policy, reference, processor, accelerator, one, step, config, watch) for one in asked]
             policy.train()
             order = [part for _ in range(config.num_iterations) for part in parts]
-            records = [update(policy, optimizer, accelerator, part, governor, now, watch) for part in order]
+            records = [update(policy, optimizer, accelerator, part, governor, config, watch) for part in order]
             record |= {name: sum(one[name] for one in records) / len(records) for name in records[0]}
             for name in kinds_of(config):
                 gap, share = record.pop(f"gap/{name}"), record.pop(f"sparse/{name}")
