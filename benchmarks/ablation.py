@@ -90,7 +90,7 @@ def run(row: str, seed: int, arguments: argparse.Namespace) -> None:
     points = [table_row("full", evaluate(model, processor, examples, None, "full"))]
     points += [table_row("zipvl", evaluate(model, processor, examples, config.rule(p), f"p = {p}")) for p in THRESHOLDS]
     kl = distance(model, load_vision(config.model)[0], processor, examples, config)
-    found = {"row": row, "seed": seed, "seconds": seconds, "kl": kl, "points": points, "config": asdict(config)}
+    found = {"row": row, "seed": seed, "seconds": seconds, "distance": kl, "points": points, "config": asdict(config)}
     (folder / "ablation.json").write_text(json.dumps(found, indent=1))
 
 
@@ -120,7 +120,7 @@ def untrained(arguments: argparse.Namespace) -> dict:
         points += [table_row("zipvl", evaluate(model, processor, examples, recipe.rule(p), f"p = {p}")) for p in THRESHOLDS]
         kl = distance(model, model, processor, examples, recipe)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"row": "untrained", "kl": kl, "points": points}, indent=1))
+        file.write_text(json.dumps({"row": "untrained", "distance": kl, "points": points}, indent=1))
     return json.loads(file.read_text())
 
 
@@ -139,7 +139,10 @@ def table(arguments: argparse.Namespace) -> str:
         cells = [one["row"], str(one.get("seed", "-"))]
         cells += [f"{100 * point['token_ratio']:.1f} % -> {100 * point['accuracy']:.1f}" for point in points]
         cells += [f"{100 * full['accuracy']:.1f}"]
-        cells += [f"{one['kl']:.4f}", f"{one['seconds'] / 60:.1f}" if "seconds" in one else "-"]
+        cells += [
+            f"{one['distance']:.4f}" if "distance" in one else "-",
+            f"{one['seconds'] / 60:.1f}" if "seconds" in one else "-",
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

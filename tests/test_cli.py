@@ -167,6 +167,7 @@ def other_family(folder):
 @pytest.mark.parametrize(
     ("arguments", "status", "word"),
     [
+        ([], 2, "it was not provided"),
         (["answer", "none.png", "What?"], 2, "none.png: no such file"),
         (["answer", "{broken}", "What?"], 2, "broken.png"),
         (["answer", "{picture}", "  "], 2, "question is empty"),

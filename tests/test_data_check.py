@@ -198,6 +198,13 @@ class Killed(list):
         return os.kill(os.getpid(), signal.SIGKILL) if index == 2 else super().__getitem__(index)
 
 
+class Failing(list):
+    def __getitem__(self, index):
+        raise RuntimeError("something else")
+
+
 def test_a_process_that_is_killed():
+    with pytest.raises(RuntimeError, match="something else"):
+        list(findings(Failing(range(4)), workers=2))
     with pytest.raises(DataError, match=r"killed.*--workers 1"):
         list(findings(Killed(range(4)), workers=2))

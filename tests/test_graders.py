@@ -38,6 +38,8 @@ def row(problem_type: str, answer: str) -> Example:
         ("numerical", "7", "The answer is 7 apples.", 1),
         ("numerical", "2.83", r"$2\sqrt{2}$", 1),
         ("numerical", "3.14", r"$\pi$", 1),
+        ("numerical", "3", r"$|-3|$", 1),
+        ("numerical", "3", r"$\log_2 8$", 1),
         *(("numerical", "12", said, None) for said in ("twelve", "nan", "1/0", "9^9^9^9^9", "inf")),
         # What would take for ever to work out is no answer.
         *(("numerical", "12", said, None) for said in ("$20000000!$", r"$\binom{10^9}{10^8}$", r"$\prod_{n=1}^{99999999} n$")),

@@ -10,6 +10,7 @@ from train_runs import SMALL, metrics
 from zipr1 import relaxed_count, sparse
 from zipr1.config import TrainConfig
 from zipr1.membership import MEMBERSHIP, SOFTNESS, Attend, membership
+from zipr1.model import decoder
 from zipr1.reference import attend
 from zipr1.scope import KeptRows
 from zipr1.selection import Scores, TopP
@@ -95,6 +96,17 @@ def test_what_follows_the_kept_rows_is_weighed_under_scope_layer():
     torch.testing.assert_close(gradient[0, :, 0], dense.sum(-1)[0] * torch.tensor([1.0, share[1], share[2], 1.0]))
     rows.set(None)
     torch.testing.assert_close(mlp(states), dense)
+
+
+def test_the_residual_is_what_the_layer_was_given(model, batch):
+    rows, text, given = KeptRows(), decoder(model), []
+    handles = rows.follow(text.layers)
+    handles.append(text.layers[-1].register_forward_pre_hook(lambda _, args: given.append(args[0])))
+    with torch.no_grad():
+        model(**batch, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    assert len(given) == 1 and torch.equal(rows.residual, given[0])
 
 
 def test_membership_rises_with_the_score_and_only_where_there_is_a_choice():

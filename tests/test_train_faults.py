@@ -173,12 +173,13 @@ def test_a_row_that_cannot_be_written_says_where(tmp_path):
     assert (tmp_path / "run.json").read_text() == "old"
 
 
-def test_a_checkpoint_that_was_torn_says_what_to_do(tmp_path):
+@pytest.mark.parametrize(("name", "size"), [("trainer.pt", 1000), ("trainer.pt", 0), ("model.safetensors", 1000)])
+def test_a_checkpoint_that_was_torn_says_what_to_do(tmp_path, name, size):
     """As a power cut leaves it; the one before is there."""
     settings = SMALL | {"max_steps": 3, "save_steps": 1, "output_dir": str(tmp_path), "resume": True}
     train(TrainConfig(**settings), quiet=True)
-    state = tmp_path / "checkpoint-2" / "trainer.pt"
-    state.write_bytes(state.read_bytes()[:1000])
+    state = tmp_path / "checkpoint-2" / name
+    state.write_bytes(state.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"checkpoint-2: cannot be read .*delete this checkpoint and resume from the one"):
         train(TrainConfig(**settings), quiet=True)
     shutil.rmtree(state.parent)

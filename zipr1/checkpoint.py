@@ -9,7 +9,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from zipr1.config import TrainConfig
 from zipr1.model import save
@@ -97,7 +97,9 @@ def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
     try:
         before = json.loads((found[-1] / "train.json").read_text())
         state = torch.load(found[-1] / STATE, weights_only=True)
-    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:  # the last two are torch's
+        for weights in found[-1].glob("*.safetensors"):
+            safe_open(weights, "pt")  # sees whether it is whole
+    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:  # some are torch's
         raise CheckpointError(
             f"{found[-1]}: cannot be read ({error}); delete this checkpoint and resume from the one before"
         ) from error

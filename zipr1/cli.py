@@ -97,8 +97,9 @@ def parse(arguments: list[str]):
     }
     recipes = [path for flag, path in pairwise(arguments) if flag == "--config"]
     recipes += [one.removeprefix("--config=") for one in arguments if one.startswith("--config=")]
-    for path in recipes if arguments[0] in settings else []:  # jsonargparse's own message names neither file nor mend
-        check_keys(settings[arguments[0]], path)
+    for path in recipes:
+        if arguments[0] in settings:  # jsonargparse's own message names neither file nor mend
+            check_keys(settings[arguments[0]], path)
     parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
     commands = parser.add_subcommands(dest="command")
     add_command(commands, "answer", AnswerConfig, ("compare", "json"), ("file", "question"))

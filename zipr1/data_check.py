@@ -181,7 +181,7 @@ def findings(reading: Reading, workers: int) -> Iterator[Finding]:
     try:
         yield from tqdm(loader, desc="data check", unit="row", total=len(reading))
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker (pid" not in str(error):  # another error of the row that was read
             raise
         raise DataError(
             f"a process that reads was killed ({error}), perhaps for memory; try --workers {workers // 2}"

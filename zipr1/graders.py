@@ -105,7 +105,7 @@ def math_value(text: str) -> float | None:
     if not found or not found[0].is_number:
         return None
     # 20000000! and 9^9^9^9 would be computed, for ever.
-    quick = (sympy.Number, sympy.NumberSymbol, sympy.Add, sympy.Mul, sympy.Pow, sympy.UnevaluatedExpr)
+    quick = (sympy.Number, sympy.NumberSymbol, sympy.Add, sympy.Mul, sympy.Pow, sympy.Abs, sympy.log, sympy.UnevaluatedExpr)
     if not all(isinstance(part, quick) for part in sympy.preorder_traversal(found[0])):
         return None
     for power in found[0].atoms(sympy.Pow):

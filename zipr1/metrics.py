@@ -27,12 +27,14 @@ class Log:
         # TensorBoard takes no lists and no None.
         plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in asdict(config).items()}
         accelerator.init_trackers("zipr1", config=plain)
-        cut(self.failed_rows, start)
         if accelerator.is_main_process:
+            for path in folder.glob("failed-rows-*.jsonl"):  # of more processes too
+                cut(path, start)
             record = {"config": asdict(config), "resumed": resumed(folder / "run.json", config, start)} | provenance()
             replace(folder / "run.json", json.dumps(record, indent=1))
             for path in (self.path, folder / "samples.jsonl"):
                 cut(path, start)
+        accelerator.wait_for_everyone()
 
     def __call__(self, step: int, record: dict[str, float]) -> None:
         if self.accelerator.is_main_process:

@@ -108,7 +108,8 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     logits = 6 * rows * config.max_completion_length * text.vocab_size * 4  # policy, its log and gradient; the same of the KL
 
     everything = config.prompts_per_step * config.num_generations
-    experience = everything // processes * 4 * (prompt * shape.hidden + config.max_completion_length * text.vocab_size)
+    states = size if config.fsdp or config.use_peft else 4  # what the embedding gives
+    experience = everything // processes * (prompt * shape.hidden * states + config.max_completion_length * text.vocab_size * 4)
     head = 2 * config.max_completion_length * text.vocab_size * text.hidden_size
     dense = shape.layers * layer_flops(shape, length) + head
     sparse = shape.layers * layer_flops(shape, length, ratio, config.scope) + head

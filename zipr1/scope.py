@@ -50,9 +50,9 @@ class KeptRows:
         return full.index_copy_(0, self.rows, output[0]).view(batch, length, -1)
 
     def bounded(self, output: torch.Tensor) -> torch.Tensor:
-        """The weight; where a token is out, with |x| / |x + output| of its gradient, x the residual. What follows normalises
-        the sum, with a slope of 1 / |x| as long as the token is out and 1 / |x + output| once it is in. The latter is that of
-        a token that is in, and has a bound where x is small, as in the first layer."""
+        """The weight; where a token is out, with |x| / |x + output|, at most 1, of its gradient, x the residual. What follows
+        normalises the sum, with a slope of 1 / |x| while the token is out and of 1 / |x + output| once it is in; the former
+        has no bound where x is small, as in the first layer."""
         residual = self.residual.norm(dim=-1, keepdim=True)
         share = residual / (self.residual + output).norm(dim=-1, keepdim=True).clamp(min=torch.finfo(output.dtype).tiny)
         share = share.clamp(max=1.0).masked_fill(self.weight > 0, 1.0).to(self.weight.dtype)
