@@ -89,8 +89,8 @@ def run(row: str, seed: int, arguments: argparse.Namespace) -> None:
     model, processor = load_vision(folder / "final")
     points = [table_row("full", evaluate(model, processor, examples, None, "full"))]
     points += [table_row("zipvl", evaluate(model, processor, examples, config.rule(p), f"p = {p}")) for p in THRESHOLDS]
-    kl = distance(model, load_vision(config.model)[0], processor, examples, config)
-    found = {"row": row, "seed": seed, "seconds": seconds, "distance": kl, "points": points, "config": asdict(config)}
+    far = distance(model, load_vision(config.model)[0], processor, examples, config)
+    found = {"row": row, "seed": seed, "seconds": seconds, "distance": far, "points": points, "config": asdict(config)}
     (folder / "ablation.json").write_text(json.dumps(found, indent=1))
 
 
@@ -118,9 +118,9 @@ def untrained(arguments: argparse.Namespace) -> dict:
         model, processor = load_vision(recipe.model)
         points = [table_row("full", evaluate(model, processor, examples, None, "full"))]
         points += [table_row("zipvl", evaluate(model, processor, examples, recipe.rule(p), f"p = {p}")) for p in THRESHOLDS]
-        kl = distance(model, model, processor, examples, recipe)
+        far = distance(model, model, processor, examples, recipe)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"row": "untrained", "distance": kl, "points": points}, indent=1))
+        file.write_text(json.dumps({"row": "untrained", "distance": far, "points": points}, indent=1))
     return json.loads(file.read_text())
 
 

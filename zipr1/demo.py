@@ -72,11 +72,8 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
         preset: replace(recipe, preset=preset, learning_rate=rate, output_dir=str(folder / preset))
         for preset, rate in rates.items()
     }
-    (folder / "config.json").write_text(
-        json.dumps(
-            {"demo": asdict(config), "train": {name: asdict(one) for name, one in presets.items()}} | provenance(), indent=1
-        )
-    )
+    settings = {"demo": asdict(config), "train": {preset: asdict(one) for preset, one in presets.items()}}
+    (folder / "config.json").write_text(json.dumps(settings | provenance(), indent=1))
     p, base = recipe.p, recipe.model
     for preset in presets:  # of an earlier demo
         shutil.rmtree(folder / preset, ignore_errors=True)

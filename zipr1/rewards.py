@@ -99,8 +99,8 @@ def from_function(
 
 
 def asked(example: Example) -> str | list[dict]:
-    """The prompt as TRL has it: a chat where the row is one or has pictures or a clip, which TRL takes in chats alone, and of
-    Video-R1; else a text."""
+    """The prompt as TRL has it: a chat where the row's is one, or has pictures or a clip, which TRL takes in chats alone; else
+    a text. Video-R1's rows bring their chats as a column."""
     if "prompt" in example.columns:
         return example.columns["prompt"]
     chat = example.messages or example.pictures or example.frames is not None
