@@ -104,8 +104,8 @@ def distance(model, reference, processor, examples: list[Example], config: Train
         tokens, mask, _ = given_tokens(processor, batch, config, model.device)
         rollout = given(model, encoded, rule, tokens=tokens, mask=mask, scope=config.scope)
         with zipr1.sparse(model, rule, scope=config.scope, prompt_length=rollout.prompt, replay=rollout.kept):
-            logits = completion_logits(model, rollout)
-        found.append(full_kl(logits, reference_logits(reference, rollout, 1), rollout.mask))
+            logits = completion_logits(model, rollout), reference_logits(reference, rollout, 1)
+        found.append(full_kl(*(one.log_softmax(-1) for one in logits), rollout.mask))
     return torch.cat(found).mean().item()
 
 

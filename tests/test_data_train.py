@@ -87,17 +87,20 @@ def test_training_on_rows_of_every_kind(root):
     assert list(map(json.loads, (out / "failed-rows-0.jsonl").open())) == failed
 
 
-def test_training_with_a_users_reward(root, monkeypatch):
+@pytest.mark.parametrize("preset", ["exact", "paper"])
+def test_training_with_a_users_reward(root, monkeypatch, preset):
+    """Also that the reference answers only where its answers are of use: they take as long as the rollouts."""
     monkeypatch.chdir(root)
     (root / "mine.py").write_text("def level(completions, level, **columns):\n    return [float(one) for one in level]\n")
     rows = [{"prompt": "Say a word.", "answer": "word", "level": i % 2} for i in range(12)]
     data = write(root / "text.jsonl", rows)
     settings = SMALL | {"data": data, "probe_data": data, "output_dir": str(root / "out"), "reward_function": "mine:level"}
-    train(TrainConfig(**settings), quiet=True)
+    train(TrainConfig(**settings, preset=preset), quiet=True)
     metrics = [json.loads(line) for line in (root / "out" / "metrics.jsonl").open()]
-    assert metrics[1]["rewards/accuracy"] + metrics[2]["rewards/accuracy"] == pytest.approx(
-        1.0
-    )  # all twelve rows, half at level 1
+    both = metrics[1]["rewards/accuracy"] + metrics[2]["rewards/accuracy"]
+    assert both == pytest.approx(1.0)  # all twelve rows, half at level 1
+    for name in ("reference_accuracy", "governor/gap/exact"):
+        assert (name in metrics[1]) == (preset == "exact")
 
 
 def test_training_on_given_completions(root):

@@ -179,7 +179,9 @@ def test_leaving_restores_the_model_bit_for_bit_also_after_an_error(model, batch
     assert torch.equal(logits(model, batch)[0], before)
     with pytest.raises(RuntimeError, match="on purpose"), sparse(model, TopP(0.5)):
         model(**batch)
+        assert not torch.backends.cuda.cudnn_sdp_enabled()  # it would plan each of our many shapes anew
         raise RuntimeError("on purpose")
+    assert torch.backends.cuda.cudnn_sdp_enabled()
     assert torch.equal(logits(model, batch)[0], before)
     with pytest.raises(ValueError, match="4"), sparse(model, TopP((0.5, 0.5))):
         model(**batch)  # an error inside attention

@@ -78,8 +78,9 @@ def test_the_forward_kl_still_pulls_a_policy_that_is_sure_and_wrong():
     """The policy gives the reference's answer 1e-6: its own KL has almost no gradient there, the other direction's is p - q."""
     reference = torch.tensor([[[0.9, 0.1]]]).log()
     policy = torch.tensor([[[1e-6, 1 - 1e-6]]]).log().requires_grad_(True)
-    (own,) = torch.autograd.grad(full_kl(policy, reference, torch.ones(1, 1)).sum(), policy)
-    (forward,) = torch.autograd.grad(full_kl(reference, policy, torch.ones(1, 1)).sum(), policy)
+    logp = policy.log_softmax(-1)
+    (own,) = torch.autograd.grad(full_kl(logp, reference, torch.ones(1, 1)).sum(), policy, retain_graph=True)
+    (forward,) = torch.autograd.grad(full_kl(reference, logp, torch.ones(1, 1)).sum(), policy)
     assert own.abs().max() < 1e-4
     torch.testing.assert_close(forward, torch.tensor([[[1e-6 - 0.9, 0.9 - 1e-6]]]))
 

@@ -11,12 +11,15 @@ import data_rows
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from data_rows import PUBLISHED, published, video_r1, write
 from PIL import Image
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from zipr1.data import permutation
-from zipr1.policy import launched_for_fsdp
+from zipr1.model import load
+from zipr1.policy import Policy, distribute, gathered, launched_for_fsdp
 
 SETTINGS = {
     "tasks": ["shapes"],
@@ -26,6 +29,7 @@ SETTINGS = {
     "max_tokens_per_batch": 250,  # a question a pass
     "max_steps": 2,
     "save_steps": 1,
+    "probe_every": 1,  # before the checkpoint, whose gathering must not depend on what ran last
     "probe_per_task": 2,
     "kl": "full",
 }
@@ -82,6 +86,26 @@ def test_two_processes_equal_one(tmp_path, one, fsdp):
         launcher, settings = TORCHRUN, {"fsdp": fsdp}
     check_equal(Run(tmp_path, launcher, use_peft=lora, **settings).result(), expected)
     assert (tmp_path / "checkpoint-1" / "trainer.pt").is_file()
+
+
+def test_what_is_gathered_stays_until_the_block_ends():
+    """Sampling would gather every layer for each token, and the optimizer's state needs all of them sharded."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model, _ = load("zipr1/tiny")
+        policy = distribute(Policy(model), True, Accelerator(cpu=True))
+        sharded = [name for name, part in policy.named_parameters() if isinstance(part, DTensor)]
+        layers = [name for name in sharded if ".layers." in name]
+        with gathered(policy):
+            policy(lambda model: model.generate(input_ids=torch.arange(5, 25)[None], max_new_tokens=2))
+            whole = dict(policy.named_parameters())
+            assert layers and not any(isinstance(whole[name], DTensor) for name in layers)
+        assert [name for name, part in policy.named_parameters() if isinstance(part, DTensor)] == sharded
+        policy(lambda model: model(input_ids=torch.arange(5, 25)[None]))
+        after = dict(policy.named_parameters())
+        assert all(isinstance(after[name], DTensor) for name in layers)  # and outside it as FSDP2 does
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow

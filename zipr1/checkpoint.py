@@ -96,7 +96,7 @@ def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
         return None
     try:
         before = json.loads((found[-1] / "train.json").read_text())
-        state = torch.load(found[-1] / STATE, weights_only=True)
+        state = torch.load(found[-1] / STATE, weights_only=True, mmap=True)  # every process has it; of 7B, 61 GB
         for weights in found[-1].glob("*.safetensors"):
             safe_open(weights, "pt")  # sees whether it is whole
     except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:  # some are torch's

@@ -62,6 +62,11 @@ class Objective:
     governed: bool
     choice_gradient: bool
 
+    @property
+    def asks_reference(self) -> bool:
+        """Whether anything depends on how often the dense reference answers right."""
+        return self.governed or self.baseline == "reference"
+
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

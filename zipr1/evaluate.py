@@ -186,9 +186,11 @@ def evaluate(
     max_new_tokens: int = MAX_NEW_TOKENS,
     raw: bool = False,
     function: Functions | None = None,
+    synced: bool = False,
 ) -> list[Record]:
     """Greedy answers to all examples under one rule; `raw` prompts have no chat template; users' reward functions call a
-    completion right that they give more than half. Raises ValueError where a shorter prompt is asked for and none can be."""
+    completion right that they give more than half; `synced`: all processes go on until the last has finished. Raises ValueError
+    where a shorter prompt is asked for and none can be."""
     model.eval()
     shorter = rule if hasattr(rule, "shorten") else None
     if shorter and not (examples := [example for example in examples if shorter.takes(example)]):
@@ -201,7 +203,7 @@ def evaluate(
         if shorter:
             inputs = shortened(processor, part, inputs, shorter).to(model.device)
         check_length(model, inputs, max_new_tokens)
-        settings = {"max_new_tokens": max_new_tokens, "do_sample": False}
+        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "synced_gpus": synced}
         if rule is None or shorter:
             out, kept = model.generate(**inputs, **settings), None
             ratios = (inputs["attention_mask"].sum(-1) / lengths)[:, None].expand(-1, layers)

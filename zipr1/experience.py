@@ -14,7 +14,7 @@ from zipr1.config import TrainConfig
 from zipr1.encode import Encoded, encode
 from zipr1.graders import RIGHT_FROM
 from zipr1.inputs import collate, tokenizer_of
-from zipr1.policy import Reference, in_step
+from zipr1.policy import Reference, gathered, in_step
 from zipr1.rewards import Reward, load_function, reward
 from zipr1.rollout import Rollout, draw_thresholds, given, prompts, reference_logits, sample, some, token_draws
 from zipr1.tasks.base import Example
@@ -24,15 +24,15 @@ from zipr1.tasks.base import Example
 class Experience:
     """B questions that share padding, with G rollouts each (N = B * G), or with some of the G.
 
-    expected (B,): the chance that the reference answers right, or of rows whether one answer of it was; of given completions
-    its mean log-probability.
+    expected (B,): the chance that the reference answers right, or of rows whether one answer of it was, where the objective
+    asks for it (an answer takes as long as a rollout); of given completions its mean log-probability.
     """
 
     examples: list[Example]
     rollout: Rollout
     rewards: Reward  # of all G
     reference_logits: torch.Tensor  # (N, T, V)
-    expected: torch.Tensor
+    expected: torch.Tensor | None
     weight: float = 1.0  # 0 for one that is repeated, to keep this process in step with others
     columns: slice = field(default_factory=lambda: slice(None))  # which of the G rollouts these are
 
@@ -75,7 +75,7 @@ def gather_experience(
     for group in groups + groups[-1:] * (most(len(groups), accelerator) - len(groups) if synced else 0):
         inputs = collate(processor, [parts[i] for i in group])
         these, places = [examples[i] for i in group], [numbers[i] for i in group]
-        with watch("rollout"):
+        with watch("rollout"), gathered(policy):
             rollout = policy(roll, processor, inputs, these, places, step, config, synced)
         with watch("reward"):
             rewards = rewarded(processor, these, rollout, config)
@@ -86,11 +86,13 @@ def gather_experience(
                 expected = mean_logprob(logp, rollout.mask).view(len(group), -1).mean(-1)
             elif config.data:  # a grader takes more than one wording
                 logits = reference(reference_logits, rollout, config.num_generations)
-                answers = reference(ask, rollout, places, step, config, synced)
-                expected = right(these, rewarded(processor, these, answers, config), config)[:, 0].float()
+                expected = None
+                if config.objective.asks_reference:
+                    answers = reference(ask, rollout, places, step, config, synced)
+                    expected = right(these, rewarded(processor, these, answers, config), config)[:, 0].float()
             else:
                 logits, expected = reference(consult, processor, these, rollout)
-        found.append(Experience(these, rollout, rewards, logits, expected.cpu()))
+        found.append(Experience(these, rollout, rewards, logits, expected if expected is None else expected.cpu()))
     found = [piece for part in found[: len(groups)] for piece in split(part, config.max_tokens_per_batch)]
     # DDP too waits for the others within a pass: when it has seen the first gradients, it puts them into other buckets.
     return found + [replace(found[-1], weight=0.0)] * (most(len(found), accelerator) - len(found))

@@ -56,10 +56,8 @@ def sampled_kl(logprobs: torch.Tensor, reference: torch.Tensor, mask: torch.Tens
     return token_mean(difference.exp() - difference - 1, mask)
 
 
-def full_kl(logits: torch.Tensor, other: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """KL(softmax(logits) || softmax(other)) per row, exact over the vocabulary at each completion token: (N, T, V) twice ->
-    (N,)."""
-    logp, logq = logits.float().log_softmax(-1), other.float().log_softmax(-1)
+def full_kl(logp: torch.Tensor, logq: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) per row, exact over the vocabulary at each completion token: log-probabilities (N, T, V) of both -> (N,)."""
     return token_mean((logp.exp() * (logp - logq)).sum(-1), mask)
 
 

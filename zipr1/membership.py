@@ -55,9 +55,9 @@ class Attend(torch.autograd.Function):
     def forward(ctx, query, key, value, member, valid, scaling: float, piece: int) -> torch.Tensor:
         batch, heads, length, _ = query.shape
         out = torch.empty_like(query)
-        # For all heads, here alone: with a mask, torch's kernels for GPUs take no fewer.
+        # For all heads, here alone: with a mask, torch's kernels for GPUs take no fewer. A piece is of masks, not scores.
         keys, values = (one.repeat_interleave(heads // one.shape[1], dim=1) for one in (key, value))
-        for part in torch.arange(length).split(max(1, piece // (batch * heads * length))):
+        for part in torch.arange(length).split(max(1, piece // (batch * length))):
             inside = masks(member, valid, part)[1][:, None]
             seen = slice(inside.shape[-1])
             states = query[:, :, part], keys[:, :, seen], values[:, :, seen]

@@ -115,7 +115,8 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     sparse = shape.layers * layer_flops(shape, length, ratio, config.scope) + head
     own = visual + (parameters - visual) / shards  # the vision tower is whole in every process
     rollout = everything * sparse
-    expected = 0 if config.completions == "given" else config.prompts_per_step  # its own answer to each question
+    own_answer = config.completions == "sampled" and (not config.data or config.objective.asks_reference)
+    expected = config.prompts_per_step if own_answer else 0
     prompts = config.prompts_per_step * shape.layers * layer_flops(shape, prompt)  # each read once
     reference = prompts + (everything + expected) * (dense - shape.layers * layer_flops(shape, prompt))
     update = everything * (dense if learned else sparse) * (4 if config.gradient_checkpointing else 3) * config.num_iterations

@@ -51,7 +51,8 @@ class Reference:
     def __call__(self, work: Callable, *args, **kwargs):
         """work(model, ...) on the reference."""
         if self.copy is not None:
-            return self.copy(work, *args, **kwargs)
+            with gathered(self.copy):
+                return self.copy(work, *args, **kwargs)
         model = unwrap(self.policy)
         model.disable_adapters()
         try:
@@ -175,6 +176,24 @@ def unwrap(policy: nn.Module) -> nn.Module:
 def in_step(policy: nn.Module) -> bool:
     """Whether each pass is one of all processes, because weights or gradients are sharded."""
     return isinstance(policy, FSDPModule) or zero.is_engine(policy)
+
+
+@contextmanager
+def gathered(policy: nn.Module) -> Iterator[None]:
+    """For passes without gradients: what FSDP2 has sharded stays whole inside once it is gathered, or sampling would gather
+    every layer again for each token; and is sharded again afterwards, which FSDP2 leaves to a backward pass for what lies
+    outside the layers, and without which the optimizer's state cannot be read."""
+    layers = list(decoder(unwrap(policy)).layers) if isinstance(policy, FSDPModule) else []
+    for layer in layers:
+        layer.set_reshard_after_forward(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.set_reshard_after_forward(True)
+            layer.reshard()
+        if layers:
+            policy.reshard()
 
 
 def trainable(policy: nn.Module) -> list[nn.Parameter]:

@@ -14,17 +14,20 @@ from zipr1.rollout import completion_logits, given
 from zipr1.tasks.base import Example
 
 
-def measure(model, processor, probe: list[Example], config: TrainConfig) -> dict[str, float]:
+def measure(model, processor, probe: list[Example], config: TrainConfig, synced: bool = False) -> dict[str, float]:
     """Accuracy and token ratio at the fixed p, and dense accuracy; of given completions, log-probabilities in place of
     accuracies; a user's reward function calls right what it gives more than half. Every process measures the whole probe
-    set, so that the passes of a sharded model stay in step."""
+    set; `synced`: in step, as sharded weights need."""
     began = time.perf_counter()
-    found = (measure_given if config.completions == "given" else measure_answers)(model, processor, probe, config)
+    if config.completions == "given":
+        found = measure_given(model, processor, probe, config)
+    else:
+        found = measure_answers(model, processor, probe, config, synced)
     return found | {"seconds/probe": time.perf_counter() - began}
 
 
-def measure_answers(model, processor, probe: list[Example], config: TrainConfig) -> dict[str, float]:
-    settings = {"quiet": True, "batch_size": config.probe_batch_size, "raw": not config.chat_template}
+def measure_answers(model, processor, probe: list[Example], config: TrainConfig, synced: bool) -> dict[str, float]:
+    settings = {"quiet": True, "synced": synced, "batch_size": config.probe_batch_size, "raw": not config.chat_template}
     settings |= {"max_new_tokens": MAX_NEW_TOKENS if not config.data else config.max_completion_length}
     settings["function"] = load_function(config.reward_function)
     sparse_rows = evaluate(model, processor, probe, config.rule(config.p), "probe", scope=config.scope, **settings)

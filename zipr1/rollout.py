@@ -12,6 +12,7 @@ from zipr1.encode import Encoded, extend, following, take
 from zipr1.model import decoder, sparse
 from zipr1.selection import TopP
 
+NEVER = -1e4  # a logit without probability; finite, so that 0 times a difference of two is 0
 GRID = tuple(round(0.94 + 0.005 * i, 3) for i in range(8))  # ZipR1, section 3: [0.94, 0.975] in steps of 0.005
 
 
@@ -82,7 +83,7 @@ def repeat(embeds: dict, group: int) -> dict:
 def policy_logits(logits: torch.Tensor, suppress: list[int], temperature: float) -> torch.Tensor:
     """The distribution that is sampled from: float32, vision placeholders out, temperature applied."""
     logits = logits.float() / temperature
-    logits[..., suppress] = float("-inf")
+    logits[..., suppress] = NEVER
     return logits
 
 

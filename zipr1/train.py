@@ -26,7 +26,7 @@ from zipr1.inputs import tokenizer_of
 from zipr1.metrics import Log, final_row
 from zipr1.model import save
 from zipr1.model_card import model_card
-from zipr1.policy import layout, load_policy, optimizer_state, restore_optimizer, unwrap, whole_weights
+from zipr1.policy import gathered, in_step, layout, load_policy, optimizer_state, restore_optimizer, unwrap, whole_weights
 from zipr1.probe import measure
 from zipr1.questions import Questions, kinds_of, probe_questions
 from zipr1.rewards import load_function
@@ -70,7 +70,8 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         restore_optimizer(policy, optimizer, state["optimizer"], found[0] / checkpoint.SHARDS)
     log = Log(folder, accelerator, config, start)
     if not found:
-        log(0, policy(measure, processor, probe, config))
+        with gathered(policy):
+            log(0, policy(measure, processor, probe, config, in_step(policy)))
 
     steps = range(start, config.max_steps)
     hidden = quiet or not accelerator.is_main_process
@@ -93,7 +94,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
             records = [update(policy, optimizer, accelerator, part, governor, config, watch) for part in order]
             record |= {name: sum(one[name] for one in records) / len(records) for name in records[0]}
             for name in kinds_of(config):
-                gap, share = record.pop(f"gap/{name}"), record.pop(f"sparse/{name}")
+                gap, share = record.pop(f"gap/{name}", 0.0), record.pop(f"sparse/{name}", 0.0)
                 if share and math.isfinite(gap) and not record["skipped"]:
                     governor.update(name, gap / share)
             skipped += record["skipped"] > 0
@@ -103,7 +104,8 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         record |= {f"seconds/{part}": seconds for part, seconds in watch.seconds.items()}
         if (step + 1) % config.probe_every == 0 or step + 1 == config.max_steps:
             policy.eval()
-            record |= policy(measure, processor, probe, config)
+            with gathered(policy):
+                record |= policy(measure, processor, probe, config, in_step(policy))
             if accelerator.is_main_process and parts:
                 log.samples(step + 1, tokenizer_of(processor), parts[0][0])
         log(step + 1, record)
@@ -116,6 +118,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
             weights = whole_weights(policy)
             if accelerator.is_main_process:
                 checkpoint.write(folder, step + 1, unwrap(policy), processor, state, config, weights)
+            del state, weights  # of 7B 90 GB, until the next
     final, weights = folder / "final", whole_weights(policy)
     if accelerator.is_main_process:
         with checkpoint.whole(final) as partial:
@@ -136,6 +139,8 @@ def start_processes(config: TrainConfig, folder: Path) -> Accelerator:
         cpu = False  # accelerate would forget DeepSpeed
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False), group]  # no buffer changes
     precision = "bf16" if config.bf16 else "no"
+    if config.bf16 and not cpu:
+        torch.backends.cuda.matmul.allow_tf32 = True  # products that are left in float32, in `membership` above all
     log = {"log_with": config.report_to, "project_dir": folder}
     return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers, **log)
 

@@ -36,9 +36,8 @@ def losses(
     """(N,) the loss of each rollout, and its metrics, (N,) each. `governor`: of the sparsity weight. What belongs to a whole
     group, its advantages first of all, is computed over its G rollouts (B, G), also where `part` holds some of them."""
     objective, rollout, rewards = config.objective, part.rollout, part.rewards
-    logits = completion_logits(model, rollout)
-    device = logits.device
-    logp = logits.log_softmax(-1)
+    logp = completion_logits(model, rollout).log_softmax(-1)
+    device = logp.device
     logprobs = logp.gather(2, rollout.tokens[..., None])[..., 0]
     correct = right(part.examples, rewards, config)
     gates = gate(correct, objective.gate)
@@ -51,14 +50,11 @@ def losses(
         advantages = reference_advantages(total, part.expected)
     advantages = advantages[:, part.columns].flatten().to(device)
     gain = clipped_surrogate(logprobs, rollout.logprobs, advantages, rollout.mask, config.epsilon)
+    reference = part.reference_logits.log_softmax(-1)
     if objective.kl == "sampled":
-        chosen = part.reference_logits.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
-        kl = sampled_kl(logprobs, chosen, rollout.mask)
+        kl = sampled_kl(logprobs, reference.gather(2, rollout.tokens[..., None])[..., 0], rollout.mask)
     else:
-        # Suppressed tokens have no probability in either; a finite logit keeps 0 * (-inf + inf) out of the sum.
-        nowhere = torch.tensor(rollout.suppress, dtype=torch.long, device=device)
-        pair = [one.index_fill(2, nowhere, -1e4) for one in (logits, part.reference_logits)]
-        kl = full_kl(*(pair if objective.kl == "full" else reversed(pair)), rollout.mask)
+        kl = full_kl(*((logp, reference) if objective.kl == "full" else (reference, logp)), rollout.mask)
     loss = -objective.reward_weight * gain + objective.beta * kl
     sparse_rows = torch.tensor([p < 1 for p in rollout.p], device=device)
     pressed = sparse_rows & (rollout.token_ratio > config.target_ratio)
@@ -68,7 +64,7 @@ def losses(
         loss = loss + weight.flatten().to(device) * pressed * trace.relaxed_ratio
     with torch.no_grad():
         ratio = (logprobs - rollout.logprobs).exp()
-        entropy = -(logp.exp() * logp.masked_fill(logp == float("-inf"), 0)).sum(-1)
+        entropy = -(logp.exp() * logp).sum(-1)
         spread = total.std(-1, correction=0)[:, None].expand_as(total)
         won = rewards.accuracy if config.completions == "given" else correct.float()
         groups = {
@@ -78,8 +74,9 @@ def losses(
             "rewards/efficiency": rewards.efficiency,
             "unparsable": rewards.unparsable.float(),
             "frac_reward_zero_std": (spread == 0).float(),
-            "reference_accuracy": part.expected[:, None].expand_as(total),
         }
+        if part.expected is not None:
+            groups["reference_accuracy"] = part.expected[:, None].expand_as(total)
         metrics = {"loss": loss.detach()} | {name: value[:, part.columns] for name, value in groups.items()}
         metrics |= {
             "token_ratio": rollout.token_ratio,
@@ -92,12 +89,13 @@ def losses(
             "completions/clipped_ratio": rollout.clipped.float(),
             "flip_rate": torch.stack(trace.flipped).float().mean(0),
         }
-        apart = (won - part.expected[:, None])[:, part.columns].to(device)
-        thinned = sparse_rows.view(apart.shape).float()
-        for name in kinds_of(config):  # of the sparse rollouts alone: what the governor goes by
-            these = torch.tensor([kind(example) == name for example in part.examples], device=device)[:, None]
-            metrics[f"gap/{name}"] = these * thinned * apart
-            metrics[f"sparse/{name}"] = these * thinned
+        if part.expected is not None:
+            apart = (won - part.expected[:, None])[:, part.columns].to(device)
+            thinned = sparse_rows.view(apart.shape).float()
+            for name in kinds_of(config):  # of the sparse rollouts alone: what the governor goes by
+                these = torch.tensor([kind(example) == name for example in part.examples], device=device)[:, None]
+                metrics[f"gap/{name}"] = these * thinned * apart
+                metrics[f"sparse/{name}"] = these * thinned
     return loss, {name: value.detach().flatten().to(device) for name, value in metrics.items()}
 
 
