@@ -294,4 +294,5 @@ def test_an_evicted_cache_is_refused_outside_the_block(model, processor, example
             decoder(model)(inputs_embeds=word, past_key_values=past, use_cache=True)
         with sparse(model, RULE, keep_kv=True):
             past = prefill(decoder(model), embeds)
+        assert not past.layers[0].ragged  # a mask without padding: decoding needs none
         decoder(model)(inputs_embeds=word, past_key_values=past, use_cache=True)  # nothing was dropped

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import signal
 
 import data_rows
@@ -14,7 +15,7 @@ from test_cli import run
 
 from zipr1.config import TrainConfig
 from zipr1.data import open_rows
-from zipr1.data_check import DataError, findings
+from zipr1.data_check import DataError, Finding, findings
 from zipr1.inputs import prepare
 from zipr1.model import processor_of
 from zipr1.questions import Questions
@@ -194,8 +195,10 @@ def test_pixels_have_a_limit(capsys, root):
 class Killed(list):
     """Rows of which one ends the process that reads it, as a system without memory does."""
 
+    longest = 100
+
     def __getitem__(self, index):
-        return os.kill(os.getpid(), signal.SIGKILL) if index == 2 else super().__getitem__(index)
+        return os.kill(os.getpid(), signal.SIGKILL) if index == 30 else super().__getitem__(index)
 
 
 class Failing(list):
@@ -205,6 +208,8 @@ class Failing(list):
 
 def test_a_process_that_is_killed():
     with pytest.raises(RuntimeError, match="something else"):
-        list(findings(Failing(range(4)), workers=2))
-    with pytest.raises(DataError, match=r"killed.*--workers 1"):
-        list(findings(Killed(range(4)), workers=2))
+        findings(Failing(range(4)), workers=2)
+    rows = Killed((index, Finding(data_type="text", problem="malformed rows", message=f"row {index}")) for index in range(40))
+    with pytest.raises(DataError, match=r"(?s)killed.* 30, .*--workers 1.*Until then: (\d+) rows.*malformed rows") as error:
+        findings(rows, workers=2)
+    assert int(re.search(r"Until then: (\d+)", str(error.value))[1]) >= 20

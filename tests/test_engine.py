@@ -179,13 +179,33 @@ def test_leaving_restores_the_model_bit_for_bit_also_after_an_error(model, batch
     assert torch.equal(logits(model, batch)[0], before)
     with pytest.raises(RuntimeError, match="on purpose"), sparse(model, TopP(0.5)):
         model(**batch)
-        assert not torch.backends.cuda.cudnn_sdp_enabled()  # it would plan each of our many shapes anew
         raise RuntimeError("on purpose")
-    assert torch.backends.cuda.cudnn_sdp_enabled()
     assert torch.equal(logits(model, batch)[0], before)
     with pytest.raises(ValueError, match="4"), sparse(model, TopP((0.5, 0.5))):
         model(**batch)  # an error inside attention
     assert torch.equal(logits(model, batch)[0], before)
+
+
+def test_cudnn_plans_none_of_the_many_shapes(model, monkeypatch):
+    """Those of layers and new tokens that see what was kept; where all is kept, dense attention is as it is."""
+    attention, found = torch.nn.functional.scaled_dot_product_attention, []
+
+    def spy(query, key, *args, **kwargs):
+        found.append((torch.backends.cuda.cudnn_sdp_enabled(), key.shape[2]))
+        return attention(query, key, *args, **kwargs)
+
+    tokens = torch.arange(5, 45)[None]
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    for p, allowed in ((0.5, False), (1.0, True)):
+        found.clear()
+        with sparse(model, TopP(p)):
+            model(tokens)
+        assert found and all(enabled == allowed for enabled, _ in found)
+    found.clear()
+    with sparse(model, TopP(0.5)):
+        model.generate(tokens, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert len({length for _, length in found}) >= 4 and not any(enabled for enabled, _ in found)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_kept_tokens_obey_the_definition(model, batch):

@@ -43,6 +43,14 @@ def row(problem_type: str, answer: str) -> Example:
         *(("numerical", "12", said, None) for said in ("twelve", "nan", "1/0", "9^9^9^9^9", "inf")),
         # What would take for ever to work out is no answer.
         *(("numerical", "12", said, None) for said in ("$20000000!$", r"$\binom{10^9}{10^8}$", r"$\prod_{n=1}^{99999999} n$")),
+        *(("numerical", "1500", said, 1) for said in ("1.5 \N{MULTIPLICATION SIGN} 10^3", r"1.5 \times 10^{3}", "1.5x10^3")),
+        ("numerical", "1500", "9 \N{MULTIPLICATION SIGN} 10^3", 0),
+        ("regression", "0.00035", "3.5E-4 m", 1),
+        *(("numerical", "1.5", said, 1) for said in ("1 1/2", r"1\frac{1}{2}", "(1.5)")),
+        *(("numerical", "-5", said, 1) for said in ("- 5", "-$5", "\N{EN DASH}5", "- 5 m")),
+        ("numerical", "3.46", "2\N{SQUARE ROOT}3", 1),
+        *(("numerical", "5", said, None) for said in ("5-6", "5 \N{EN DASH} 6", "5:30")),  # a range, a time
+        ("OCR", "STOP AHEAD", "STOP\nAHEAD", 1),
         ("OCR", "STOP AHEAD NOW PLEASE", "STOP AHEAD NOW", 3 / 4),  # one of four words is missing
         ("OCR", "GO", "GO LEFT THEN RIGHT", 0),  # three words too many for one: 1 - 3, but no less than 0
         # one-word pairs: 2 of 3 and 2 of 4, F = 4/7, as is the longest common subsequence; pairs: 1 of 2 and 1 of 3, F = 2/5

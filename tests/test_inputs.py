@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
-from zipr1.inputs import MediaError, prepare, read_clip, read_media
+from zipr1.inputs import MediaError, prepare, read_clip, read_media, read_picture
 from zipr1.model import load_vision
 from zipr1.tasks.base import Example
 
@@ -47,7 +47,7 @@ def test_the_time_between_frames_is_the_clips_own(tmp_path):
 def test_a_clip_is_decoded_once(tmp_path, monkeypatch):
     """Opened once to count its packets, once to decode it; again only where packets turn out not to be frames."""
     opened, real = [], av.open
-    monkeypatch.setattr(av, "open", lambda *arguments: opened.append(1) or real(*arguments))
+    monkeypatch.setattr(av, "open", lambda *arguments, **settings: opened.append(1) or real(*arguments, **settings))
     with real(str(tmp_path / "a.mkv"), "w") as container:
         stream = container.add_stream("libx264", rate=8, options={"g": "8", "bf": "0"})  # every eighth frame stands alone
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
@@ -74,6 +74,38 @@ def test_the_content_decides_not_the_name(tmp_path):
     assert len(read_media(tmp_path / "a.png", 8)["frames"]) == 4
 
 
+def test_pictures_of_every_kind(tmp_path):
+    """What is transparent is white, as in Qwen's own reader; 16 bits of grey become 8; a camera's second view is left out."""
+    page = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    page.paste((255, 0, 0, 255), (0, 0, 4, 8))
+    page.save(tmp_path / "alpha.png")
+    page.convert("P").save(tmp_path / "palette.png", transparency=page.convert("P").getpixel((7, 0)))
+    for name in ("alpha.png", "palette.png"):
+        picture = read_picture(tmp_path / name)
+        assert [picture.getpixel(place) for place in ((0, 0), (7, 0))] == [(255, 0, 0), (255, 255, 255)], name
+    Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16)).save(tmp_path / "grey.png")
+    assert [pixel[0] for pixel in np.asarray(read_picture(tmp_path / "grey.png"))[0].tolist()] == [0, 100, 255]
+    red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    red.save(tmp_path / "camera.jpg", format="MPO", save_all=True, append_images=[blue])
+    assert read_picture(tmp_path / "camera.jpg").getpixel((8, 8))[0] > 250
+
+
+def test_a_clip_with_a_title_in_latin_1(tmp_path):
+    write_clip(tmp_path / "a.mp4", 4)
+    with av.open(str(tmp_path / "a.mp4")) as whole, av.open(str(tmp_path / "titled.mkv"), "w") as container:
+        container.metadata["title"] = "Caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    found = (tmp_path / "titled.mkv").read_bytes()
+    title = "Caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode()
+    assert title in found
+    (tmp_path / "titled.mkv").write_bytes(found.replace(title, title.decode().encode("latin-1") + b"!"))
+    assert len(read_clip(tmp_path / "titled.mkv", 4)[0]) == 4
+
+
 def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # packages of the tests of lmms-eval switch it on
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
@@ -97,6 +129,12 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
         container.mux(stream.encode(frame))
     with pytest.raises(MediaError, match=r"sound\.wav.*no video stream"):
         read_media(tmp_path / "sound.wav", 8)
+    write_clip(tmp_path / "known.mkv", 4)
+    found = (tmp_path / "known.mkv").read_bytes()
+    assert b"V_MPEG4/ISO/ASP" in found
+    (tmp_path / "unknown.mkv").write_bytes(found.replace(b"V_MPEG4/ISO/ASP", b"V_MPEG9/ISO/ASP"))
+    with pytest.raises(MediaError, match=r"unknown\.mkv.*codec"):  # to decode it would end the process
+        read_media(tmp_path / "unknown.mkv", 8)
     write_clip(tmp_path / "empty.avi", 0)
     with pytest.raises(MediaError, match=r"empty\.avi"):
         read_media(tmp_path / "empty.avi", 8)

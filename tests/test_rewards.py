@@ -53,6 +53,7 @@ def module(tmp_path, monkeypatch):
         "def text(completions, **columns):\n    return [1.0, 0.0, '1', 1.0]\n"
         "def endless(completions, **columns):\n    return [1.0, float('inf'), 0.0, 1.0]\n"
         "number = 3\n"
+        "async def later(completions, **columns):\n    return [1.0] * len(completions)\n"
     )
     (tmp_path / "torn_rewards.py").write_text("import no_such_library\n")
     monkeypatch.chdir(tmp_path)
@@ -151,6 +152,7 @@ def test_an_answer_reaches_a_function_as_it_stands():
         ("no_such.module:f", ValueError, "no module 'no_such'"),
         ("own_rewards:nothing", ValueError, "has no function 'nothing'"),
         ("own_rewards:number", ValueError, "has no function 'number'"),
+        ("own_rewards:later", ValueError, "is async"),
         ("much*own_rewards:few", ValueError, "'much' is no weight"),
         ("own_rewards:few,", ValueError, "reward function '': expected package.module:name"),
         ("torn_rewards:f", ModuleNotFoundError, "no_such_library"),  # the module is there, what it needs is not

@@ -172,13 +172,18 @@ def test_ties_go_to_the_earlier_token():
     ]
 
 
-def test_float16_scores_do_not_overflow():
-    """Norms of 280, as Qwen2's key biases make them: the product of two is beyond float16, the scaled one is not."""
-    query, key = torch.full((1, 2, 4, 128), 25.0), torch.full((1, 1, 4, 128), 25.0)
-    probes = find_probes(torch.arange(4)[None], torch.ones(1, 4, dtype=torch.bool))
-    expected = probe_scores(query, key, probes, 128**-0.5)[0]
-    got = probe_scores(query.half(), key.half(), probes, 128**-0.5)[0]
-    torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_are_made_in_float32(dtype):
+    """Norms of 280, as Qwen2's key biases make them: the product of two is beyond float16, and rounded to bfloat16 nothing is
+    left of what tells tokens apart. As attention's own kernels do it; also under autocast."""
+    torch.manual_seed(0)
+    query, key = (25 + torch.randn(1, heads, 16, 128).to(dtype) for heads in (2, 1))
+    probes = find_probes(torch.arange(16)[None], torch.ones(1, 16, dtype=torch.bool))
+    expected = probe_scores(query.float(), key.float(), probes, 128**-0.5)[0]
+    assert expected.std() > 0.1
+    assert torch.equal(probe_scores(query, key, probes, 128**-0.5)[0], expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(probe_scores(query.float(), key.float(), probes, 128**-0.5)[0], expected)
 
 
 def test_a_share_is_not_rounded_up_by_rounding_errors():

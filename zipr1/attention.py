@@ -5,10 +5,12 @@ gradient checkpointing recomputes a layer with the arguments it was called with.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
@@ -100,15 +102,15 @@ def sparse_attention(
     if call.past:
         return continued_attention(module, query, key, value, attention_mask, call, **kwargs)
     batch, _, length, _ = query.shape
-    padded = attention_mask is not None
-    if not padded:
+    if attention_mask is None:
         attention_mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
     elif attention_mask.ndim != 2:
         raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}: pass the 2-D padding mask (B, L)")
     kept = choose(module, query, key, attention_mask, kwargs["scaling"], call)
     counts = kept.sum(-1)
     # The one wait for the device in a layer: shapes are numbers.
-    most, least, total = torch.stack([counts.max(), counts.min(), counts.sum()]).tolist()
+    found = [counts.max(), counts.min(), counts.sum(), attention_mask.sum(-1).min()]
+    most, least, total, shortest = torch.stack(found).tolist()
     if least == length:
         return sdpa_attention_forward(module, query, key, value, None, **kwargs)
     index, place = columns_of(kept, most), positions(kept, total)
@@ -119,7 +121,8 @@ def sparse_attention(
     else:
         # The gathered tokens keep their order and their padding comes last, where the causal mask hides it from every
         # real query: one plain causal kernel serves samples that kept different numbers.
-        out, _ = sdpa_attention_forward(module, rows(query, index), short_key, short_value, None, **kwargs)
+        with without_cudnn():
+            out, _ = sdpa_attention_forward(module, rows(query, index), short_key, short_value, None, **kwargs)
         real = out.flatten(0, 1)
         if least < most:
             real = real.index_select(0, positions(filled, total))
@@ -129,7 +132,7 @@ def sparse_attention(
     if call.cache is not None:
         stored = call.cache.layers[module.layer_idx]
         if call.keep_kv:
-            stored.valid, stored.ragged = attention_mask.bool(), padded
+            stored.valid, stored.ragged = attention_mask.bool(), shortest < length
         else:
             stored.evict(short_key, short_value, filled, ragged=least < most)
     if call.rows is not None:
@@ -205,11 +208,27 @@ def continued_attention(
         fresh = stored.valid[:, -new:]
         trace.kept[module.layer_idx] = torch.cat([trace.kept[module.layer_idx], fresh], dim=-1)
         if module.layer_idx == 0:
-            trace.lengths = trace.lengths + fresh.sum(-1)
-    if new == 1 and not stored.ragged:
-        return sdpa_attention_forward(module, query, key, value, None, **kwargs)
-    causal = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
-    return sdpa_attention_forward(module, query, key, value, (stored.valid[:, None, :] & causal)[:, None], **kwargs)
+            trace.lengths = trace.lengths.to(fresh.device) + fresh.sum(-1)
+    with without_cudnn():
+        if new > 1:
+            causal = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
+            return sdpa_attention_forward(module, query, key, value, (stored.valid[:, None, :] & causal)[:, None], **kwargs)
+        # Heads that share keys become queries that do, so that no kernel repeats keys for them.
+        together = query[:, :, 0].unflatten(1, (key.shape[1], -1))
+        mask = stored.valid[:, None, None] if stored.ragged else None
+        out = F.scaled_dot_product_attention(together, key, value, attn_mask=mask, scale=kwargs["scaling"])
+    return out.flatten(1, 2)[:, None], None
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """cuDNN plans each shape anew, for milliseconds, and here each layer and each new token has another one."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 AttentionInterface.register(NAME, sparse_attention)

@@ -2,7 +2,6 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,7 +53,7 @@ class DataCheckConfig:
     """Given: the data's own answers, which nothing grades."""
     reward_function: str | None = None
     """Instead of the graders, which then do not look at the answers."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=lambda: cores())
     """Processes that read; 0: this one."""
     json: bool = False
     """Print one JSON object."""
@@ -70,6 +69,11 @@ class DataCheckConfig:
         own = {name: value for name, value in own.items() if value is not None}
         # Neither gate nor baseline says anything of rows; these go with any completions and rewards.
         return replace(start, data=self.file, probe_data=self.file, gate="none", baseline="group", **own)
+
+
+def cores() -> int:
+    """That this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class DataError(Exception):
@@ -116,7 +120,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Reading(Dataset):
-    """Row number -> Finding, for the processes of a DataLoader."""
+    """Row number -> itself and its Finding, for the processes of a DataLoader."""
 
     rows: Rows
     processor: object
@@ -126,7 +130,10 @@ class Reading(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Finding:
+    def __getitem__(self, index: int) -> tuple[int, Finding]:
+        return index, self.finding(index)
+
+    def finding(self, index: int) -> Finding:
         try:
             row = self.rows.row(index)
         except ValueError as error:
@@ -159,7 +166,11 @@ def check_data(config: DataCheckConfig) -> Report:
     load_function(training.reward_function)
     limit_pixels(processor, training.max_pixels, training.video_max_pixels)
     reading = Reading(open_part(config.file, training, processor), processor, training, longest_prompt(model, training))
-    found = list(findings(reading, config.workers))
+    return summary(findings(reading, config.workers), reading.longest)
+
+
+def summary(found: list[Finding], longest: int) -> Report:
+    """Of rows in their order."""
     problems = {name: [f.message for f in found if f.problem == name] for name in PROBLEMS}
     counts = {
         name: dict(Counter(getattr(finding, name) for finding in found if finding.data_type))
@@ -169,23 +180,34 @@ def check_data(config: DataCheckConfig) -> Report:
         rows=len(found),
         usable=sum(not finding.problem for finding in found),
         **counts,
-        max_prompt_length=reading.longest,
-        longest_prompt=max(finding.tokens for finding in found),
+        max_prompt_length=longest,
+        longest_prompt=max((finding.tokens for finding in found), default=0),
         problems=problems,
     )
 
 
-def findings(reading: Reading, workers: int) -> Iterator[Finding]:
-    """In the order of the rows, with a progress bar on stderr. Raises DataError if a process that reads is killed."""
-    loader = DataLoader(reading, batch_size=None, num_workers=workers)
+def findings(reading: Reading, workers: int) -> list[Finding]:
+    """In the order of the rows, with a progress bar on stderr. Raises DataError, which says what was found until then, if a
+    process that reads is killed."""
+    # In order, a long clip would keep the other processes waiting.
+    loader = DataLoader(reading, batch_size=None, num_workers=workers, in_order=False)
+    found: dict[int, Finding] = {}
     try:
-        yield from tqdm(loader, desc="data check", unit="row", total=len(reading))
+        found.update(tqdm(loader, desc="data check", unit="row", total=len(reading)))
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):  # another error of the row that was read
             raise
+        next_rows = [str(index) for index in range(len(reading)) if index not in found][: 2 * workers]
         raise DataError(
-            f"a process that reads was killed ({error}), perhaps for memory; try --workers {workers // 2}"
+            f"a process that reads was killed ({error}), perhaps for memory, or by one of the rows number "
+            f"{', '.join(next_rows)} (from 0); try --workers {workers // 2}. Until then: "
+            f"{summary(in_order(found), reading.longest).describe()}"
         ) from error
+    return in_order(found)
+
+
+def in_order(found: dict[int, Finding]) -> list[Finding]:
+    return [found[index] for index in sorted(found)]
 
 
 def load_processor(name: str) -> tuple:

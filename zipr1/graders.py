@@ -74,7 +74,8 @@ def regression(expected: str, said: str) -> float | None:
 
 
 def ocr(expected: str, said: str) -> float:
-    """1 - word error rate, at least 0."""
+    """1 - word error rate, at least 0; a line break parts words as a space does."""
+    expected, said = (" ".join(text.split()) for text in (expected, said))
     return max(0.0, 1 - library("jiwer").wer(expected, said))
 
 
@@ -87,8 +88,10 @@ def free_form(expected: str, said: str) -> float:
 
 
 def values(text: str) -> tuple[float, ...]:
-    """The number a text gives, in both readings of a percentage; () if there is none."""
-    text = text.replace("\N{MINUS SIGN}", "-").strip().rstrip(".")
+    """The number a text gives, in both readings of a percentage; () if there is none, or two: a range, a ratio, a time."""
+    text = plain(text)
+    if re.search(r"\d\s*[-:]\s*\d", text):
+        return ()
     try:
         number = float(re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text))  # of thousands
     except ValueError:
@@ -96,6 +99,19 @@ def values(text: str) -> tuple[float, ...]:
     if number is None or not math.isfinite(number):
         return ()
     return (number, 100 * number) if re.search("%|per ?cent", text) else (number,)
+
+
+def plain(text: str) -> str:
+    """Signs, brackets, powers of ten, mixed fractions and roots as math-verify reads them."""
+    text = re.sub("[\N{MINUS SIGN}\N{EN DASH}]", "-", text).strip().rstrip(".")
+    text = re.sub(r"^\(([^()]*)\)$", r"\1", text)
+    text = re.sub(r"(?<![\w)])-\s*\$?\s*(?=[\d.])", "-", text)
+    if "$" not in text:  # there it reads them all
+        text = re.sub(r"(?<=\d)\s*(?:\N{MULTIPLICATION SIGN}|\\times|\\cdot|[x*])\s*10\s*\^\s*\{?(-?\d+)\}?", r" * 10^\1", text)
+        text = re.sub(r"(?<=\d)[eE]([+-]?\d+)(?=\s)", r" * 10^\1", text)  # before a unit
+    text = re.sub(r"(?<![\d./])(\d+)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1 \2/\3", text)
+    text = re.sub(r"(?<![\d./])(\d+) (\d+)/(\d+)(?![\d/])", lambda m: f"{int(m[1]) * int(m[3]) + int(m[2])}/{m[3]}", text)
+    return re.sub(r"^(-?\d*)\s*\N{SQUARE ROOT}\s*\(?(\d+)\)?$", r"$\1\\sqrt{\2}$", text)
 
 
 def math_value(text: str) -> float | None:

@@ -138,15 +138,28 @@ def read_picture(source: str | Path | bytes, name: str | Path = "") -> Image.Ima
     name = name or source
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            count = getattr(image, "n_frames", 1)
-            picture = image.convert("RGB") if count == 1 else None
+            # An MPO of a camera is a JPEG with a second view, or a depth map, behind it.
+            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            picture = opaque(image) if count == 1 else None
     except UnidentifiedImageError as error:
         raise NotStill(f"{name}: not a picture; give a file that opens in a viewer") from error
-    except (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        OSError, SyntaxError, EOFError, ValueError, TypeError, RuntimeError, Image.DecompressionBombError
+    ) as error:  # fmt: skip
         raise MediaError(f"{name}: broken picture ({error}); give a file that opens in a viewer") from error
     if picture is None:
         raise NotStill(f"{name}: {count} pictures in one file; give a single one, or a clip as a clip")
     return picture
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """In RGB: what is transparent is white, as in Qwen's own reader, and 16 bits of grey are not cut off at 8."""
+    if image.has_transparency_data:
+        page = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(page, image.convert("RGBA")).convert("RGB")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def promise(container) -> tuple[float, float]:
@@ -184,8 +197,10 @@ def read_clip(
     name = name or source
 
     def opened():
-        container = av.open(BytesIO(source) if isinstance(source, bytes) else str(source))
+        container = av.open(BytesIO(source) if isinstance(source, bytes) else str(source), metadata_errors="replace")
         for stream in container.streams.video[:1]:
+            if stream.codec_context is None:  # to decode it would end the process
+                raise MediaError(f"{name}: a codec that is not known here; write it as H.264")
             stream.thread_type = "AUTO"
         return container
 

@@ -45,7 +45,8 @@ class ZipR1(lmms):
     pretrained: hub id, folder or "zipr1/tiny". method: full, zipvl, topk, random, recent or fastv, with `p` or `ratio`. scope:
     None for what the model was trained for. min_pixels, max_pixels: of a picture; video_min_pixels, video_max_pixels: of a
     frame as the family's video processor counts them; None leaves the checkpoint's own. max_frames, fps: of a clip. dtype: of
-    the weights; "auto" is the checkpoint's.
+    the weights; "auto" is the checkpoint's. attn_implementation: of the vision tower and of dense attention; for clips on a
+    GPU "flash_attention_2", as without it Qwen2.5-VL's tower takes its windows one by one.
 
     A picture or clip that cannot be read stops the run, which names it: nothing is skipped. One task a run keeps the others.
     """
@@ -66,6 +67,7 @@ class ZipR1(lmms):
         max_frames: int = 32,
         fps: float | None = None,
         dtype: str | None = None,
+        attn_implementation: str | None = None,
         batch_size: int | str = 1,
         device: str | None = None,
     ):
@@ -85,7 +87,8 @@ class ZipR1(lmms):
             )
         # One process goes where lmms-eval says, several each to their own device.
         self.device = torch.device(device) if device and self._world_size == 1 else self.accelerator.device
-        kwargs = {"dtype": dtype} if dtype else {}
+        kwargs = {"dtype": dtype, "attn_implementation": attn_implementation}
+        kwargs = {name: value for name, value in kwargs.items() if value}
         self.model, self.processor = load_vision(pretrained, device_map={"": self.device}, **kwargs)
         for processor, least, most in (
             (self.processor.image_processor, min_pixels, max_pixels),
@@ -148,7 +151,8 @@ class ZipR1(lmms):
             out, ratios = self.model.generate(**inputs, **settings), [1.0] * len(batch)
         else:
             with sparse(self.model, self.rule, scope=self.scope) as trace:
-                out, ratios = self.model.generate(**inputs, **settings), trace.token_ratio.tolist()
+                out = self.model.generate(**inputs, **settings)
+                ratios = trace.token_ratio.view(len(batch), -1)[:, 0].tolist()  # of the first beam, which has the prompt as all
         new = out[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
         lengths = inputs["attention_mask"].sum(-1).tolist()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from zipr1.attention import NAME, choose, padding_mask
+from zipr1.attention import NAME, choose, padding_mask, without_cudnn
 from zipr1.selection import Scores, TopP
 
 MEMBERSHIP = "zipr1_membership"
@@ -61,7 +61,8 @@ class Attend(torch.autograd.Function):
             inside = masks(member, valid, part)[1][:, None]
             seen = slice(inside.shape[-1])
             states = query[:, :, part], keys[:, :, seen], values[:, :, seen]
-            out[:, :, part] = F.scaled_dot_product_attention(*states, attn_mask=inside, scale=scaling)
+            with without_cudnn():
+                out[:, :, part] = F.scaled_dot_product_attention(*states, attn_mask=inside, scale=scaling)
         ctx.save_for_backward(query, key, value, member, valid, out)
         ctx.settings = scaling, piece
         return out

@@ -202,7 +202,7 @@ def sparse(
         kwargs[NAME] = lambda: call  # FSDP2 copies whatever dataclass it finds among a layer's arguments, and the trace in it
         return args, kwargs
 
-    inside, cudnn = True, torch.backends.cuda.cudnn_sdp_enabled()
+    inside = True
 
     def guard(module, args, output):
         """A checkpointed layer that is recomputed outside the block would run dense: a wrong gradient without a word."""
@@ -218,12 +218,9 @@ def sparse(
     handles += rows.follow(text.layers) if rows is not None else []
     try:
         set_attention(model, implementation)
-        # It plans each shape anew, for milliseconds, and here every layer and token has another one.
-        torch.backends.cuda.enable_cudnn_sdp(False)
         yield trace
     finally:
         inside = False
-        torch.backends.cuda.enable_cudnn_sdp(cudnn)
         for handle in handles:
             handle.remove()
         set_attention(model, before)

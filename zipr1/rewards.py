@@ -1,6 +1,7 @@
 """The two parts of the paper's reward, kept apart: was the answer right, and how few tokens did it take."""
 
 import importlib
+import inspect
 import math
 import os
 import sys
@@ -74,8 +75,8 @@ def from_function(
     They are called as TRL 1.x does: f(prompts=, completions=, completion_ids=, **columns) -> list[float | None], and get
     `answer`, `problem_type` and the rows' own columns; a row without a column that others have gives None. To a chat (see
     `asked`) a completion is a list of one message, [{"role": "assistant", "content": ...}], to a plain prompt a string. There
-    is no `trainer_state`. Raises ValueError unless there is one finite number or None a completion, and RuntimeError, with the
-    function's own error behind it, where it fails.
+    are no `trainer_state`, `log_extra` and `log_metric`. Raises ValueError unless there is one finite number or None a
+    completion, and RuntimeError, with the function's own error behind it, where it fails.
     """
     examples = [example for example, _ in pairs]
     names = {name: None for example in examples for name in example.columns if name != "prompt"}
@@ -161,4 +162,6 @@ def imported(path: str) -> Callable:
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"reward function {path!r}: {module_name} has no function {name!r}")
+    if inspect.iscoroutinefunction(function):
+        raise ValueError(f"reward function {path!r}: is async; give a plain function")
     return function

@@ -127,21 +127,22 @@ def probe_scores(query: torch.Tensor, key: torch.Tensor, probes: Probes, scaling
     nothing larger than a piece of PIECE numbers, or than (B, P, L).
     """
     batch, heads, length, _ = query.shape
-    # Scaled before the product, which float16 could not hold.
-    picked = (rows(query, probes.columns) * scaling).unflatten(1, (key.shape[1], -1))  # (B, Hkv, H / Hkv, P, D)
+    picked = (rows(query, probes.columns).float() * scaling).unflatten(1, (key.shape[1], -1))  # (B, Hkv, H / Hkv, P, D)
     numbers, most = batch * picked.shape[3] * length, PIECE if query.device.type == "cpu" else PIECE << 8
     pieces = [(picked, key)]
     if heads * numbers > most and not picked.requires_grad:
         each = max(1, most // numbers)
         pieces = [(some, key[:, i : i + 1]) for i in range(key.shape[1]) for some in picked[:, i : i + 1].split(each, dim=2)]
-    total = sum(summed_attention(some, keys, probes) for some, keys in pieces)
+    with torch.autocast(query.device.type, enabled=False):
+        total = sum(summed_attention(some, keys, probes) for some, keys in pieces)
     return total / heads * probes.valid, probes.seeing
 
 
 def summed_attention(picked: torch.Tensor, key: torch.Tensor, probes: Probes) -> torch.Tensor:
-    """(B, L): the attention of picked queries (B, Hkv, G, P, D), summed over heads and probes."""
+    """(B, L): the attention of picked queries (B, Hkv, G, P, D), summed over heads and probes. In float32, as attention's own
+    kernels have it: Qwen2's biases make large logits, and rounded to bfloat16 those choose other tokens."""
     batch, length = len(key), key.shape[2]
-    logits = torch.matmul(picked.flatten(2, 3), key.transpose(2, 3)).float().view(batch, -1, picked.shape[3], length)
+    logits = torch.matmul(picked.flatten(2, 3), key.float().transpose(2, 3)).view(batch, -1, picked.shape[3], length)
     # Added, not filled in: filling a view makes its gradient copy everything twice. In place where there is none.
     add = logits.add if logits.requires_grad else logits.add_
     attention = add(probes.bias[:, None]).softmax(-1)
