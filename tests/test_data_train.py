@@ -128,7 +128,7 @@ def test_rows_that_cannot_be_used_stop_the_run(root):
     data, out = write(root / "golf.jsonl", rows), root / "out"
     probe = write(root / "probe.jsonl", [{"prompt": "Say a word.", "answer": "word"}])
     settings = SMALL | {"max_steps": 9, "data": data, "probe_data": probe, "output_dir": str(out)}
-    with pytest.raises(ValueError, match="2 steps in a row without usable rows"):
+    with pytest.raises(ValueError, match="2 steps in a row in which a process had no usable row"):
         train(TrainConfig(**settings, max_skipped_steps=1), quiet=True)
     assert "golf" in (out / "failed-rows-0.jsonl").read_text() and not (out / "final").exists()
 

@@ -178,7 +178,10 @@ def stop_if_lost(
             f"{saved}"
         )
     if empty > config.max_skipped_steps:
-        raise ValueError(f"step {step + 1}: {empty} steps in a row without usable rows; {folder}/failed-rows-*.jsonl says why")
+        raise ValueError(
+            f"step {step + 1}: {empty} steps in a row in which a process had no usable row; {folder}/failed-rows-*.jsonl says "
+            "why; mend the rows, or raise prompts_per_step, so that a process draws more than one"
+        )
 
 
 def everywhere(accelerator: Accelerator, fewest: int, failed: int) -> tuple[int, int]:
