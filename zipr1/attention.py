@@ -216,7 +216,8 @@ def continued_attention(
         # Heads that share keys become queries that do, so that no kernel repeats keys for them.
         together = query[:, :, 0].unflatten(1, (key.shape[1], -1))
         mask = stored.valid[:, None, None] if stored.ragged else None
-        out = F.scaled_dot_product_attention(together, key, value, attn_mask=mask, scale=kwargs["scaling"])
+        settings = {"dropout_p": kwargs.get("dropout", 0.0), "scale": kwargs["scaling"]}
+        out = F.scaled_dot_product_attention(together, key, value, attn_mask=mask, **settings)
     return out.flatten(1, 2)[:, None], None
 
 

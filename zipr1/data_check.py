@@ -23,6 +23,11 @@ PROBLEMS = ("missing media", "broken media", "malformed rows", "over-long prompt
 SHOWN = 5  # of each problem, in the report for people
 
 
+def cores() -> int:
+    """That this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass
 class DataCheckConfig:
     """`zipr1 data check`: reads a data set once, and reports what it holds and what of it training would leave out."""
@@ -53,7 +58,7 @@ class DataCheckConfig:
     """Given: the data's own answers, which nothing grades."""
     reward_function: str | None = None
     """Instead of the graders, which then do not look at the answers."""
-    workers: int = field(default_factory=lambda: cores())
+    workers: int = field(default_factory=cores)
     """Processes that read; 0: this one."""
     json: bool = False
     """Print one JSON object."""
@@ -69,11 +74,6 @@ class DataCheckConfig:
         own = {name: value for name, value in own.items() if value is not None}
         # Neither gate nor baseline says anything of rows; these go with any completions and rewards.
         return replace(start, data=self.file, probe_data=self.file, gate="none", baseline="group", **own)
-
-
-def cores() -> int:
-    """That this process may use, where the system says so."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class DataError(Exception):

@@ -143,9 +143,7 @@ def read_picture(source: str | Path | bytes, name: str | Path = "") -> Image.Ima
             picture = opaque(image) if count == 1 else None
     except UnidentifiedImageError as error:
         raise NotStill(f"{name}: not a picture; give a file that opens in a viewer") from error
-    except (
-        OSError, SyntaxError, EOFError, ValueError, TypeError, RuntimeError, Image.DecompressionBombError
-    ) as error:  # fmt: skip
+    except (OSError, SyntaxError, EOFError, ValueError, TypeError, RuntimeError, Image.DecompressionBombError) as error:
         raise MediaError(f"{name}: broken picture ({error}); give a file that opens in a viewer") from error
     if picture is None:
         raise NotStill(f"{name}: {count} pictures in one file; give a single one, or a clip as a clip")

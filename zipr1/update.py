@@ -75,8 +75,6 @@ def losses(
             "unparsable": rewards.unparsable.float(),
             "frac_reward_zero_std": (spread == 0).float(),
         }
-        if part.expected is not None:
-            groups["reference_accuracy"] = part.expected[:, None].expand_as(total)
         metrics = {"loss": loss.detach()} | {name: value[:, part.columns] for name, value in groups.items()}
         metrics |= {
             "token_ratio": rollout.token_ratio,
@@ -90,6 +88,7 @@ def losses(
             "flip_rate": torch.stack(trace.flipped).float().mean(0),
         }
         if part.expected is not None:
+            metrics["reference_accuracy"] = part.expected[:, None].expand_as(total)[:, part.columns]
             apart = (won - part.expected[:, None])[:, part.columns].to(device)
             thinned = sparse_rows.view(apart.shape).float()
             for name in kinds_of(config):  # of the sparse rollouts alone: what the governor goes by
