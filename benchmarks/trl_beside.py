@@ -160,7 +160,7 @@ def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
         encoded = encode(model, collate(processor, every))
     rollout = given(model, encoded, config.rule((1.0,) * len(tokens)), tokens=tokens, mask=mask)
     said = reference_logits(reference, rollout, config.num_generations)
-    experience = Experience(examples, rollout, rewards, said, expected=torch.zeros(len(examples)))
+    experience = Experience(examples, rollout, rewards, said, torch.zeros(len(examples)), list(range(len(examples))))
     model.zero_grad()
     with zipr1.sparse(model, config.rule(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept) as trace:
         loss, metrics = losses(model, trace, experience, Governor(config.accuracy_tolerance, config.accuracy_margin), config)

@@ -12,7 +12,7 @@ from zipr1.config import TrainConfig
 from zipr1.membership import MEMBERSHIP, SOFTNESS, Attend, membership
 from zipr1.model import decoder
 from zipr1.reference import attend
-from zipr1.scope import KeptRows
+from zipr1.scope import ASKED, KeptRows, asked
 from zipr1.selection import Scores, TopP
 from zipr1.train import train
 
@@ -21,8 +21,9 @@ RULE = TopP((0.6, 0.8, 0.9, 1.0))
 
 
 @pytest.mark.parametrize("scope", ["attention", "layer"])
-def test_forward_is_that_of_the_fast_path(model, batch, scope):
-    """Padded prompts with completion tokens behind them, each under its own p, one of them dense."""
+def test_forward_is_that_of_the_fast_path(model, batch, scope, monkeypatch):
+    """Padded prompts with completion tokens behind them, each under its own p, one of them dense; nothing asked."""
+    monkeypatch.setattr("zipr1.scope.ASKED", 0.0)
     prompt = batch["attention_mask"].shape[1] - 2
     settings = {"scope": scope, "prompt_length": prompt, "relax": FLOORED}
     passes = []
@@ -76,26 +77,53 @@ def test_values_and_gradients_are_those_of_the_definition():
         torch.testing.assert_close(torch.autograd.grad((out * weight).sum(), inputs), gradients)
 
 
-def test_what_follows_the_kept_rows_is_weighed_under_scope_layer():
-    """The MLP of a row that was left out: nothing in the forward pass, its own output in the gradient, less where that
-    outweighs the row's residual."""
+def halfway(residual: float, inside: bool, asked: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of a row (1, 4, 3) with a residual of that size under scope layer's weight: the sum of both, the output, and the gradient
+    in membership of the part of the sum's direction that lies along the output."""
     torch.manual_seed(0)
-    mlp, states = torch.nn.Linear(3, 3), torch.randn(1, 4, 3)
-    rows, residual = KeptRows(), torch.randn(1, 4, 3) * torch.tensor([0.01, 0.01, 100.0, 100.0]).view(1, 4, 1)
-    rows.enter(mlp, (residual,))
-    mlp.register_forward_pre_hook(rows.gather)
+    mlp, states, rows = torch.nn.Linear(3, 3), torch.randn(1, 1, 3), KeptRows()
+    given = torch.tensor([[[0.0, 1.0, -1.0]]]) * residual
+    rows.enter(mlp, (given,))
+    output = mlp(states).detach()
     mlp.register_forward_hook(rows.scatter)
-    dense = mlp(states).detach()
-    weight = torch.tensor([1.0, 0, 0, 1]).view(1, 4, 1).requires_grad_(True)
-    rows.weigh(weight)
-    out = mlp(states)
-    (gradient,) = torch.autograd.grad(out.sum(), weight)
-    torch.testing.assert_close(out, dense * weight)
-    share = (residual[0].norm(dim=-1) / (residual + dense)[0].norm(dim=-1)).clamp(max=1)
-    assert share[1] < 0.1 and share[2] > 0.9
-    torch.testing.assert_close(gradient[0, :, 0], dense.sum(-1)[0] * torch.tensor([1.0, share[1], share[2], 1.0]))
-    rows.set(None)
-    torch.testing.assert_close(mlp(states), dense)
+    weight = torch.full((1, 1, 1), float(inside)).requires_grad_(True)
+    rows.weigh(weight, torch.full((1, 1, 1), asked))
+    total = given + mlp(states)
+    along = torch.nn.functional.normalize(total, dim=-1) @ torch.nn.functional.normalize(output[0, 0], dim=-1)
+    (gradient,) = torch.autograd.grad(along.sum(), weight)
+    return total - given, output, gradient.item()
+
+
+@pytest.mark.parametrize("residual", [0.01, 0.1, 100.0])
+def test_scope_layer_asks_rows_halfway_in(residual):
+    """A hundredth of its output or a hundred times: the gradient comes close to what letting the row in changes of its
+    direction, times the rows that each stands for. Not asked, it is out and has none; in, it has the slope that it has."""
+    given, output, gradient = halfway(residual, inside=False, asked=True)
+    share = (given / output).mean().item()
+    torch.testing.assert_close(given, share * output)
+    assert share == pytest.approx(min(0.5, residual * 2**0.5 / output.norm().item()), rel=1e-4)
+
+    def along(weight: float) -> float:
+        total = torch.tensor([[[0.0, 1.0, -1.0]]]) * residual + weight * output
+        return torch.cosine_similarity(total, output, dim=-1).item()
+
+    assert ASKED * gradient == pytest.approx(along(1) - along(0), rel=0.3)
+    given, output, gradient = halfway(residual, inside=False, asked=False)
+    assert given.abs().max() == 0 and gradient == 0
+    given, output, gradient = halfway(residual, inside=True, asked=False)
+    torch.testing.assert_close(given, output)
+    assert gradient == pytest.approx((along(1.001) - along(0.999)) / 0.002, rel=0.05, abs=1e-4)
+
+
+def test_every_row_is_asked_in_its_turn_however_it_is_padded():
+    valid = torch.ones(2, 200, dtype=torch.bool)
+    valid[1, :50] = False
+    turns = [asked(valid, layer, [turn, turn]) for turn in range(100) for layer in range(2)]
+    shares = torch.stack(turns).float().mean(0)[valid]
+    assert shares.min() > 0.2 and shares.max() < 0.3  # of all turns, each row
+    assert all(0.22 < one[row][valid[row]].float().mean() < 0.28 for one in turns for row in (0, 1))  # of all rows, each turn
+    assert all(torch.equal(one[0, :150], one[1, 50:]) for one in turns) and not any((one & ~valid).any() for one in turns)
+    assert not torch.equal(turns[0], turns[1])
 
 
 def test_the_residual_is_what_the_layer_was_given(model, batch):
@@ -132,7 +160,8 @@ def test_it_is_for_passes_that_learn(model, batch):
 
 @pytest.mark.parametrize("scope", ["attention", "layer"])
 def test_without_the_choice_the_gradient_is_that_of_the_fast_path(model, batch, scope, monkeypatch):
-    """Weights of the decoder; membership held constant."""
+    """Weights of the decoder; membership held constant, nothing asked."""
+    monkeypatch.setattr("zipr1.scope.ASKED", 0.0)
     monkeypatch.setattr("zipr1.membership.membership", lambda rule, scores, kept: kept.float())
     found = [gradients(model, batch, implementation, scope) for implementation in ("zipr1", MEMBERSHIP)]
     same_gradients(*found)

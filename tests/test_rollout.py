@@ -159,7 +159,7 @@ def test_a_group_in_parts_has_the_losses_of_the_whole(tiny, rolled):
     answered = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]])
     rewards = Reward(answered, 1 - rollout.token_ratio.view(4, 4), answered.bool())
     config = TrainConfig(baseline="group", gate="group", kl="sampled")
-    part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 4), torch.full((4,), 0.5))
+    part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 4), torch.full((4,), 0.5), [0, 1, 2, 3])
     pieces = split(part, 8 * (rollout.prompt + rollout.tokens.shape[1]))
     assert [len(piece.rollout.p) for piece in pieces] == [8, 8] and split(part, 10**6) == [part]
 
@@ -215,7 +215,7 @@ def test_each_kind_of_question_has_its_own_sparsity_weight(tiny, rolled):
     tokens = rollout.tokens.masked_fill(~rollout.mask, processor.tokenizer.pad_token_id)
     rewards = reward(examples, processor.batch_decode(tokens, skip_special_tokens=True), rollout.token_ratio)
     config, half = TrainConfig(sparsity_weight=2.0), torch.full((4,), 0.5)
-    part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 4), half)
+    part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 4), half, [0, 1, 2, 3])
     choice = {"prompt_length": rollout.prompt, "replay": rollout.kept, "relax": zipr1.relaxed_count}
     with torch.no_grad(), sparse(model, TopP(rollout.p), **choice) as trace:
         free, metrics = losses(model, trace, part, Governor(0.02, 0.04), config)
@@ -246,7 +246,8 @@ def test_given_completions_are_learned_by_their_cross_entropy(tiny, rolled):
     assert tokens[0][mask[0]].tolist() == [*processor.tokenizer.encode(examples[0].answer), processor.tokenizer.eos_token_id]
     rollout = given(model, encoded, TopP((0.95,) * 4), tokens=tokens, mask=mask)
     zeros = torch.zeros(4, 1)
-    part = Experience(examples, rollout, Reward(zeros, zeros, zeros.bool()), reference_logits(model, rollout, 1), zeros[:, 0])
+    rewards, numbers = Reward(zeros, zeros, zeros.bool()), [0, 1, 2, 3]
+    part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 1), zeros[:, 0], numbers)
     weight = model.model.language_model.layers[1].mlp.up_proj.weight.requires_grad_(True)
     try:
         with sparse(model, TopP(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept) as trace:

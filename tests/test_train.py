@@ -9,6 +9,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from accelerate import Accelerator
@@ -26,7 +27,7 @@ from zipr1.model import load, sparse
 from zipr1.policy import load_policy, trainable
 from zipr1.questions import Questions
 from zipr1.rollout import completion_logits, draw_thresholds
-from zipr1.train import train
+from zipr1.train import return_memory, train
 
 
 def test_presets_are_what_they_are_called():
@@ -234,6 +235,18 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
     names: dict = {}
     exec(compile(re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1), "card", "exec"), names)
     assert 0 < names["trace"].token_ratio.item() < 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's way with memory")
+def test_freed_memory_goes_back_to_the_system():
+    """Of tensors that lie between others that stay; the others stay whole."""
+    tensors = [torch.full((16384,), float(i)) for i in range(4096)]  # 64 KiB each, below what malloc asks the system for
+    kept = tensors[63::64]
+    del tensors
+    before = psutil.Process().memory_info().rss
+    return_memory()
+    assert before - psutil.Process().memory_info().rss > 128 << 20
+    assert [one.unique().tolist() for one in kept] == [[float(i)] for i in range(63, 4096, 64)]
 
 
 def test_trackers_by_name(tmp_path):

@@ -5,7 +5,7 @@ gradient checkpointing recomputes a layer with the arguments it was called with.
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -79,6 +79,7 @@ class Call:
     keep_kv: bool = False  # the KV cache keeps every token
     probes: Probes | None = None  # found by the first layer that looks at scores
     scores: Scores | None = None  # of the layer at work
+    turns: Sequence[int] | None = None  # (B,) numbers of the samples, by which rows that are asked differ (`scope.asked`)
     rows: KeptRows | None = None  # where the rest of the layer reads which tokens were kept; None: it takes them all
 
 

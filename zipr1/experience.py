@@ -33,8 +33,15 @@ class Experience:
     rewards: Reward  # of all G
     reference_logits: torch.Tensor  # (N, T, V)
     expected: torch.Tensor | None
+    numbers: list[int]  # of the questions in the run
     weight: float = 1.0  # 0 for one that is repeated, to keep this process in step with others
     columns: slice = field(default_factory=lambda: slice(None))  # which of the G rollouts these are
+
+    @property
+    def turns(self) -> list[int]:
+        """(N,) the numbers of the rollouts in the run."""
+        group = self.rewards.accuracy.shape[1]
+        return [number * group + column for number in self.numbers for column in range(group)[self.columns]]
 
     def record(self) -> dict:
         """What was asked, sampled and earned, for a file; the questions give the rest again."""
@@ -92,7 +99,8 @@ def gather_experience(
                     expected = right(these, rewarded(processor, these, answers, config), config)[:, 0].float()
             else:
                 logits, expected = reference(consult, processor, these, rollout)
-        found.append(Experience(these, rollout, rewards, logits, expected if expected is None else expected.cpu()))
+        expected = expected if expected is None else expected.cpu()
+        found.append(Experience(these, rollout, rewards, logits, expected, places))
     found = [piece for part in found[: len(groups)] for piece in split(part, config.max_tokens_per_batch)]
     # DDP too waits for the others within a pass: when it has seen the first gradients, it puts them into other buckets.
     return found + [replace(found[-1], weight=0.0)] * (most(len(found), accelerator) - len(found))

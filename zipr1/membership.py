@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from zipr1.attention import NAME, choose, padding_mask, without_cudnn
+from zipr1.scope import asked
 from zipr1.selection import Scores, TopP
 
 MEMBERSHIP = "zipr1_membership"
@@ -129,7 +130,8 @@ def membership_attention(module, query, key, value, attention_mask, scaling: flo
     weight = member.to(value.dtype)[:, :, None]
     if call.rows is None:
         return out * weight[..., None], None
-    call.rows.weigh(weight)  # what the output projection and the MLP give is weighed instead, lest membership count twice
+    # What the output projection and the MLP give is weighed instead, lest membership count twice.
+    call.rows.weigh(weight, (asked(attention_mask.bool(), module.layer_idx, call.turns) & ~kept)[:, :, None])
     return out, None
 
 

@@ -5,8 +5,12 @@ row is left out of those two modules' input and gets zeros from them, so the res
 gather and scatter; no module is replaced.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
+
+ASKED = 0.25  # share of the rows outside that one pass asks about
 
 
 class KeptRows:
@@ -19,15 +23,17 @@ class KeptRows:
         self.rows: torch.Tensor | None = None  # (N,) long, of the B * L rows; None: all of them
         self.shape = (0, 0)
         self.weight: torch.Tensor | None = None  # (B, L, 1), in a pass that learns the choice: of all rows
+        self.asked: torch.Tensor | None = None  # (B, L, 1) bool, of rows outside: which are let halfway in
         self.residual: torch.Tensor | None = None  # (B, L, D) what the layer was given
 
     def set(self, rows: torch.Tensor | None, shape: tuple[int, int] = (0, 0)) -> None:
         """The rows, and (B, L); or None for a pass that drops nothing."""
         self.rows, self.shape, self.weight = rows, shape, None
 
-    def weigh(self, weight: torch.Tensor) -> None:
-        """All rows, and what the modules give times `weight` (B, L, 1): 0 or 1, with a gradient (`zipr1.membership`)."""
-        self.rows, self.weight = None, weight
+    def weigh(self, weight: torch.Tensor, asked: torch.Tensor) -> None:
+        """All rows, and what the modules give times `weight` (B, L, 1): 0 or 1, with a gradient (`zipr1.membership`). Rows that
+        are `asked` (B, L, 1) are let halfway in."""
+        self.rows, self.weight, self.asked = None, weight, asked
 
     def enter(self, module: nn.Module, args: tuple) -> None:
         """Forward pre-hook of a layer's first norm, which checkpointing runs again with the rest."""
@@ -42,21 +48,25 @@ class KeptRows:
     def scatter(self, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         """Forward hook: (1, N, D) -> (B, L, D), zeros elsewhere; or all rows, weighed."""
         if self.weight is not None:
-            return output * self.bounded(output.detach())
+            return output * self.halfway(output.detach())
         if self.rows is None:
             return output
         batch, length = self.shape
         full = output.new_zeros(batch * length, output.shape[-1])
         return full.index_copy_(0, self.rows, output[0]).view(batch, length, -1)
 
-    def bounded(self, output: torch.Tensor) -> torch.Tensor:
-        """The weight; where a token is out, with |x| / |x + output|, at most 1, of its gradient, x the residual. What follows
-        normalises the sum, with a slope of 1 / |x| while the token is out and of 1 / |x + output| once it is in; the former
-        has no bound where x is small, as in the first layer."""
-        residual = self.residual.norm(dim=-1, keepdim=True)
-        share = residual / (self.residual + output).norm(dim=-1, keepdim=True).clamp(min=torch.finfo(output.dtype).tiny)
-        share = share.clamp(max=1.0).masked_fill(self.weight > 0, 1.0).to(self.weight.dtype)
-        return self.weight.detach() + share * (self.weight - self.weight.detach())
+    def halfway(self, output: torch.Tensor) -> torch.Tensor:
+        """The weight, with a gradient for the rows that are in, and for those of the others that are `asked`.
+
+        What follows normalises x + weight * output, x the residual: it sees the direction alone, which in the first layers,
+        where x is small, has turned all the way long before the weight is 1. A slope at either end says nothing of that. So a
+        row that is asked is let in halfway, to |x| / |output| and at most 1/2, and its slope there taken for all of the way.
+        """
+        weight = self.weight.detach()
+        size = output.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(output.dtype).tiny)
+        half = (self.residual.norm(dim=-1, keepdim=True) / size).clamp(max=0.5).to(weight.dtype)
+        slope = torch.where(self.asked, 2 * half / ASKED, weight)
+        return torch.where(self.asked, half, weight) + slope * (self.weight - weight)
 
     def follow(self, layers: nn.ModuleList) -> list[torch.utils.hooks.RemovableHandle]:
         """Hooks the modules that the scope covers; removing the handles restores the layers."""
@@ -65,3 +75,11 @@ class KeptRows:
         for module in modules:
             handles += [module.register_forward_pre_hook(self.gather), module.register_forward_hook(self.scatter)]
         return handles
+
+
+def asked(valid: torch.Tensor, layer: int, turns: Sequence[int] | None) -> torch.Tensor:
+    """valid (B, L) -> (B, L) which tokens a pass that learns asks about (`KeptRows.halfway`): an even spread of
+    ASKED of them (Weyl's sequence), others in each layer and each turn. A function of the sample, however it is padded."""
+    turn = torch.zeros(len(valid)) if turns is None else torch.tensor(turns)
+    place = valid.cumsum(-1).double() * 5**0.5 + turn.to(valid.device)[:, None] * 2**0.5 + layer * 3**0.5
+    return (place % 1 < ASKED) & valid

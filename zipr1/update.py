@@ -125,6 +125,7 @@ def update(
             "prompt_length": part.rollout.prompt,
             "replay": part.rollout.kept,
             "relax": relax,
+            "turns": part.turns,
             "implementation": implementation,
         }
         with (
