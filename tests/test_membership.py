@@ -12,7 +12,7 @@ from zipr1.config import TrainConfig
 from zipr1.membership import MEMBERSHIP, SOFTNESS, Attend, membership
 from zipr1.model import decoder
 from zipr1.reference import attend
-from zipr1.scope import ASKED, KeptRows, asked
+from zipr1.scope import KeptRows, asked_rows
 from zipr1.selection import Scores, TopP
 from zipr1.train import train
 
@@ -23,7 +23,7 @@ RULE = TopP((0.6, 0.8, 0.9, 1.0))
 @pytest.mark.parametrize("scope", ["attention", "layer"])
 def test_forward_is_that_of_the_fast_path(model, batch, scope, monkeypatch):
     """Padded prompts with completion tokens behind them, each under its own p, one of them dense; nothing asked."""
-    monkeypatch.setattr("zipr1.scope.ASKED", 0.0)
+    monkeypatch.setattr("zipr1.membership.ASKED", 0.0)
     prompt = batch["attention_mask"].shape[1] - 2
     settings = {"scope": scope, "prompt_length": prompt, "relax": FLOORED}
     passes = []
@@ -77,9 +77,9 @@ def test_values_and_gradients_are_those_of_the_definition():
         torch.testing.assert_close(torch.autograd.grad((out * weight).sum(), inputs), gradients)
 
 
-def halfway(residual: float, inside: bool, asked: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of a row (1, 4, 3) with a residual of that size under scope layer's weight: the sum of both, the output, and the gradient
-    in membership of the part of the sum's direction that lies along the output."""
+def halfway(residual: float, inside: bool, asked: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Of a row (1, 1, 3) with a residual of that size under scope layer's weight: what is added to it, the output, and the
+    gradient in membership of the part of the sum's direction that lies along the output."""
     torch.manual_seed(0)
     mlp, states, rows = torch.nn.Linear(3, 3), torch.randn(1, 1, 3), KeptRows()
     given = torch.tensor([[[0.0, 1.0, -1.0]]]) * residual
@@ -88,53 +88,73 @@ def halfway(residual: float, inside: bool, asked: bool) -> tuple[torch.Tensor, t
     mlp.register_forward_hook(rows.scatter)
     weight = torch.full((1, 1, 1), float(inside)).requires_grad_(True)
     rows.weigh(weight, torch.full((1, 1, 1), asked))
-    total = given + mlp(states)
-    along = torch.nn.functional.normalize(total, dim=-1) @ torch.nn.functional.normalize(output[0, 0], dim=-1)
+    added = mlp(states)
+    along = torch.nn.functional.normalize(given + added, dim=-1) @ torch.nn.functional.normalize(output[0, 0], dim=-1)
     (gradient,) = torch.autograd.grad(along.sum(), weight)
-    return total - given, output, gradient.item()
+    return added, output, gradient.item()
 
 
 @pytest.mark.parametrize("residual", [0.01, 0.1, 100.0])
 def test_scope_layer_asks_rows_halfway_in(residual):
     """A hundredth of its output or a hundred times: the gradient comes close to what letting the row in changes of its
-    direction, times the rows that each stands for. Not asked, it is out and has none; in, it has the slope that it has."""
-    given, output, gradient = halfway(residual, inside=False, asked=True)
-    share = (given / output).mean().item()
-    torch.testing.assert_close(given, share * output)
-    assert share == pytest.approx(min(0.5, residual * 2**0.5 / output.norm().item()), rel=1e-4)
+    direction, times the rows that it stands for. Not asked, it is out and has none; in, it has the slope that it has."""
+    added, output, gradient = halfway(residual, inside=False, asked=8.0)
+    share = (added / output).mean().item()
+    torch.testing.assert_close(added, share * output)
+    assert share == pytest.approx(min(0.5, residual * 2**0.5 / output.norm().item()))
 
     def along(weight: float) -> float:
         total = torch.tensor([[[0.0, 1.0, -1.0]]]) * residual + weight * output
         return torch.cosine_similarity(total, output, dim=-1).item()
 
-    assert ASKED * gradient == pytest.approx(along(1) - along(0), rel=0.3)
-    given, output, gradient = halfway(residual, inside=False, asked=False)
-    assert given.abs().max() == 0 and gradient == 0
-    given, output, gradient = halfway(residual, inside=True, asked=False)
-    torch.testing.assert_close(given, output)
+    assert gradient / 8 == pytest.approx(along(1) - along(0), rel=0.3)
+    added, output, gradient = halfway(residual, inside=False, asked=0.0)
+    assert added.abs().max() == 0 and gradient == 0
+    added, output, gradient = halfway(residual, inside=True, asked=0.0)
+    torch.testing.assert_close(added, output)
     assert gradient == pytest.approx((along(1.001) - along(0.999)) / 0.002, rel=0.05, abs=1e-4)
 
 
-def test_every_row_is_asked_in_its_turn_however_it_is_padded():
+@pytest.mark.parametrize("first", [0, 10**9])
+def test_every_row_is_asked_by_its_chance_however_it_is_padded(first):
     valid = torch.ones(2, 200, dtype=torch.bool)
     valid[1, :50] = False
-    turns = [asked(valid, layer, [turn, turn]) for turn in range(100) for layer in range(2)]
-    shares = torch.stack(turns).float().mean(0)[valid]
-    assert shares.min() > 0.2 and shares.max() < 0.3  # of all turns, each row
-    assert all(0.22 < one[row][valid[row]].float().mean() < 0.28 for one in turns for row in (0, 1))  # of all rows, each turn
-    assert all(torch.equal(one[0, :150], one[1, 50:]) for one in turns) and not any((one & ~valid).any() for one in turns)
-    assert not torch.equal(turns[0], turns[1])
+    chance = torch.linspace(0, 0.25, 150)
+    chances = torch.stack([torch.cat([chance, chance[:50]]), torch.cat([chance[:50], chance])])
+    passes = [asked_rows(chances, valid, layer, [first + n] * 2) for n in range(400) for layer in range(2)]
+    assert all(torch.equal(one[0, :150], one[1, 50:]) for one in passes) and not any((one * ~valid).any() for one in passes)
+    found = torch.stack(passes)
+    assert (found[..., 0, 0] == 0).all() and not torch.equal(passes[0], passes[1])
+    torch.testing.assert_close(found.mean(0)[0, 10:150], torch.ones(140), rtol=0, atol=0.25)  # unbiased, each row
+    torch.testing.assert_close((found > 0).float().mean(0)[0, :150], chance, rtol=0, atol=0.01)
 
 
-def test_the_residual_is_what_the_layer_was_given(model, batch):
+@pytest.mark.parametrize("numbers", [None, (7, 8, 9, 10)])
+def test_rows_outside_are_asked_and_no_others(model, batch, numbers, monkeypatch):
+    """Neither kept ones nor padding nor completions nor those of a dense rollout."""
+    found, prompt = [], batch["attention_mask"].shape[1] - 2
+    weigh = KeptRows.weigh
+    monkeypatch.setattr(KeptRows, "weigh", lambda *args: found.append(args[1:]) or weigh(*args))
+    settings = {"scope": "layer", "prompt_length": prompt, "relax": FLOORED, "implementation": MEMBERSHIP}
+    with torch.no_grad(), sparse(model, RULE, numbers=numbers, **settings) as trace:
+        model(**batch, use_cache=False)
+    assert len(found) == len(trace.kept)
+    asked = torch.stack([asked[..., 0] > 0 for _, asked in found])
+    outside = batch["attention_mask"].bool()[None, :, :prompt] & ~torch.stack(trace.kept)
+    assert asked.any() and not asked[..., prompt:].any() and not (asked[..., :prompt] & ~outside).any()
+    assert not asked[:, 3].any()  # p = 1
+
+
+def test_the_residual_is_what_the_output_is_added_to(model, batch):
     rows, text, given = KeptRows(), decoder(model), []
     handles = rows.follow(text.layers)
-    handles.append(text.layers[-1].register_forward_pre_hook(lambda _, args: given.append(args[0])))
+    for norm in (text.layers[-1].input_layernorm, text.layers[-1].post_attention_layernorm):
+        handles.append(norm.register_forward_pre_hook(lambda _, args: given.append(args[0])))
     with torch.no_grad():
         model(**batch, use_cache=False)
     for handle in handles:
         handle.remove()
-    assert len(given) == 1 and torch.equal(rows.residual, given[0])
+    assert not torch.equal(*given) and torch.equal(rows.residual, given[1])
 
 
 def test_membership_rises_with_the_score_and_only_where_there_is_a_choice():
@@ -143,11 +163,12 @@ def test_membership_rises_with_the_score_and_only_where_there_is_a_choice():
     scores = Scores(lambda: (attention, torch.ones(2, 4)), valid, 0)
     rule = TopP((0.8, 1.0))  # 6 of 7.5: the first and the third; the last in place of the weaker
     kept = torch.tensor([[True, False, False, True], [True] * 4])
-    member = membership(rule, scores, kept)
+    member, slope = membership(rule, scores, kept)
     assert member.tolist() == kept.float().tolist()
     (gradient,) = torch.autograd.grad(member.sum(), attention)
     soft = torch.sigmoid((attention[0].log() - torch.tensor(2.0).log()) / SOFTNESS)
     torch.testing.assert_close(gradient[0], soft * (1 - soft) / SOFTNESS / attention[0])
+    torch.testing.assert_close(slope[0], gradient[0] * attention[0].detach())
     assert gradient[1].abs().max() == 0
 
 
@@ -161,8 +182,8 @@ def test_it_is_for_passes_that_learn(model, batch):
 @pytest.mark.parametrize("scope", ["attention", "layer"])
 def test_without_the_choice_the_gradient_is_that_of_the_fast_path(model, batch, scope, monkeypatch):
     """Weights of the decoder; membership held constant, nothing asked."""
-    monkeypatch.setattr("zipr1.scope.ASKED", 0.0)
-    monkeypatch.setattr("zipr1.membership.membership", lambda rule, scores, kept: kept.float())
+    monkeypatch.setattr("zipr1.membership.ASKED", 0.0)
+    monkeypatch.setattr("zipr1.membership.membership", lambda rule, scores, kept: (kept.float(), 0 * kept.float()))
     found = [gradients(model, batch, implementation, scope) for implementation in ("zipr1", MEMBERSHIP)]
     same_gradients(*found)
 

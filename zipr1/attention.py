@@ -79,7 +79,7 @@ class Call:
     keep_kv: bool = False  # the KV cache keeps every token
     probes: Probes | None = None  # found by the first layer that looks at scores
     scores: Scores | None = None  # of the layer at work
-    turns: Sequence[int] | None = None  # (B,) numbers of the samples, by which rows that are asked differ (`scope.asked`)
+    numbers: Sequence[int] | None = None  # (B,) of the samples, by which the rows that are asked differ (`scope.asked_rows`)
     rows: KeptRows | None = None  # where the rest of the layer reads which tokens were kept; None: it takes them all
 
 

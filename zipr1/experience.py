@@ -38,7 +38,7 @@ class Experience:
     columns: slice = field(default_factory=lambda: slice(None))  # which of the G rollouts these are
 
     @property
-    def turns(self) -> list[int]:
+    def places(self) -> list[int]:
         """(N,) the numbers of the rollouts in the run."""
         group = self.rewards.accuracy.shape[1]
         return [number * group + column for number in self.numbers for column in range(group)[self.columns]]

@@ -2,8 +2,8 @@
 
 Behind `attention` a token that was not kept has no part in the loss, so nothing ever tells the model that it needed that
 token: the pathwise gradient makes the count small, and whether the right tokens are left is chance. Here the forward pass is
-the same, and the backward pass asks what each token would have changed had it been let in, or left out (a straight-through
-estimator, Bengio et al., arXiv 1308.3432).
+the same, but for the rows that scope layer asks halfway in (`scope.KeptRows.halfway`), and the backward pass asks what each
+token would have changed had it been let in, or left out (a straight-through estimator, Bengio et al., arXiv 1308.3432).
 
 The learning pass then computes what the fast one leaves out: attention over all tokens and, under scope="layer", the output
 projection and the MLP of all rows. Scores are made in the backward pass alone, a piece of the queries at a time.
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from zipr1.attention import NAME, choose, padding_mask, without_cudnn
-from zipr1.scope import asked
+from zipr1.scope import ASKED, asked_rows
 from zipr1.selection import Scores, TopP
 
 MEMBERSHIP = "zipr1_membership"
@@ -24,9 +24,10 @@ PIECE = 1 << 22  # scores at a time, of all samples and heads, on a CPU; a GPU, 
 BYTES = 20  # of a score while its piece is learned from: five numbers
 
 
-def membership(rule: TopP, scores: Scores, kept: torch.Tensor) -> torch.Tensor:
+def membership(rule: TopP, scores: Scores, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """kept (B, L) -> (B, L): 1 or 0 as it says, with the gradient of sigmoid((log score - log edge) / SOFTNESS) in the scores
-    of the prompt, where `edge`, held constant, is the weakest score that the budget takes. None where every token is kept."""
+    of the prompt, where `edge`, held constant, is the weakest score that the budget takes. None where every token is kept.
+    And (B, L) the slope of that sigmoid in the log score, at most 1/4 / SOFTNESS."""
     valid = scores.valid.bool()
     tiny = torch.finfo(torch.float32).tiny
     logs = rule.score(scores).clamp(min=tiny).log()
@@ -34,7 +35,8 @@ def membership(rule: TopP, scores: Scores, kept: torch.Tensor) -> torch.Tensor:
     edge = logs.detach().masked_fill(~valid, float("-inf")).sort(-1, descending=True).values.gather(1, count - 1)
     soft = torch.sigmoid((logs - edge) / SOFTNESS)
     chosen = valid & (count < valid.sum(-1, keepdim=True))
-    return kept.float() + torch.where(chosen, soft - soft.detach(), 0.0)
+    slope = (soft * (1 - soft) / SOFTNESS).detach()
+    return kept.float() + torch.where(chosen, soft - soft.detach(), 0.0), slope
 
 
 def piece_of(device: str) -> int:
@@ -122,7 +124,7 @@ def membership_attention(module, query, key, value, attention_mask, scaling: flo
     if attention_mask is None:
         attention_mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
     kept = choose(module, query, key, attention_mask, scaling, call).bool()
-    member = membership(call.rule, call.scores, kept)
+    member, fading = membership(call.rule, call.scores, kept)
     # Under autocast rotary embedding leaves queries and keys in float32.
     out = Attend.apply(
         query.to(value.dtype), key.to(value.dtype), value, member, attention_mask.bool(), scaling, piece_of(query.device.type)
@@ -131,7 +133,9 @@ def membership_attention(module, query, key, value, attention_mask, scaling: flo
     if call.rows is None:
         return out * weight[..., None], None
     # What the output projection and the MLP give is weighed instead, lest membership count twice.
-    call.rows.weigh(weight, (asked(attention_mask.bool(), module.layer_idx, call.turns) & ~kept)[:, :, None])
+    chance = (ASKED * 4 * SOFTNESS * fading).masked_fill(kept, 0)
+    asked = asked_rows(chance, attention_mask.bool(), module.layer_idx, call.numbers)
+    call.rows.weigh(weight, asked.to(weight.dtype)[:, :, None])
     return out, None
 
 

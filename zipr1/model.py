@@ -152,7 +152,7 @@ def sparse(
     replay: list[torch.Tensor] | None = None,
     relax: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     min_tokens: int = 0,
-    turns: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
     implementation: str = NAME,
 ) -> Iterator[Trace]:
     """Makes every forward and generate() of `model` sparse inside the block; leaves it exactly as it was, also on errors.
@@ -169,7 +169,8 @@ def sparse(
     relax: record a differentiable token ratio (`trace.relaxed_ratio`) by this function: `zipr1.relaxed_count`, with a floor
         by functools.partial.
     min_tokens: prompts shorter than this stay dense; the trace shows a ratio of 1 for them.
-    turns: (B,) a number for each sample, another one each time it is learned from (`zipr1.scope.asked`).
+    numbers: (B,) a number of each sample, by which a pass that learns the choice under scope "layer" asks other rows
+        (`zipr1.scope.asked_rows`).
     implementation: name of the attention function; `zipr1.reference` registers a slow one that is the oracle of the tests.
     """
     if scope not in ("attention", "layer"):
@@ -200,7 +201,7 @@ def sparse(
             for entries in (trace.kept, trace.relaxed, trace.flipped):
                 entries.clear()
             trace.cache = None if cache is None else weakref.ref(cache)
-        call = Call(rule, trace, cache, past, prompt_length, replay, relax, min_tokens, keep_kv, turns=turns, rows=rows)
+        call = Call(rule, trace, cache, past, prompt_length, replay, relax, min_tokens, keep_kv, numbers=numbers, rows=rows)
         kwargs[NAME] = lambda: call  # FSDP2 copies whatever dataclass it finds among a layer's arguments, and the trace in it
         return args, kwargs
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-ASKED = 0.25  # share of the rows outside that one pass asks about
+ASKED = 0.125  # chance of a row at the edge of T to be asked in one pass; farther out, the less its gradient counts
 
 
 class KeptRows:
@@ -23,8 +23,8 @@ class KeptRows:
         self.rows: torch.Tensor | None = None  # (N,) long, of the B * L rows; None: all of them
         self.shape = (0, 0)
         self.weight: torch.Tensor | None = None  # (B, L, 1), in a pass that learns the choice: of all rows
-        self.asked: torch.Tensor | None = None  # (B, L, 1) bool, of rows outside: which are let halfway in
-        self.residual: torch.Tensor | None = None  # (B, L, D) what the layer was given
+        self.asked: torch.Tensor | None = None  # (B, L, 1) of rows outside: how many each stands for; 0: not asked
+        self.residual: torch.Tensor | None = None  # (B, L, D) what the next output is added to
 
     def set(self, rows: torch.Tensor | None, shape: tuple[int, int] = (0, 0)) -> None:
         """The rows, and (B, L); or None for a pass that drops nothing."""
@@ -32,11 +32,11 @@ class KeptRows:
 
     def weigh(self, weight: torch.Tensor, asked: torch.Tensor) -> None:
         """All rows, and what the modules give times `weight` (B, L, 1): 0 or 1, with a gradient (`zipr1.membership`). Rows that
-        are `asked` (B, L, 1) are let halfway in."""
+        are `asked` (B, L, 1), each for as many as it says, are let halfway in."""
         self.rows, self.weight, self.asked = None, weight, asked
 
     def enter(self, module: nn.Module, args: tuple) -> None:
-        """Forward pre-hook of a layer's first norm, which checkpointing runs again with the rest."""
+        """Forward pre-hook of a layer's two norms, which checkpointing runs again with the rest."""
         self.residual = args[0].detach()
 
     def gather(self, module: nn.Module, args: tuple) -> tuple | None:
@@ -65,21 +65,27 @@ class KeptRows:
         weight = self.weight.detach()
         size = output.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(output.dtype).tiny)
         half = (self.residual.norm(dim=-1, keepdim=True) / size).clamp(max=0.5).to(weight.dtype)
-        slope = torch.where(self.asked, 2 * half / ASKED, weight)
-        return torch.where(self.asked, half, weight) + slope * (self.weight - weight)
+        slope = torch.where(self.asked > 0, 2 * half * self.asked, weight)
+        return torch.where(self.asked > 0, half, weight) + slope * (self.weight - weight)
 
     def follow(self, layers: nn.ModuleList) -> list[torch.utils.hooks.RemovableHandle]:
         """Hooks the modules that the scope covers; removing the handles restores the layers."""
         modules = [module for layer in layers for module in (layer.self_attn.o_proj, layer.mlp)]
-        handles = [layer.input_layernorm.register_forward_pre_hook(self.enter) for layer in layers]
+        norms = [norm for layer in layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        handles = [norm.register_forward_pre_hook(self.enter) for norm in norms]
         for module in modules:
             handles += [module.register_forward_pre_hook(self.gather), module.register_forward_hook(self.scatter)]
         return handles
 
 
-def asked(valid: torch.Tensor, layer: int, turns: Sequence[int] | None) -> torch.Tensor:
-    """valid (B, L) -> (B, L) which tokens a pass that learns asks about (`KeptRows.halfway`): an even spread of
-    ASKED of them (Weyl's sequence), others in each layer and each turn. A function of the sample, however it is padded."""
-    turn = torch.zeros(len(valid)) if turns is None else torch.tensor(turns)
-    place = valid.cumsum(-1).double() * 5**0.5 + turn.to(valid.device)[:, None] * 2**0.5 + layer * 3**0.5
-    return (place % 1 < ASKED) & valid
+def asked_rows(chance: torch.Tensor, valid: torch.Tensor, layer: int, numbers: Sequence[int] | None) -> torch.Tensor:
+    """Which rows a pass that learns asks about (`KeptRows.halfway`): chance of each and valid (B, L) -> (B, L) how many rows it
+    stands for, 1 / chance, or 0 if it is not asked.
+
+    An even spread over the tokens (Weyl's sequence, in units of 2^-32), another one for each layer and number: a function of
+    the sample, however it is padded, and of nothing that recomputing could change.
+    """
+    turn = torch.tensor(numbers or [0] * len(valid), device=valid.device)[:, None] % 2**32
+    place = valid.cumsum(-1) * round(2**32 * 5**0.5) + turn * round(2**32 * (2**0.5 - 1)) + layer * round(2**32 * 3**0.5)
+    asked = (place % 2**32 < chance * 2**32) & valid
+    return torch.where(asked, 1 / chance, 0.0)

@@ -125,7 +125,7 @@ def update(
             "prompt_length": part.rollout.prompt,
             "replay": part.rollout.kept,
             "relax": relax,
-            "turns": part.turns,
+            "numbers": part.places,
             "implementation": implementation,
         }
         with (
