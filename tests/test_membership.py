@@ -1,4 +1,4 @@
-"""The pass that learns: forward as the fast path, backward what would change if a token were let in."""
+"""The pass that learns: forward as the fast path but for rows that are asked, backward what letting a token in would change."""
 
 from functools import partial
 

@@ -153,7 +153,7 @@ def test_answers_that_did_not_end_are_told(tiny):
 
 
 def test_a_group_in_parts_has_the_losses_of_the_whole(tiny, rolled):
-    """Its advantages, gates and metrics are those of all its rollouts."""
+    """Its advantages, gates, metrics and places in the run are those of all its rollouts."""
     model, _ = tiny
     examples, _, rollout = rolled
     answered = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]])
@@ -162,6 +162,7 @@ def test_a_group_in_parts_has_the_losses_of_the_whole(tiny, rolled):
     part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 4), torch.full((4,), 0.5), [0, 1, 2, 3])
     pieces = split(part, 8 * (rollout.prompt + rollout.tokens.shape[1]))
     assert [len(piece.rollout.p) for piece in pieces] == [8, 8] and split(part, 10**6) == [part]
+    assert part.places == list(range(16)) and [piece.places[:3] for piece in pieces] == [[0, 1, 4], [2, 3, 6]]
 
     def lost(part: Experience):
         choice = {"prompt_length": rollout.prompt, "replay": part.rollout.kept, "relax": zipr1.relaxed_count}
@@ -245,6 +246,7 @@ def test_given_completions_are_learned_by_their_cross_entropy(tiny, rolled):
     assert not clipped.any()
     assert tokens[0][mask[0]].tolist() == [*processor.tokenizer.encode(examples[0].answer), processor.tokenizer.eos_token_id]
     rollout = given(model, encoded, TopP((0.95,) * 4), tokens=tokens, mask=mask)
+    rollout = replace(rollout, logprobs=rollout.logprobs - 1)  # of an older policy: nothing is clipped here
     zeros = torch.zeros(4, 1)
     rewards, numbers = Reward(zeros, zeros, zeros.bool()), [0, 1, 2, 3]
     part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 1), zeros[:, 0], numbers)

@@ -2,7 +2,8 @@
 
 Attention alone is a tenth of a layer's work at 4k tokens. Under this scope a token outside T passes the whole layer by: its
 row is left out of those two modules' input and gets zeros from them, so the residual stream carries it on unchanged. Hooks
-gather and scatter; no module is replaced.
+gather and scatter; no module is replaced. In a pass that learns the choice (`zipr1.membership`) some tokens outside are let
+halfway in, to ask what they would change.
 """
 
 from collections.abc import Sequence

@@ -35,7 +35,7 @@ from zipr1.rewards import load_function
 from zipr1.update import update
 
 PATIENCE = timedelta(hours=3)  # of processes for each other: one alone gathers and writes a large checkpoint
-MINUTE = 60.0  # seconds between two returns of freed memory; at every step they cost a tenth of it
+RETURN_EVERY = 60.0  # seconds between two returns of freed memory; at every step they cost up to a tenth of it
 
 
 def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
@@ -116,7 +116,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         stop_if_lost(skipped, empty, asked, parts, step, folder, accelerator, config)
         if fewest:
             bar.set_postfix(reward=f"{record['reward']:.2f}", ratio=f"{record['token_ratio']:.2f}")
-        if time.monotonic() > returned + MINUTE:
+        if time.monotonic() > returned + RETURN_EVERY:
             returned = time.monotonic()
             return_memory()
         if (step + 1) % config.save_steps == 0 and step + 1 < config.max_steps:

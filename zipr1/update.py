@@ -42,14 +42,15 @@ def losses(
     correct = right(part.examples, rewards, config)
     gates = gate(correct, objective.gate)
     total = rewards.total(objective.efficiency_reward, gates)
+    old = rollout.logprobs
     if config.completions == "given":
-        advantages = torch.ones_like(total)  # the surrogate's gradient is then that of the cross-entropy
+        advantages, old = torch.ones_like(total), logprobs.detach()  # the surrogate's gradient is that of the cross-entropy
     elif objective.baseline == "group":
         advantages = group_advantages(total, objective.std_floor)
     else:
         advantages = reference_advantages(total, part.expected)
     advantages = advantages[:, part.columns].flatten().to(device)
-    gain = clipped_surrogate(logprobs, rollout.logprobs, advantages, rollout.mask, config.epsilon)
+    gain = clipped_surrogate(logprobs, old, advantages, rollout.mask, config.epsilon)
     reference = part.reference_logits.log_softmax(-1)
     if objective.kl == "sampled":
         kl = sampled_kl(logprobs, reference.gather(2, rollout.tokens[..., None])[..., 0], rollout.mask)
