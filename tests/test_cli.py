@@ -187,7 +187,9 @@ def other_family(folder):
         (["answer", "{picture}", "What?", "--picture", "kept.xyz"], 2, "kept.xyz"),
         (["answer", "{picture}", "What?", "--model", "no/such/folder"], 2, "neither a model folder nor a hub id"),
         (["answer", "{picture}", "{long}"], 2, "4096 positions"),
-        (["answer", "{picture}", "What?", "--bogus", "1"], 2, "bogus"),
+        (["answer", "{picture}", "What?", "--bogus", "1"], 2, "--bogus: no such option\n"),
+        (["train", "--maxsteps=2"], 2, "--maxsteps: no such option; did you mean --max_steps?\n"),
+        (["eval", "{run}"], 2, "run/final\n"),
         (["train", "{recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
         (["demo", "--recipe", "{recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
         (["train", "--config={recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
@@ -198,7 +200,7 @@ def other_family(folder):
         (["eval", "zipr1/tiny", "--methods", "full,magic"], 2, "magic"),
         (["eval", "zipr1/tiny", "--tasks", "golf"], 2, "golf"),
         (["demo", "--recipe", "none.yaml"], 2, "none.yaml"),
-        (["answer", "{picture}", "What?", "--model", "owner/none"], 1, "owner/none"),
+        (["answer", "{picture}", "What?", "--model", "owner/none"], 1, "owner/none: there is no such folder"),
     ],
 )
 def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, status, word):
@@ -206,6 +208,8 @@ def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, 
     (tmp_path / "recipe.yaml").write_text("seed: 3\nmax_stepz: 1\n")
     folders = {"other": other_family, "text": text_model, "torn": torn_model}
     places = {"broken": tmp_path / "broken.png", "picture": picture, "recipe": tmp_path / "recipe.yaml", "long": "why " * 5000}
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    places["run"] = tmp_path / "run"
     places |= {name: make(tmp_path / name) for name, make in folders.items() if f"{{{name}}}" in arguments}
     got, out, err = run(capsys, *(argument.format(**places) for argument in arguments))
     assert got == status and word in err and "Traceback" not in err and out == ""

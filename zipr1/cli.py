@@ -72,7 +72,7 @@ def parse(arguments: list[str]):
     from zipr1.html_report import ReportConfig
     from zipr1.plan import PlanConfig
     from zipr1.pretrain import PretrainConfig
-    from zipr1.recipe import check_keys
+    from zipr1.recipe import check_flags, check_keys
 
     arguments = [underscored(one) for one in arguments]
     if arguments[:1] in (["train"], ["pretrain"], ["plan"]) and is_recipe(arguments[1:2]):
@@ -100,6 +100,8 @@ def parse(arguments: list[str]):
     for path in recipes:
         if arguments[0] in settings:  # jsonargparse's own message names neither file nor mend
             check_keys(settings[arguments[0]], path)
+    if arguments[:1] and arguments[0] in settings:  # its message has a page of usage, and no suggestion
+        check_flags(settings[arguments[0]], arguments[1:])
     parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
     commands = parser.add_subcommands(dest="command")
     add_command(commands, "answer", AnswerConfig, ("compare", "json"), ("file", "question"))

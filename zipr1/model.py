@@ -41,6 +41,8 @@ def load(name: str | Path, **kwargs) -> tuple:
         kwargs.setdefault("dtype", torch.float32)  # stored in half precision, which a CPU computes ten times slower
     if not Path(source).is_dir() and str(source).count("/") != 1:
         raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
+    if (Path(source) / "final").is_dir() and not (Path(source) / "config.json").exists():
+        raise FileNotFoundError(f"{name}: the folder of a run, not of a model: give {Path(source) / 'final'}")
     if is_adapter(source):
         return load_adapter(str(source), **kwargs)
     family = load_config(name).model_type
@@ -58,7 +60,8 @@ def load_config(name: str | Path):
     try:
         config = AutoConfig.from_pretrained(EMBEDDED.get(str(name), name))
     except OSError as error:  # its own message does not name the model
-        raise OSError(f"{name}: no model could be loaded ({error})") from error
+        absent = "" if Path(name).exists() else ": there is no such folder, and from the hub"
+        raise OSError(f"{name}{absent}: no model could be loaded ({error})") from error
     check_family(config.model_type, name)
     return config
 

@@ -33,5 +33,18 @@ def check_keys(settings: type, path: str | Path) -> None:
     known = [field.name for field in fields(settings)]
     for key in found:
         if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            raise ValueError(f"{path}: {key}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+            raise ValueError(f"{path}: {key}: no such setting" + nearest(str(key), known))
+
+
+def check_flags(settings: type, arguments: list[str]) -> None:
+    """Raises ValueError with an option that is none, and the one that was perhaps meant."""
+    known = [field.name for field in fields(settings)]
+    for name in (one[2:].partition("=")[0].partition(".")[0].rstrip("+") for one in arguments if one.startswith("--")):
+        if name not in (*known, "config", "print_config", "help", ""):
+            raise ValueError(f"--{name}: no such option" + nearest(name, known, "--"))
+
+
+def nearest(name: str, known: list[str], before: str = "") -> str:
+    """Words that name the most similar of those that are known, if one is."""
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {before}{near[0]}?" if near else ""
