@@ -162,7 +162,7 @@ def test_a_group_in_parts_has_the_losses_of_the_whole(tiny, rolled):
     part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 4), torch.full((4,), 0.5), [0, 1, 2, 3])
     pieces = split(part, 8 * (rollout.prompt + rollout.tokens.shape[1]))
     assert [len(piece.rollout.p) for piece in pieces] == [8, 8] and split(part, 10**6) == [part]
-    assert part.places == list(range(16)) and [piece.places[:3] for piece in pieces] == [[0, 1, 4], [2, 3, 6]]
+    assert part.rollout_numbers == list(range(16)) and [piece.rollout_numbers[:3] for piece in pieces] == [[0, 1, 4], [2, 3, 6]]
 
     def lost(part: Experience):
         choice = {"prompt_length": rollout.prompt, "replay": part.rollout.kept, "relax": zipr1.relaxed_count}

@@ -38,8 +38,8 @@ class Experience:
     columns: slice = field(default_factory=lambda: slice(None))  # which of the G rollouts these are
 
     @property
-    def places(self) -> list[int]:
-        """(N,) the numbers of the rollouts in the run."""
+    def rollout_numbers(self) -> list[int]:
+        """(N,) of the rollouts in the run."""
         group = self.rewards.accuracy.shape[1]
         return [number * group + column for number in self.numbers for column in range(group)[self.columns]]
 

@@ -124,7 +124,7 @@ def membership_attention(module, query, key, value, attention_mask, scaling: flo
     if attention_mask is None:
         attention_mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
     kept = choose(module, query, key, attention_mask, scaling, call).bool()
-    member, fading = membership(call.rule, call.scores, kept)
+    member, slope = membership(call.rule, call.scores, kept)
     # Under autocast rotary embedding leaves queries and keys in float32.
     out = Attend.apply(
         query.to(value.dtype), key.to(value.dtype), value, member, attention_mask.bool(), scaling, piece_of(query.device.type)
@@ -133,7 +133,7 @@ def membership_attention(module, query, key, value, attention_mask, scaling: flo
     if call.rows is None:
         return out * weight[..., None], None
     # What the output projection and the MLP give is weighed instead, lest membership count twice.
-    chance = (ASKED * 4 * SOFTNESS * fading).masked_fill(kept, 0)
+    chance = (ASKED * 4 * SOFTNESS * slope).masked_fill(kept, 0)
     asked = asked_rows(chance, attention_mask.bool(), module.layer_idx, call.numbers)
     call.rows.weigh(weight, asked.to(weight.dtype)[:, :, None])
     return out, None

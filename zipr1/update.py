@@ -126,7 +126,7 @@ def update(
             "prompt_length": part.rollout.prompt,
             "replay": part.rollout.kept,
             "relax": relax,
-            "numbers": part.places,
+            "numbers": part.rollout_numbers,
             "implementation": implementation,
         }
         with (
