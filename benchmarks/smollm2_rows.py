@@ -26,7 +26,7 @@ def rows(tokenizer, text: str, prompt: int, completion: int, stride: int) -> lis
     return [{"prompt": tokenizer.decode(span[:prompt]), "completion": tokenizer.decode(span[prompt:])} for span in spans]
 
 
-def question(paragraphs: list[str], seed: int, facts: int = 4, count: int = 6) -> dict:
+def question(paragraphs: list[str], seed: int, facts: int = 4, count: int = 3) -> dict:
     """`count` paragraphs with `facts` numbers of people among them; the prompt ends where one of the numbers must follow."""
     rng = random.Random(seed)
     body, people = rng.sample(paragraphs, count), rng.sample(NAMES, facts)

@@ -104,6 +104,7 @@ def test_eval_prints_the_table(capsys, tmp_path):
     status, text, _ = run(capsys, "eval", "zipr1/tiny", "--methods", "full,zipvl,topk", "--curve", "0.9,0.99", "--json", *flags)
     rows = json.loads(text)
     assert status == 0 and [row["method"] for row in rows] == ["full", "zipvl", "topk"]
+    assert ["difference" in row for row in rows] == [False, True, True]
     assert rows[0]["token_ratio"] == 1 and 0.1 < rows[1]["token_ratio"] < 1 and 0.25 <= rows[2]["token_ratio"] < 0.27
     for row in rows:
         assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]

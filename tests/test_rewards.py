@@ -78,9 +78,9 @@ def test_a_users_function_gets_the_columns(module, path):
 @pytest.mark.parametrize(
     ("name", "word"),
     [
-        ("too_few", "too_few returned 1 numbers for 4 completions"),
-        ("text", "text returned '1' for the completion '9' of row 2"),
-        ("endless", "endless returned inf for the completion 'red' of row 1"),
+        ("too_few", "own_rewards:too_few returned 1 numbers for 4 completions"),
+        ("text", "own_rewards:text returned '1' for the completion '9' of row 2"),
+        ("endless", "own_rewards:endless returned inf for the completion 'red' of row 1"),
     ],
 )
 def test_what_a_function_must_return(module, name, word):
@@ -133,7 +133,7 @@ def test_rows_that_are_chats_to_trl(tmp_path):
 
 
 def test_a_function_that_fails_is_named():
-    with pytest.raises(RuntimeError, match=r"has_tags failed on rows 1, 2: .*string indices") as failed:
+    with pytest.raises(RuntimeError, match=r"test_rewards:has_tags failed on rows 1, 2: .*string indices") as failed:
         reward(ROWS, SAID, RATIO, function=((1.0, has_tags),))
     assert isinstance(failed.value.__cause__, TypeError)
 

@@ -306,7 +306,7 @@ def run_eval(config: EvalConfig) -> tuple[list[dict], str]:
     settings = {"batch_size": config.batch_size, "scope": config.scope or trained_scope(config.model)}
     found = {method: evaluate(model, processor, examples, rule, method, **settings) for method, rule in rules.items()}
     folder = Path(config.output_dir)
-    rows = [table_row(method, records, found.get("full")) for method, records in found.items()]
+    rows = [table_row(name, records, None if name == "full" else found.get("full")) for name, records in found.items()]
     write_records([record for records in found.values() for record in records], folder / "records.jsonl")
     table = markdown(rows)
     (folder / "table.md").write_text(table)

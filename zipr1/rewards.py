@@ -110,7 +110,7 @@ def asked(example: Example) -> str | list[dict]:
 
 def returned(function: Callable, columns: dict, pairs: list[tuple[Example, str]]) -> list[float | None]:
     """What one function returns. Raises ValueError, which names it, row and value, or RuntimeError where it fails."""
-    name = getattr(function, "__name__", type(function).__name__)
+    name = f"{function.__module__}:{getattr(function, '__name__', type(function).__name__)}"
     try:
         found = function(**columns)
     except Exception as error:  # the user's own code, whatever it raises: its traceback is shown
