@@ -190,6 +190,8 @@ def other_family(folder):
         (["answer", "{picture}", "{long}"], 2, "4096 positions"),
         (["answer", "{picture}", "What?", "--bogus", "1"], 2, "--bogus: no such option\n"),
         (["train", "--maxsteps=2"], 2, "--maxsteps: no such option; did you mean --max_steps?\n"),
+        (["data", "check", "rows.json", "--media-rot", "."], 2, "--media_rot: no such option; did you mean --media_root?\n"),
+        (["bench", "train", "--step=2"], 2, "--step: no such option; did you mean --steps?\n"),
         (["eval", "{run}"], 2, "run/final\n"),
         (["train", "{recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
         (["demo", "--recipe", "{recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),

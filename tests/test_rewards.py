@@ -183,4 +183,5 @@ def test_numbers_that_are_not_finite_are_told_apart(kind):
 
     found = without_lost(half, lost)
     assert [float(value) for value in found()] == [1.0, 0.0, 0.5] and lost == [1] and found.__name__ == "half"
-    assert without_lost(partial(half), []).__name__ == "partial"
+    named = without_lost(partial(half), [])
+    assert (named.__module__, named.__name__) == ("functools", "partial") and without_lost(half, []).__module__ == __name__

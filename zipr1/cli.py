@@ -75,12 +75,15 @@ def parse(arguments: list[str]):
     from zipr1.recipe import check_flags, check_keys
 
     arguments = [underscored(one) for one in arguments]
+    if arguments[:1] == ["train"] and "--plan" in arguments:  # what that training would take
+        arguments = ["plan", *(one for one in arguments[1:] if one != "--plan")]
     if arguments[:1] in (["train"], ["pretrain"], ["plan"]) and is_recipe(arguments[1:2]):
         arguments = [arguments[0], "--config", *arguments[1:]]
     if arguments[:2] == ["bench", "train"]:  # `bench` has options of its own, which a parser with subcommands would not take
         parser = ArgumentParser(prog="zipr1 bench", allow_abbrev=False)
         add_command(parser.add_subcommands(dest="command"), "train", BenchTrainConfig, ("json",))
         given = ["--recipe", *arguments[2:]] if is_recipe(arguments[2:3]) else arguments[2:]
+        check_flags(BenchTrainConfig, given)
         values = vars(parser.parse_args(["train", *given])["train"])
         values.pop("config")
         return "bench train", BenchTrainConfig(**values)
@@ -100,8 +103,9 @@ def parse(arguments: list[str]):
     for path in recipes:
         if arguments[0] in settings:  # jsonargparse's own message names neither file nor mend
             check_keys(settings[arguments[0]], path)
-    if arguments[:1] and arguments[0] in settings:  # its message has a page of usage, and no suggestion
-        check_flags(settings[arguments[0]], arguments[1:])
+    named = "data check" if arguments[:2] == ["data", "check"] else "".join(arguments[:1])
+    if named in settings:  # its message has a page of usage, and no suggestion
+        check_flags(settings[named], arguments)
     parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
     commands = parser.add_subcommands(dest="command")
     add_command(commands, "answer", AnswerConfig, ("compare", "json"), ("file", "question"))

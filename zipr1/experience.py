@@ -194,7 +194,8 @@ def without_lost(function: Callable, lost: list[int]) -> Callable:
         lost.extend(i for i, value in enumerate(found) if isinstance(value, SupportsFloat) and not math.isfinite(value))
         return [0.0 if i in lost else value for i, value in enumerate(found)]
 
-    finite.__name__ = getattr(function, "__name__", type(function).__name__)  # for messages
+    finite.__name__ = getattr(function, "__name__", type(function).__name__)  # for messages, as the module
+    finite.__module__ = function.__module__
     return finite
 
 
