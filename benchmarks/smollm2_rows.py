@@ -26,14 +26,12 @@ def rows(tokenizer, text: str, prompt: int, completion: int, stride: int) -> lis
     return [{"prompt": tokenizer.decode(span[:prompt]), "completion": tokenizer.decode(span[prompt:])} for span in spans]
 
 
-def question(paragraphs: list[str], seed: int, facts: int = 4, count: int = 3) -> dict:
-    """`count` paragraphs with `facts` numbers of people among them; the prompt ends where one of the numbers must follow."""
+def question(paragraphs: list[str], seed: int, count: int = 3) -> dict:
+    """`count` paragraphs with somebody's number somewhere between them; the prompt ends where the number must follow."""
     rng = random.Random(seed)
-    body, people = rng.sample(paragraphs, count), rng.sample(NAMES, facts)
-    numbers = {person: str(rng.randint(1000, 9999)) for person in people}
-    for person, number in numbers.items():
-        body.insert(rng.randint(0, len(body)), f"The number of {person} is {number}.")
-    return {"prompt": "\n\n".join([*body, f"The number of {people[0]} is"]), "answer": numbers[people[0]]}
+    body, person, number = rng.sample(paragraphs, count), rng.choice(NAMES), str(rng.randint(1000, 9999))
+    body.insert(rng.randint(0, len(body)), f"The number of {person} is {number}.")
+    return {"prompt": "\n\n".join([*body, f"The number of {person} is "]), "answer": number}
 
 
 def main() -> None:

@@ -145,6 +145,8 @@ def test_several_runs_and_every_kind_of_folder(copy, tmp_path):
     (demo / "table.json").write_text(json.dumps(table["rows"]))
     (demo / "curve.json").write_text(json.dumps({"before": json.loads((copy / "curve.json").read_text())}))
     (demo / "paper" / "metrics.jsonl").write_text('{"step": 0, "probe/accuracy": 0.5}\n{"step": 1, "rewards/accuracy": 1}\n')
+    said = [{"step": step, "id": f"row {step}", "completion": "<b>42</b>", "token_ratio": 0.25} for step in (1, 2)]
+    (demo / "paper" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
     shutil.copytree(demo / "paper", training)
     (training / "run.json").write_text(json.dumps({"config": {}} | {k: table[k] for k in ("versions", "commit", "device")}))
     cell = {"score": [58.2], "low": [57.0], "high": [59.0]}
@@ -160,6 +162,7 @@ def test_several_runs_and_every_kind_of_folder(copy, tmp_path):
     ]
     assert page.count("<svg") == 4  # two curves, two trainings
     assert "58.2 <small>(57.0 to 59.0) [-0.3, -1.0 to +0.4]</small>" in page and "71.0 <small>(1 of 2)</small>" in page
+    assert page.count("<td>row 2</td><td>&lt;b&gt;42&lt;/b&gt;</td><td>0.25</td>") == 2 and "row 1" not in page
     assert "<td>failed</td>" in page and "a &lt;reason&gt;" in page
 
 

@@ -108,7 +108,9 @@ def test_the_command(capsys):
     _, out, _ = run(capsys, "plan", str(ROOT / "recipes/tiny_zipr1.yaml"), "--prompt", "100", "--json", *adapter)
     expected = plan(TrainConfig(use_peft=True, lora_r=4), 100, 0.5, 1, None)
     assert json.loads(out)["trained"] == expected.trained and json.loads(out)["reference_gb"] == 0
-    assert run(capsys, "train", str(ROOT / "recipes/tiny_zipr1.yaml"), "--plan", "--prompt", "100", "--json", *adapter)[1] == out
+    assert (
+        run(capsys, "train", str(ROOT / "recipes/tiny_zipr1.yaml"), "--plan", "--prompt", "100", "--json", *adapter)[1] == out
+    )
     status, _, err = run(capsys, "plan", str(ROOT / "recipes/tiny_zipr1.yaml"), "--ratio", "2")
     assert status == 2 and "ratio=2" in err
 

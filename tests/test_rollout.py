@@ -127,11 +127,21 @@ def test_the_baseline_does_not_know_the_first_rollout(tiny):
     config = TrainConfig(dense_share=1.0, num_generations=2, temperature=5.0)
     examples = examples_of(["shapes"], "val", 8)
     place = (range(8), 0, config, False)
-    seen = []
+    seen, widths = [], []
     with model.model.visual.register_forward_hook(lambda *_: seen.append(1)):
         rolled = roll(model, processor, prepare(processor, examples), examples, *place)
-        asked = ask(model, rolled, *place)
+        with decoder(model).register_forward_pre_hook(
+            lambda module, args, inputs: widths.append(inputs["inputs_embeds"].shape[1]), with_kwargs=True
+        ):
+            logits, asked = ask(model, rolled, *place)
     assert len(seen) == 1  # pictures are encoded once
+    assert widths.count(rolled.prompt) == 1 and max(widths[1:]) < 10  # and read once, for its answers and for its logits
+    torch.testing.assert_close(logits, reference_logits(model, rolled, 2))
+    again = sample(
+        model, encode(model, prepare(processor, examples)), TopP((1.0,) * 8), max_new_tokens=config.max_completion_length,
+        temperature=5.0, draws=token_draws(0, 0, range(8), 1, config.max_completion_length, reference=True),
+    )  # fmt: skip
+    assert asked.tokens.tolist() == again.tokens.tolist() and asked.mask.tolist() == again.mask.tolist()
     assert len(asked.p) == 8 and set(rolled.p + asked.p) == {1.0}
     first, second, reference = (
         [tuple(tokens.tolist()) for tokens in one[:, :2]] for one in (rolled.tokens[::2], rolled.tokens[1::2], asked.tokens)

@@ -225,6 +225,9 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
     assert tracked.Scalars("probe/token_ratio")[-1].value == pytest.approx(found["token_ratio"])
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").open()]
     assert [row["step"] for row in samples] == [1] * 8 + [2] * 8
+    assert len({row["id"] for row in samples[:8]}) == len({row["id"] for row in samples}) / 2 == SMALL["prompts_per_step"]
+    (shown,) = tracked.Tensors("samples/text_summary")[-1].tensor_proto.string_val
+    assert shown.decode().count("\n") == 10 and f"| {samples[8]['id']} |" in shown.decode()
     for row in samples:
         assert row["rewards/efficiency"] == pytest.approx(1 - row["token_ratio"], abs=1e-6)
         assert row["rewards/accuracy"] == (row["completion"] == row["expected"])

@@ -1,5 +1,6 @@
 """What a step learns from: questions, their rollouts and rewards, and what the reference says of them."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,22 @@ from torch.nn.functional import pad
 
 from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
-from zipr1.encode import Encoded, encode
+from zipr1.encode import encode
 from zipr1.graders import RIGHT_FROM
 from zipr1.inputs import collate, tokenizer_of
 from zipr1.policy import Reference, gathered, in_step
 from zipr1.rewards import Reward, load_function, reward
-from zipr1.rollout import Rollout, draw_thresholds, given, prompts, reference_logits, sample, some, token_draws
+from zipr1.rollout import (
+    Rollout,
+    decode,
+    draw_thresholds,
+    given,
+    read_prompts,
+    reference_logits,
+    sample,
+    some,
+    token_draws,
+)
 from zipr1.tasks.base import Example
 
 
@@ -92,11 +103,8 @@ def gather_experience(
                 logp = logits.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
                 expected = mean_logprob(logp, rollout.mask).view(len(group), -1).mean(-1)
             elif config.data:  # a grader takes more than one wording
-                logits = reference(reference_logits, rollout, config.num_generations)
-                expected = None
-                if config.objective.asks_reference:
-                    answers = reference(ask, rollout, places, step, config, synced)
-                    expected = right(these, rewarded(processor, these, answers, config), config)[:, 0].float()
+                logits, answers = reference(ask, rollout, places, step, config, synced)
+                expected = answers and right(these, rewarded(processor, these, answers, config), config)[:, 0].float()
             else:
                 logits, expected = reference(consult, processor, these, rollout)
         expected = expected if expected is None else expected.cpu()
@@ -144,23 +152,31 @@ def roll(
         tokens, mask, clipped = given_tokens(processor, examples, config, model.device)
         rollout = given(model, encoded, config.rule(p), tokens=tokens, mask=mask, scope=config.scope)
         return replace(rollout, clipped=clipped.repeat_interleave(config.num_generations))
-    return sampled(model, encoded, p, numbers, step, config, synced)
+    draws = token_draws(config.seed, step, numbers, config.num_generations, config.max_completion_length).to(model.device)
+    return sample(model, encoded, config.rule(p), **sampling(config), draws=draws, scope=config.scope, synced=synced)
 
 
 @torch.no_grad()
-def ask(model, rollout: Rollout, numbers: Sequence[int], step: int, config: TrainConfig, synced: bool) -> Rollout:
-    """The reference's own answer to each question of a rollout, dense; the vision tower does not run again."""
-    group = config.num_generations
-    encoded = Encoded(prompts(model, rollout, group), [], rollout.prompt_ids[::group])
-    return sampled(model, encoded, (1.0,) * len(numbers), numbers, step, config, synced, reference=True)
+def ask(
+    model, rollout: Rollout, numbers: Sequence[int], step: int, config: TrainConfig, synced: bool
+) -> tuple[torch.Tensor, Rollout | None]:
+    """What the dense reference says of rows: its logits (N, T, V) at each rollout's tokens and, where the objective asks for
+    it, its own answer to each question. The vision tower does not run again, and each prompt is read once for both."""
+    group, answers = config.num_generations, None
+    read = read_prompts(model, rollout, group)
+    if config.objective.asks_reference:
+        firsts = some(rollout, torch.arange(0, len(rollout.p), group, device=rollout.tokens.device))
+        draws = token_draws(config.seed, step, numbers, 1, config.max_completion_length, reference=True)
+        again = copy.deepcopy(read)  # its cache grows; the keys and values of one reading are little beside those of G rollouts
+        said = decode(
+            model, again, firsts.embeds, rollout.suppress, **sampling(config), draws=draws.to(model.device), synced=synced
+        )
+        answers = replace(firsts, p=(1.0,) * len(numbers), token_ratio=torch.ones_like(firsts.token_ratio), **said)
+    return reference_logits(model, rollout, group, read), answers
 
 
-def sampled(
-    model, encoded: Encoded, p: tuple, numbers: Sequence[int], step: int, config: TrainConfig, synced: bool, reference=False
-) -> Rollout:
-    draws = token_draws(config.seed, step, numbers, len(p) // len(numbers), config.max_completion_length, reference)
-    settings = {"max_new_tokens": config.max_completion_length, "temperature": config.temperature}
-    return sample(model, encoded, config.rule(p), **settings, draws=draws.to(model.device), scope=config.scope, synced=synced)
+def sampling(config: TrainConfig) -> dict:
+    return {"max_new_tokens": config.max_completion_length, "temperature": config.temperature}
 
 
 def rewarded(processor, examples: list[Example], rollout: Rollout, config: TrainConfig) -> Reward:

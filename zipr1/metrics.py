@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -12,6 +13,7 @@ from zipr1.checkpoint import CheckpointError
 from zipr1.config import TrainConfig
 from zipr1.experience import Experience
 from zipr1.provenance import provenance
+from zipr1.report import markdown_table
 
 SHOWN = 8  # answers of a table of samples
 
@@ -46,13 +48,17 @@ class Log:
         if reasons:
             append(self.failed_rows, [{"step": step, "reason": reason} for reason in reasons])
 
-    def samples(self, step: int, tokenizer, part: Experience) -> None:
-        """Appends some answers with their thresholds, token ratios and reward parts to samples.jsonl."""
-        rollout, rewards = part.rollout, part.rewards
-        group = len(rollout.p) // len(part.examples)
+    def samples(self, step: int, tokenizer, parts: list[Experience]) -> None:
+        """A table of some answers with their thresholds, token ratios and reward parts, to samples.jsonl and the tracker: the
+        first rollouts of as many questions as there are, then the second ones."""
+        places = []
+        for part in parts:
+            columns = range(part.rewards.accuracy.shape[1])[part.columns]
+            found = product(range(len(part.examples)), columns)
+            places += [(column, question, row, part) for row, (question, column) in enumerate(found)]
         rows = []
-        for row in range(min(SHOWN, len(rollout.p))):
-            example, place = part.examples[row // group], divmod(row, group)
+        for column, question, row, part in sorted(places, key=lambda place: place[0])[:SHOWN]:
+            example, rollout, rewards = part.examples[question], part.rollout, part.rewards
             rows.append(
                 {
                     "step": step,
@@ -62,11 +68,13 @@ class Log:
                     "completion": tokenizer.decode(rollout.tokens[row][rollout.mask[row]], skip_special_tokens=True),
                     "p": rollout.p[row],
                     "token_ratio": rollout.token_ratio[row].item(),
-                    "rewards/accuracy": rewards.accuracy[place].item(),
-                    "rewards/efficiency": rewards.efficiency[place].item(),
+                    "rewards/accuracy": rewards.accuracy[question, column].item(),
+                    "rewards/efficiency": rewards.efficiency[question, column].item(),
                 }
             )
         append(self.path.parent / "samples.jsonl", rows)
+        cells = [[str(value).replace("|", "\\|").replace("\n", " ") for value in row.values()] for row in rows]
+        self.accelerator.log({"samples": markdown_table(list(rows[0]), cells)}, step=step)
 
 
 def cut(path: Path, start: int) -> None:

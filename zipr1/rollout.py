@@ -109,41 +109,58 @@ def sample(
     group = len(p) // len(encoded.prompt_ids)
     embeds = repeat(encoded.embeds, group)
     suppress = vision_tokens(model)
+    with sparse(model, rule, scope=scope) as trace:
+        read = decoder(model)(**embeds, use_cache=True)
+        kept, token_ratio = list(trace.kept), trace.token_ratio
+        said = decode(
+            model, read, embeds, suppress, max_new_tokens=max_new_tokens, temperature=temperature, draws=draws, synced=synced
+        )
+    ids = encoded.prompt_ids.repeat_interleave(group, 0)
+    return Rollout(embeds, ids, p, **said, kept=kept, token_ratio=token_ratio, temperature=temperature, suppress=suppress)
+
+
+def decode(
+    model,
+    read,
+    embeds: dict,
+    suppress: list[int],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    draws: torch.Tensor,
+    synced: bool,
+) -> dict[str, torch.Tensor]:
+    """Samples on from prompts that were `read`, under the attention in force: tokens, mask, clipped and logprobs of a Rollout.
+    The cache of `read` grows by what is said."""
     ends = model.generation_config.eos_token_id
     ends = torch.tensor([ends] if isinstance(ends, int) else ends or [], device=draws.device)
     text, mask, positions = decoder(model), embeds["attention_mask"], following(embeds, max_new_tokens)
     tokens, logprobs, alive = [], [], []
-    with sparse(model, rule, scope=scope) as trace:
-        out = text(**embeds, use_cache=True)
-        kept, token_ratio = list(trace.kept), trace.token_ratio
-        going = torch.ones(len(p), dtype=torch.bool, device=draws.device)
-        for step in range(max_new_tokens):
-            logp = policy_logits(model.lm_head(out.last_hidden_state[:, -1]), suppress, temperature).log_softmax(-1)
-            curve = logp.double().exp().cumsum(-1)
-            token = torch.searchsorted(curve, draws[:, step : step + 1].double() * curve[:, -1:], right=True)[:, 0]
-            token = token.clamp(max=curve.shape[1] - 1)  # beyond the vocabulary if its row is NaN, and so is the loss then
-            tokens.append(token)
-            logprobs.append(logp.gather(1, token[:, None])[:, 0])
-            alive.append(going)
-            going = going & ~torch.isin(token, ends)
-            more = going.any().int()
-            if synced:
-                dist.all_reduce(more, dist.ReduceOp.MAX)
-            if step + 1 == max_new_tokens or not more:
-                break
-            mask = torch.cat([mask, mask.new_ones(len(p), 1)], dim=1)
-            out = text(
-                inputs_embeds=model.get_input_embeddings()(token)[:, None],
-                attention_mask=mask,
-                position_ids=positions[..., step : step + 1],
-                past_key_values=out.past_key_values,
-                use_cache=True,
-            )
-    ids = encoded.prompt_ids.repeat_interleave(group, 0)
-    return Rollout(
-        embeds, ids, p, torch.stack(tokens, 1), torch.stack(alive, 1), going, torch.stack(logprobs, 1), kept, token_ratio,
-        temperature, suppress,
-    )  # fmt: skip
+    going = torch.ones(len(draws), dtype=torch.bool, device=draws.device)
+    for step in range(max_new_tokens):
+        logp = policy_logits(model.lm_head(read.last_hidden_state[:, -1]), suppress, temperature).log_softmax(-1)
+        curve = logp.double().exp().cumsum(-1)
+        token = torch.searchsorted(curve, draws[:, step : step + 1].double() * curve[:, -1:], right=True)[:, 0]
+        token = token.clamp(max=curve.shape[1] - 1)  # beyond the vocabulary if its row is NaN, and so is the loss then
+        tokens.append(token)
+        logprobs.append(logp.gather(1, token[:, None])[:, 0])
+        alive.append(going)
+        going = going & ~torch.isin(token, ends)
+        more = going.any().int()
+        if synced:
+            dist.all_reduce(more, dist.ReduceOp.MAX)
+        if step + 1 == max_new_tokens or not more:
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        read = text(
+            inputs_embeds=model.get_input_embeddings()(token)[:, None],
+            attention_mask=mask,
+            position_ids=positions[..., step : step + 1],
+            past_key_values=read.past_key_values,
+            use_cache=True,
+        )
+    parts = {"tokens": tokens, "mask": alive, "logprobs": logprobs}
+    return {name: torch.stack(part, 1) for name, part in parts.items()} | {"clipped": going}
 
 
 @torch.no_grad()
@@ -178,16 +195,26 @@ def some(rollout: Rollout, rows: torch.Tensor) -> Rollout:
 
 
 @torch.no_grad()
-def reference_logits(model, rollout: Rollout, group: int) -> torch.Tensor:
-    """(N, T, V) of the dense reference. A prompt is read once, and so are equal answers to it, the rule with short answers."""
+def read_prompts(model, rollout: Rollout, group: int):
+    """The decoder's output, with its cache, for each question once, as `model` embeds it; dense."""
+    rows = torch.arange(0, len(rollout.p), group, device=rollout.tokens.device)
+    nothing = rollout.tokens[rows, :0]
+    embeds = extend(model, take(rollout.embeds, rows), rollout.prompt_ids[rows], nothing, nothing.bool())
+    return decoder(model)(**embeds, use_cache=True)
+
+
+@torch.no_grad()
+def reference_logits(model, rollout: Rollout, group: int, read=None) -> torch.Tensor:
+    """(N, T, V) of the dense reference. A prompt is read once, unless it was `read` before; so are equal answers to it, the
+    rule with short answers. The cache of `read` is used up."""
     keys = [(row // group, tuple(tokens)) for row, tokens in enumerate(rollout.tokens.masked_fill(~rollout.mask, -1).tolist())]
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     unique = torch.tensor(sorted(first.values()), device=rollout.tokens.device)
-    text, answers = decoder(model), some(rollout, unique)
-    read = text(**prompts(model, rollout, group), use_cache=True)
+    answers = some(rollout, unique)
+    read = read or read_prompts(model, rollout, group)
     question = unique // group
     read.past_key_values.batch_select_indices(question)
-    more = text(
+    more = decoder(model)(
         inputs_embeds=model.get_input_embeddings()(answers.tokens),
         attention_mask=torch.cat([answers.embeds["attention_mask"], answers.mask.long()], dim=1),
         position_ids=following(answers.embeds, answers.tokens.shape[1]),
@@ -198,10 +225,3 @@ def reference_logits(model, rollout: Rollout, group: int) -> torch.Tensor:
     logits = policy_logits(model.lm_head(hidden), rollout.suppress, rollout.temperature)
     place = {row: i for i, row in enumerate(unique.tolist())}
     return logits[[place[first[key]] for key in keys]]
-
-
-def prompts(model, rollout: Rollout, group: int) -> dict:
-    """The decoder's input for each question once, as `model` embeds it."""
-    rows = torch.arange(0, len(rollout.p), group, device=rollout.tokens.device)
-    nothing = rollout.tokens[rows, :0]
-    return extend(model, take(rollout.embeds, rows), rollout.prompt_ids[rows], nothing, nothing.bool())

@@ -25,6 +25,7 @@ class Run:
     priors: dict[str, float]  # of the suite tiny13: what a task's questions give away without their pictures
     unlearned: list[str]  # and the tasks that Full does not answer well above it
     training: dict[str, Path]  # metrics.jsonl of each training
+    samples: dict[str, list[dict]]  # and answers of its last measurement
     records: dict[str, list[Record]]  # by method
 
 
@@ -50,6 +51,7 @@ def read_run(folder: Path) -> Run:
     for kind in sorted(files, key=lambda kind: [*DEMO, kind].index(kind)):
         for record in read_records(files[kind]):
             records.setdefault(DEMO.get(kind, kind) or record.method, []).append(record)
+    training = {path.resolve().parent.name: path for path in found if path.name == "metrics.jsonl"}
     return Run(
         name=str(folder),
         provenance=origin and {name: origin.get(name) for name in ("command", "commit", "device", "versions")},
@@ -60,9 +62,19 @@ def read_run(folder: Path) -> Run:
         curves=curve or {},
         priors=summary.get("priors", {}),
         unlearned=summary.get("unlearned", []),
-        training={path.resolve().parent.name: path for path in found if path.name == "metrics.jsonl"},
+        training=training,
+        samples={name: shown for name, path in training.items() if (shown := last_samples(path.with_name("samples.jsonl")))},
         records=records,
     )
+
+
+def last_samples(path: Path) -> list[dict]:
+    """Of the last step that has some. Raises ValueError where there is no JSON in it."""
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON lines ({error}); take the file away, or train again") from error
+    return [row for row in rows if row["step"] == rows[-1]["step"]]
 
 
 def read_json(path: Path):

@@ -111,7 +111,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
             with gathered(policy):
                 record |= policy(measure, processor, probe, config, in_step(policy))
             if accelerator.is_main_process and parts:
-                log.samples(step + 1, tokenizer_of(processor), parts[0][0])
+                log.samples(step + 1, tokenizer_of(processor), [one for group in parts for one in group if one.weight])
         log(step + 1, record)
         stop_if_lost(skipped, empty, asked, parts, step, folder, accelerator, config)
         if fewest:
