@@ -45,6 +45,7 @@ ROWS = {
     "paper, p from U(0, 1)": PAPER | {"thresholds": "uniform"},
     "paper, 8 rollouts": PAPER | {"prompts_per_step": 4, "num_generations": 8},
     "paper, std floor 0.1": PAPER | {"std_floor": 0.1},
+    "paper, equal answers earn alike": PAPER | {"share_ties": True},
     "paper, group gate": PAPER | {"gate": "group"},  # Sparsity Forcing (arXiv 2504.18579, later version)
     "fine-tuning": TAUGHT,
     "exact": {},

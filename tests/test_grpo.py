@@ -13,6 +13,7 @@ from zipr1.grpo import (
     group_advantages,
     reference_advantages,
     sampled_kl,
+    share_ties,
 )
 
 
@@ -25,6 +26,12 @@ def test_advantages_by_hand():
 def test_std_floor_keeps_small_differences_small():
     got = group_advantages(torch.tensor([[1.00, 1.02]]), std_floor=0.1)
     torch.testing.assert_close(got, torch.tensor([[-0.1, 0.1]]))
+
+
+def test_ties_by_hand():
+    answers = [[1, 2], [1, 2], [3], [1, 2], [3], [4]]  # two groups of three: equal answers count within a group
+    got = share_ties(torch.tensor([[0.2, 0.4, 0.9], [0.1, 0.5, 0.6]]), answers)
+    torch.testing.assert_close(got, torch.tensor([[0.3, 0.3, 0.9], [0.1, 0.5, 0.6]]))
 
 
 @pytest.mark.parametrize("chance", [0.2, 0.5, 0.9])

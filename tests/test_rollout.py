@@ -11,7 +11,7 @@ import zipr1
 from zipr1.config import TrainConfig
 from zipr1.encode import encode
 from zipr1.evaluate import examples_of
-from zipr1.experience import Experience, ask, consult, given_tokens, right, roll, split
+from zipr1.experience import Experience, ask, consult, given_tokens, rewarded, right, roll, split
 from zipr1.grpo import Governor, gate
 from zipr1.inputs import prepare
 from zipr1.model import decoder, sparse
@@ -217,6 +217,23 @@ def test_reward_parts():
     torch.testing.assert_close(got.efficiency, torch.tensor([[0.2, 0.4], [0.5, 0.6]]))
     gates = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     torch.testing.assert_close(got.total(1.0, gates), torch.tensor([[1.2, 0.0], [0.0, 1.6]]))
+
+
+def test_equal_answers_earn_alike_if_asked(tiny, rolled):
+    _, processor = tiny
+    examples, _, rollout = rolled
+    own, shared = (
+        rewarded(processor, examples, rollout, TrainConfig(preset="paper", share_ties=ties)) for ties in (False, True)
+    )
+    assert own.accuracy.tolist() == shared.accuracy.tolist()
+    assert own.efficiency.flatten().tolist() == pytest.approx((1 - rollout.token_ratio).tolist())
+    answers = [tuple(row[real].tolist()) for row, real in zip(rollout.tokens, rollout.mask, strict=True)]
+    for row, answer in enumerate(answers):
+        group = row // 4
+        alike = [other for other in range(4 * group, 4 * group + 4) if answers[other] == answer]
+        expected = sum(own.efficiency[group, other % 4].item() for other in alike) / len(alike)
+        assert shared.efficiency[group, row % 4].item() == pytest.approx(expected)
+    assert not torch.allclose(own.efficiency, shared.efficiency)
 
 
 def test_each_kind_of_question_has_its_own_sparsity_weight(tiny, rolled):

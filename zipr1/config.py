@@ -46,6 +46,7 @@ class Objective:
     baseline: what is taken from a reward for its advantage: the mean of its "group" (Eq. 4), or one minus the chance that the
         dense "reference" answers right, of far less variance where most answers are right (grpo.reference_advantages).
     std_floor: least standard deviation that group advantages are divided by; 1 leaves rewards of at most 1 undivided.
+    share_ties: equal answers of a group earn the mean of their efficiencies, instead of opposite advantages for the same words.
     governed: the sparsity weight follows the running accuracy, so that accuracy is held.
     choice_gradient: where there is a sparsity weight, the model learns what tokens that were left out would have changed
         (`zipr1.membership`).
@@ -59,6 +60,7 @@ class Objective:
     reward_weight: float
     baseline: Literal["group", "reference"]
     std_floor: float
+    share_ties: bool
     governed: bool
     choice_gradient: bool
 
@@ -81,6 +83,7 @@ PRESETS = {
         reward_weight=1.0,
         baseline="group",
         std_floor=1e-4,
+        share_ties=False,
         governed=False,
         choice_gradient=False,
     ),
@@ -95,6 +98,7 @@ PRESETS = {
         reward_weight=3.0,
         baseline="reference",
         std_floor=1.0,
+        share_ties=False,
         governed=True,
         choice_gradient=True,
     ),
@@ -203,6 +207,8 @@ class TrainConfig:
     graded or reward_function it is group in either preset)."""
     std_floor: float | None = None
     """Least standard deviation that group advantages are divided by."""
+    share_ties: bool | None = None
+    """Equal answers of a group earn the mean of their efficiencies."""
     governed: bool | None = None
     """Let the sparsity weight follow the running accuracy."""
     choice_gradient: bool | None = None

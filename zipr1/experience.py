@@ -14,6 +14,7 @@ from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
 from zipr1.encode import encode
 from zipr1.graders import RIGHT_FROM
+from zipr1.grpo import share_ties
 from zipr1.inputs import collate, tokenizer_of
 from zipr1.policy import Reference, gathered, in_step
 from zipr1.rewards import Reward, load_function, reward
@@ -195,6 +196,8 @@ def rewarded(processor, examples: list[Example], rollout: Rollout, config: Train
     functions = functions and tuple((weight, without_lost(one, lost)) for weight, one in functions)
     found = reward(examples, completions, rollout.token_ratio, config.graded, functions, ids)
     found.accuracy.view(-1)[lost] = math.nan
+    if config.objective.share_ties:
+        found.efficiency = share_ties(found.efficiency, ids)
     return found
 
 

@@ -4,6 +4,7 @@ Shapes: B questions, G rollouts each (B * G rows, rollouts of one question next 
 vocabulary. Masks are True on completion tokens, the end-of-turn token included.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +21,18 @@ def group_advantages(rewards: torch.Tensor, std_floor: float = 1e-4) -> torch.Te
     """
     centred = rewards - rewards.mean(-1, keepdim=True)
     return centred / rewards.std(-1, keepdim=True, correction=0).clamp(min=std_floor)
+
+
+def share_ties(values: torch.Tensor, answers: Sequence) -> torch.Tensor:
+    """(B, G) values -> for each answer their mean over its equals in its group. answers: B * G, anything that compares.
+
+    Short answers are often equal, and differ in their token ratios alone: without this, the same words are made likelier under
+    one threshold and less likely under another.
+    """
+    group = values.shape[1]
+    groups = [answers[start : start + group] for start in range(0, len(answers), group)]
+    same = torch.tensor([[[a == b for b in each] for a in each] for each in groups], dtype=values.dtype)
+    return (same @ values[..., None])[..., 0] / same.sum(-1)
 
 
 def reference_advantages(rewards: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
