@@ -10,9 +10,13 @@ from accelerate import Accelerator
 from test_cli import run
 from torch.utils.flop_counter import FlopCounterMode
 
+import zipr1
 from zipr1.clock import Stopwatch
 from zipr1.config import TrainConfig
+from zipr1.encode import encode
+from zipr1.evaluate import examples_of
 from zipr1.experience import gather_experience
+from zipr1.inputs import prepare
 from zipr1.model import decoder, load
 from zipr1.plan import plan
 from zipr1.policy import add_lora, load_policy, trainable
@@ -81,6 +85,33 @@ def test_what_is_held_of_a_step():
     held = part.rollout.embeds["inputs_embeds"], part.reference_logits
     found = plan(config, prompt=part.rollout.prompt, ratio=0.5, processes=1, tflops=None)
     assert found.experience_gb * 1e9 == sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+def test_a_small_pass_with_gradients_leaves_what_sampling_takes():
+    """Whole weights where they are sharded, and all rollouts of a question: no budget of tokens makes that smaller."""
+    config = TrainConfig(preset="paper", num_generations=32, bf16=True, fsdp=True, max_tokens_per_batch=1000)
+    found, alone = plan(config, 1000, 0.25, 4, None), plan(replace(config, fsdp=False), 1000, 0.25, 4, None)
+    visual = sum(p.numel() for p in load("zipr1/tiny")[0].model.visual.parameters())
+    assert (found.sampling_gb - alone.sampling_gb) * 1e9 == pytest.approx(2 * (found.parameters - visual))
+    large = plan(replace(config, max_tokens_per_batch=100_000), 1000, 0.25, 4, None)
+    assert large.total_gb > found.total_gb > found.sampling_gb > found.activations_gb + found.logits_gb + found.gradients_gb
+    held = found.weights_gb + found.reference_gb + found.optimizer_gb + found.experience_gb
+    assert found.total_gb == pytest.approx(held + found.sampling_gb)
+
+
+def test_the_cache_of_a_rollout():
+    config = TrainConfig(num_generations=1, prompts_per_step=1)
+    model, processor = load("zipr1/tiny")
+    with torch.no_grad():
+        embeds = encode(model, prepare(processor, examples_of(["shapes"], "val", 1))).embeds
+    sizes, length = [], embeds["attention_mask"].shape[1]
+    for p in (0.8, 0.99):
+        with torch.no_grad(), zipr1.sparse(model, zipr1.TopP(p)) as trace:
+            cache = decoder(model)(**embeds, use_cache=True).past_key_values
+        held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        sizes.append((held, plan(config, length, trace.token_ratio.item(), 1, None).sampling_gb * 1e9))
+    (few, planned_few), (many, planned_many) = sizes
+    assert many - few == pytest.approx(planned_many - planned_few, rel=1e-4) and few < 0.9 * many
 
 
 def test_sharding_and_scope_take_less():

@@ -102,6 +102,46 @@ checkpoint.write(Path({str(tmp_path)!r}), 4, *load("zipr1/tiny"), {{"optimizer":
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "training.update = kill",  # in the first step, before there is a checkpoint
+        "training.model_card = kill",  # the final weights lie there, the folder has not its name yet
+        "shutil.rmtree = half",  # an older checkpoint is half deleted
+    ],
+    ids=["first-step", "final", "old-checkpoint"],
+)
+def test_killed_at_other_moments(tmp_path, moment):
+    settings = SMALL | {"max_steps": 3, "save_steps": 1, "save_total_limit": 1}
+    before = load_file(train(TrainConfig(**settings, output_dir=str(tmp_path / "whole")), quiet=True) / "model.safetensors")
+    folder = tmp_path / "broken"
+    code = f"""
+import os, shutil, signal
+from zipr1 import train as training
+from zipr1.config import TrainConfig
+
+def kill(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+remove = shutil.rmtree
+
+def half(path, *args, **kwargs):
+    if os.path.basename(path).startswith(".partial-checkpoint-") and os.path.isdir(path):
+        os.unlink(os.path.join(path, "model.safetensors"))
+        kill()
+    remove(path, *args, **kwargs)
+
+{moment}
+training.train(TrainConfig(**{settings!r}, output_dir={str(folder)!r}), quiet=True)
+"""
+    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert not (folder / "final").exists()
+    after = load_file(train(TrainConfig(**settings, output_dir=str(folder), resume=True), quiet=True) / "model.safetensors")
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert [row["step"] for row in metrics(folder)] == [0, 1, 2, 3] and not list(folder.glob(".partial-*"))
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
 def test_a_folder_with_checkpoints_is_not_written_over(tmp_path):
     (tmp_path / "checkpoint-200").mkdir()
     with pytest.raises(ValueError, match="earlier run; give --resume"):
@@ -137,7 +177,7 @@ def test_what_may_change_when_a_run_goes_on(tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(tmp_path, tiny):
-    """A disk that is really full: a file-size limit stops the write as a full device would."""
+    """A limit on the size of files, which stops the write as a full disk would."""
     code = f"""
 import resource, signal, sys
 from zipr1 import checkpoint

@@ -85,7 +85,9 @@ def write(folder: Path, step: int, model, processor, state: dict, config: TrainC
         torch.save(state | {"step": step}, partial / STATE)
         (partial / "train.json").write_text(json.dumps(asdict(config), indent=1))
     for old in checkpoints(folder)[: -config.save_total_limit]:
-        shutil.rmtree(old)
+        gone = old.with_name(PARTIAL + old.name)  # a half of it must not look whole
+        old.rename(gone)
+        shutil.rmtree(gone)
     return place
 
 

@@ -50,6 +50,7 @@ class Plan:
     activations_gb: float  # of the largest pass with gradients
     logits_gb: float  # of that pass over the vocabulary, and what the loss makes of them
     experience_gb: float  # of all rollouts of a step: their prompts' embeddings, the reference's logits
+    sampling_gb: float  # of a pass that samples: the whole weights if they are sharded, KV cache, a layer's work, next tokens
     rollout_tflop: float
     reference_tflop: float
     update_tflop: float
@@ -57,7 +58,10 @@ class Plan:
 
     @property
     def total_gb(self) -> float:
-        return sum(value for name, value in asdict(self).items() if name.endswith("_gb"))
+        """A step samples and then learns: the larger of the two, beside what is held all the time."""
+        learning = self.gradients_gb + self.activations_gb + self.logits_gb
+        held = self.weights_gb + self.reference_gb + self.optimizer_gb + self.experience_gb
+        return held + max(learning, self.sampling_gb)
 
     @property
     def tflop(self) -> float:
@@ -67,7 +71,7 @@ class Plan:
         millions = f"{self.parameters / 1e6:.1f}M parameters, {self.trained / 1e6:.2f}M of them trained"
         lines = [f"{millions}, {self.processes} processes"]
         lines += [f"{name[:-3]:<14}{value:9.3f} GB" for name, value in asdict(self).items() if name.endswith("_gb")]
-        lines.append(f"{'in all':<14}{self.total_gb:9.3f} GB a process")
+        lines.append(f"{'at most':<14}{self.total_gb:9.3f} GB a process, when it samples or when it learns")
         lines += [f"{name[:-6]:<14}{value:9.3f} TFLOP" for name, value in asdict(self).items() if name.endswith("_tflop")]
         seconds = "" if self.seconds is None else f", {self.seconds:.1f} s at the given speed"
         lines.append(f"{'a step':<14}{self.tflop:9.3f} TFLOP{seconds}")
@@ -107,6 +111,16 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
         activations += max(scores, 2 * rows * length * size * shape.head * shape.heads)
     logits = 6 * rows * config.max_completion_length * text.vocab_size * 4  # policy, its log and gradient; the same of the KL
 
+    # Sampled are the rollouts of a question together, each cutting its cache to what it keeps, layer by layer.
+    together = config.num_generations * max(1, rows // config.num_generations)
+    whole = (parameters - visual) * size if shards > 1 else 0
+    kept_tokens = shape.layers * (ratio * prompt + config.max_completion_length) + prompt  # a layer has read all when it cuts
+    cache = together * kept_tokens * 2 * shape.kv_heads * shape.head * size
+    next_tokens = (
+        together * text.vocab_size * 24
+    )  # float32 logits and their log; the cumulative sum, and what it is of, in float64
+    sampling = whole + cache + together * (prompt * shape.hidden * size + inside) + next_tokens
+
     everything = config.prompts_per_step * config.num_generations
     states = size if config.fsdp or config.use_peft else 4  # what the embedding gives
     experience = everything // processes * (prompt * shape.hidden * states + config.max_completion_length * text.vocab_size * 4)
@@ -132,6 +146,7 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
         activations_gb=activations / GB,
         logits_gb=logits / GB,
         experience_gb=experience / GB,
+        sampling_gb=sampling / GB,
         rollout_tflop=rollout / 1e12,
         reference_tflop=reference / 1e12,
         update_tflop=update / 1e12,

@@ -13,6 +13,8 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from zipr1.checkpoint import CheckpointError
+
 TAG = "state"  # name of the one set of files that DeepSpeed writes to a folder
 
 
@@ -98,8 +100,13 @@ def whole_weights(engine, trained: bool, keep: bool) -> dict[str, torch.Tensor]:
 
 
 def write_state(engine, folder: Path) -> None:
-    """The optimizer's state, each process its part; every process must call it."""
-    engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
+    """The optimizer's state, each process its part; every process must call it. Raises CheckpointError if the disk is full."""
+    try:
+        engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise CheckpointError(
+            f"{folder}: could not be written ({error}); earlier checkpoints are intact; free some space and use --resume"
+        ) from error
 
 
 def read_state(engine, folder: Path) -> None:
