@@ -107,7 +107,8 @@ PRESETS = {
 
 @dataclass
 class TrainConfig:
-    """`zipr1 train`: ZipR1 post-training of a Qwen-VL model, or of a text model on rows."""
+    """`zipr1 train`: ZipR1 post-training of a Qwen-VL model, or of a text model on rows. --plan, with the options of `zipr1 plan`:
+    what a step of it would take, and nothing is trained."""
 
     model: str = "zipr1/tiny"
     """Hub id, folder, or the embedded model; also the frozen dense reference."""
@@ -208,7 +209,7 @@ class TrainConfig:
     std_floor: float | None = None
     """Least standard deviation that group advantages are divided by."""
     share_ties: bool | None = None
-    """Equal answers of a group earn the mean of their efficiencies."""
+    """Equal sampled answers of a group earn the mean of their efficiencies; of use with an efficiency_reward."""
     governed: bool | None = None
     """Let the sparsity weight follow the running accuracy."""
     choice_gradient: bool | None = None

@@ -50,7 +50,7 @@ class Plan:
     activations_gb: float  # of the largest pass with gradients
     logits_gb: float  # of that pass over the vocabulary, and what the loss makes of them
     experience_gb: float  # of all rollouts of a step: their prompts' embeddings, the reference's logits
-    sampling_gb: float  # of a pass that samples: the whole weights if they are sharded, KV cache, a layer's work, next tokens
+    sampling_gb: float  # of the largest pass without gradients: whole weights if they are sharded, KV cache, a layer, logits
     rollout_tflop: float
     reference_tflop: float
     update_tflop: float
@@ -100,10 +100,14 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     if config.max_tokens_per_batch:
         rows = max(1, min(rows, config.max_tokens_per_batch // length))
     learned = bool(config.objective.sparsity_weight and config.objective.choice_gradient)  # all rows are computed then
-    kept = ratio if config.scope == "layer" and not learned else 1.0
-    inside = length * size * (shape.head * (2 * shape.heads + 2 * shape.kv_heads) + shape.hidden * 6 + kept * 3 * shape.mlp)
+
+    def inside(kept: float) -> float:  # of one layer and sample
+        attention = shape.head * (2 * shape.heads + 2 * shape.kv_heads)
+        return length * size * (attention + shape.hidden * 6 + kept * 3 * shape.mlp)
+
+    one = inside(ratio if config.scope == "layer" and not learned else 1.0)
     probes = 128 * shape.heads * prompt * 4 * 2 if config.objective.sparsity_weight else 0
-    layers = (length * shape.hidden * size * shape.layers + inside) if config.gradient_checkpointing else inside * shape.layers
+    layers = (length * shape.hidden * size * shape.layers + one) if config.gradient_checkpointing else one * shape.layers
     activations = rows * (layers + probes * (1 if config.gradient_checkpointing else shape.layers))
     if learned:
         # Scores of one layer and sample, a piece at a time (bfloat16 is for GPUs), or keys and values repeated for all heads.
@@ -111,15 +115,17 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
         activations += max(scores, 2 * rows * length * size * shape.head * shape.heads)
     logits = 6 * rows * config.max_completion_length * text.vocab_size * 4  # policy, its log and gradient; the same of the KL
 
-    # Sampled are the rollouts of a question together, each cutting its cache to what it keeps, layer by layer.
+    # Sampled are the rollouts of a question together, each layer cutting the cache to what the fullest of them keeps.
     together = config.num_generations * max(1, rows // config.num_generations)
     whole = (parameters - visual) * size if shards > 1 else 0
-    kept_tokens = shape.layers * (ratio * prompt + config.max_completion_length) + prompt  # a layer has read all when it cuts
-    cache = together * kept_tokens * 2 * shape.kv_heads * shape.head * size
-    next_tokens = (
-        together * text.vocab_size * 24
-    )  # float32 logits and their log; the cumulative sum, and what it is of, in float64
-    sampling = whole + cache + together * (prompt * shape.hidden * size + inside) + next_tokens
+    held_tokens = shape.layers * ((1.0 if config.dense_share else ratio) * prompt + config.max_completion_length) + prompt
+    token = 2 * shape.kv_heads * shape.head * size
+    next_tokens = text.vocab_size * 24  # logits and their log in float32; their exponential and its cumulative sum in float64
+    work = prompt * shape.hidden * size + inside(ratio if config.scope == "layer" else 1.0)
+    sampling = together * (held_tokens * token + next_tokens + work)
+    # The reference reads a prompt once, and holds it for each of the answers.
+    reading = together * (shape.layers * length * token + config.max_completion_length * text.vocab_size * (size + 8))
+    without_gradients = whole + max(sampling, reading)
 
     everything = config.prompts_per_step * config.num_generations
     states = size if config.fsdp or config.use_peft else 4  # what the embedding gives
@@ -146,7 +152,7 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
         activations_gb=activations / GB,
         logits_gb=logits / GB,
         experience_gb=experience / GB,
-        sampling_gb=sampling / GB,
+        sampling_gb=without_gradients / GB,
         rollout_tflop=rollout / 1e12,
         reference_tflop=reference / 1e12,
         update_tflop=update / 1e12,

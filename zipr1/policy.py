@@ -56,7 +56,8 @@ class Reference:
         model = unwrap(self.policy)
         model.disable_adapters()
         try:
-            return self.policy(work, *args, **kwargs)
+            with gathered(self.policy):
+                return self.policy(work, *args, **kwargs)
         finally:
             model.enable_adapters()
 

@@ -103,7 +103,7 @@ def write_state(engine, folder: Path) -> None:
     """The optimizer's state, each process its part; every process must call it. Raises CheckpointError if the disk is full."""
     try:
         engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError of a full disk, and of much else: the text is its own
         raise CheckpointError(
             f"{folder}: could not be written ({error}); earlier checkpoints are intact; free some space and use --resume"
         ) from error
