@@ -107,8 +107,8 @@ PRESETS = {
 
 @dataclass
 class TrainConfig:
-    """`zipr1 train`: ZipR1 post-training of a Qwen-VL model, or of a text model on rows. --plan, with the options of `zipr1 plan`:
-    what a step of it would take, and nothing is trained."""
+    """`zipr1 train`: ZipR1 post-training of a Qwen-VL model, or of a text model on rows. --plan, with the options of
+    `zipr1 plan`: what a step of it would take, and nothing is trained."""
 
     model: str = "zipr1/tiny"
     """Hub id, folder, or the embedded model; also the frozen dense reference."""
