@@ -210,7 +210,10 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
     """The row that --json prints, the samples and the model card say the same as the metrics."""
     from zipr1.cli import main
 
-    flags = [f"--{name}={json.dumps(value)}" for name, value in (SMALL | {"max_steps": 2, "probe_every": 1}).items()]
+    flags = [
+        f"--{name}={json.dumps(value)}"
+        for name, value in (SMALL | {"max_steps": 2, "probe_every": 1, "prompts_per_step": 4}).items()
+    ]
     main(["train", *flags, f"--output_dir={tmp_path}", "--json"])
     found = json.loads(capsys.readouterr().out)
     rows = metrics(tmp_path)
@@ -225,7 +228,7 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
     assert tracked.Scalars("probe/token_ratio")[-1].value == pytest.approx(found["token_ratio"])
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").open()]
     assert [row["step"] for row in samples] == [1] * 8 + [2] * 8
-    assert len({row["id"] for row in samples[:8]}) == len({row["id"] for row in samples}) / 2 == SMALL["prompts_per_step"]
+    assert len({row["id"] for row in samples[:8]}) == len({row["id"] for row in samples}) / 2 == 4  # not the rollouts of two
     (shown,) = tracked.Tensors("samples/text_summary")[-1].tensor_proto.string_val
     assert shown.decode().count("\n") == 10 and f"| {samples[8]['id']} |" in shown.decode()
     for row in samples:
