@@ -17,7 +17,7 @@ from pydoc_data.topics import topics
 from smollm2 import smollm2
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Iris", "Jack", "Kate", "Leo", "Mary", "Nick")
-QUESTIONS = {"train": 6000, "val": 400}
+SEEDS = {"train": range(6000), "val": range(6000, 6400)}  # of the questions: the same seed gives the same person and number
 
 
 def rows(tokenizer, text: str, prompt: int, completion: int, stride: int) -> list[dict]:
@@ -51,7 +51,7 @@ def main() -> None:
     for split, held in (("train", False), ("val", True)):
         text = "\n".join(topics[name] for i, name in enumerate(names) if (i % 5 == 4) == held)
         paragraphs = [part.replace("\n", " ") for part in text.split("\n\n") if 80 < len(part) < 400]
-        asked = [question(paragraphs, seed) for seed in range(QUESTIONS[split])]
+        asked = [question(paragraphs, seed) for seed in SEEDS[split]]
         found = rows(tokenizer, text, arguments.prompt, arguments.completion, arguments.stride)
         for name, part in ((split, found), (f"questions_{split}", asked)):
             (arguments.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
