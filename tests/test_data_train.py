@@ -59,7 +59,7 @@ def test_rows_of_every_type_earn_what_their_answers_are_worth(root, graded):
         embeds={}, prompt_ids=tokens, p=(1.0,) * 12, tokens=tokens, mask=mask, clipped=~mask[:, -1], kept=[],
         logprobs=torch.zeros(tokens.shape), token_ratio=torch.full((12,), 0.25), temperature=1.0, suppress=[],
     )  # fmt: skip
-    got = rewarded(processor, [rows.example(i) for i in range(6)], rollout, TrainConfig(graded=graded))
+    got = rewarded(processor, [rows.example(i) for i in range(6)], rollout, 0, TrainConfig(graded=graded))
     torch.testing.assert_close(got.accuracy, torch.tensor([[1.0, grade * graded] for _, _, grade in SAID]))
     assert (got.efficiency == 0.75).all() and not got.unparsable.any()
 
@@ -89,18 +89,46 @@ def test_training_on_rows_of_every_kind(root):
 
 @pytest.mark.parametrize("preset", ["exact", "paper"])
 def test_training_with_a_users_reward(root, monkeypatch, preset):
-    """Also that the reference answers only where its answers are of use: they take as long as the rollouts."""
+    """Also that the reference answers only where its answers are of use: they take as long as the rollouts; and that what it is
+    worth, and what is said of it, is not among what is said of the rollouts."""
     monkeypatch.chdir(root)
-    (root / "mine.py").write_text("def level(completions, level, **columns):\n    return [float(one) for one in level]\n")
+    (root / "mine.py").write_text(
+        "def level(completions, level, trainer_state, log_extra, log_metric, **columns):\n"
+        "    log_extra('twice', [2 * one for one in level])\n"
+        "    log_metric('done', trainer_state.global_step / trainer_state.max_steps)\n"
+        "    log_metric('answers', len(completions))\n"
+        "    return [float(one) for one in level]\n"
+        "def last(completions, trainer_state, **columns):\n"
+        "    return [float(trainer_state.global_step == trainer_state.max_steps)] * len(completions)\n"
+    )
     rows = [{"prompt": "Say a word.", "answer": "word", "level": i % 2} for i in range(12)]
     data = write(root / "text.jsonl", rows)
-    settings = SMALL | {"data": data, "probe_data": data, "output_dir": str(root / "out"), "reward_function": "mine:level"}
+    settings = SMALL | {"data": data, "probe_data": data, "output_dir": str(root / "out")}
+    settings |= {"reward_function": "mine:level, 4*mine:last"}
     train(TrainConfig(**settings, preset=preset), quiet=True)
     metrics = [json.loads(line) for line in (root / "out" / "metrics.jsonl").open()]
     both = metrics[1]["rewards/accuracy"] + metrics[2]["rewards/accuracy"]
     assert both == pytest.approx(1.0)  # all twelve rows, half at level 1
+    for step in (1, 2):
+        mean = metrics[step]["rewards/level/mean"]
+        assert mean == pytest.approx(metrics[step]["rewards/accuracy"]) and metrics[step]["rewards/last/mean"] == 0
+        assert metrics[step]["rewards/level/std"] == pytest.approx((mean * (1 - mean)) ** 0.5)
+        assert metrics[step]["done"] == (step - 1) / 2 and metrics[step]["answers"] == 12
+    assert [row["probe/accuracy"] for row in (metrics[0], metrics[2])] == [1, 1]  # always as after the last step
+    samples = list(map(json.loads, (root / "out" / "samples.jsonl").open()))
+    assert len(samples) == 8 and all(row["twice"] == 2 * row["level"] == 2 * row["rewards/accuracy"] for row in samples)
     for name in ("reference_accuracy", "governor/gap/exact"):
         assert (name in metrics[1]) == (preset == "exact")
+
+
+def test_a_metric_of_a_name_that_is_taken(root, monkeypatch):
+    monkeypatch.chdir(root)
+    code = "def calm(completions, log_metric, **columns):\n    log_metric('loss', 0)\n    return [1.0] * len(completions)\n"
+    (root / "calm.py").write_text(code)
+    data = write(root / "text.jsonl", [{"prompt": "Say a word.", "answer": "word"} for _ in range(6)])
+    settings = SMALL | {"data": data, "probe_data": data, "output_dir": str(root / "out"), "reward_function": "calm:calm"}
+    with pytest.raises(ValueError, match="log_metric: loss: zipr1's own"):
+        train(TrainConfig(**settings), quiet=True)
 
 
 def test_training_on_given_completions(root):

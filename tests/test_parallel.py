@@ -140,10 +140,17 @@ def write_rows(folder: Path, *draws: str) -> dict:
 
 
 @pytest.mark.parametrize("fsdp", [pytest.param(False, id="ddp", marks=pytest.mark.slow), pytest.param(True, id="fsdp2")])
-def test_processes_with_unlike_rows_equal_one(tmp_path, fsdp):
-    """One has text alone, in a single pass; the other pictures, a pass each, and in the second step a broken one."""
+def test_processes_with_unlike_rows_equal_one(tmp_path, monkeypatch, fsdp):
+    """One has text alone, in a single pass; the other pictures, a pass each, and in the second step a broken one. A metric that
+    only one of them has is in the log too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "def seen(completions, prompts, log_metric, **columns):\n"
+        "    if isinstance(prompts[0], list):\n        log_metric('pictures', 3)\n"
+        "    return [len(str(one)) / 10 for one in completions]\n"
+    )
     settings = write_rows(tmp_path / "rows", "text", "text", "picture", "picture", "text", "text", "broken", "picture")
-    settings |= {"prompts_per_step": 4}
+    settings |= {"prompts_per_step": 4, "reward_function": "mine:seen"}
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()
@@ -151,6 +158,7 @@ def test_processes_with_unlike_rows_equal_one(tmp_path, fsdp):
     expected, found = (one.result() for one in runs)
     check_equal(found, expected)
     assert [row["failed_rows"] for row in found[1][1:]] == [0, 1] and not any(row["dropped"] for row in found[1][1:])
+    assert all(row["pictures"] == 3 and row["rewards/seen/std"] > 0 for row in found[1][1:])
     assert not (folders[1] / "failed-rows-0.jsonl").exists() and "6.png" in (folders[1] / "failed-rows-1.jsonl").read_text()
 
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from zipr1.columns import general
-from zipr1.experience import without_lost
-from zipr1.rewards import asked, from_function, load_function, reward
+from zipr1.reward_functions import RewardLog, asked, from_function, load_function, summary, without_lost
+from zipr1.rewards import reward
 from zipr1.tasks import TASKS
 from zipr1.tasks.base import Example
 from zipr1.video_r1 import published
@@ -66,7 +66,9 @@ def module(tmp_path, monkeypatch):
 def test_a_users_function_gets_the_columns(module, path):
     got = reward(ROWS, SAID, RATIO, function=load_function(path))
     torch.testing.assert_close(got.accuracy, torch.tensor([[0.1, 0.3], [0.1, 0.3]]))
-    assert sys.modules["own_rewards"].seen == {
+    seen = sys.modules["own_rewards"].seen
+    assert seen.keys() >= {"trainer_state", "log_extra", "log_metric"}
+    assert {name: value for name, value in seen.items() if name in ("prompts", "answer", "level", "path", "problem_type")} == {
         "prompts": ["Which?", "Which?", "How far?", "How far?"],
         "answer": ["B", "B", "10", "10"],
         "level": [3, 3, 5, 5],
@@ -142,7 +144,50 @@ def test_an_answer_reaches_a_function_as_it_stands():
     row = general({"prompt": "?", "answer": "Six. <answer>6</answer>"}, 0, Path())
     seen = {}
     reward([row.example], ["6"], torch.ones(1), function=((1.0, lambda completions, **columns: seen.update(columns) or [1.0]),))
-    assert seen == {"prompts": ["?"], "answer": ["Six. <answer>6</answer>"], "problem_type": ["exact"]}
+    assert seen["answer"] == ["Six. <answer>6</answer>"] and seen["problem_type"] == ["exact"]
+
+
+def curriculum(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, level, **kwargs):
+    """All that TRL 1.x passes, as its documentation writes it."""
+    log_extra("levels", level)
+    log_extra("parts", map(torch.tensor, level))
+    log_metric("mean_level", sum(level) / len(level))
+    return [one * trainer_state.global_step / trainer_state.max_steps for one in level]
+
+
+def test_what_a_function_says_beside_its_rewards():
+    log, more = (RewardLog(step=1, max_steps=4, completions=4) for _ in range(2))
+    functions = ((0.5, curriculum), (1.0, partial(lambda completions, **columns: [None, 1, 0, None])))
+    ids = [[1]] * 4
+    got = reward(ROWS, SAID, RATIO, function=functions, completion_ids=ids, log=log)
+    assert got.log is log and got.accuracy.tolist() == [[0.375, 1.375], [0.625, 0.625]]
+    assert log.of(1) == {"curriculum": 0.75, "partial": 1.0, "levels": 3, "parts": "tensor(3)"}
+    assert log.of(3)["partial"] is None
+    reward([ROWS[1]], SAID, RATIO, function=functions, completion_ids=ids, log=more)
+    found = summary([log, more])
+    assert found.pop("mean_level") == 4.5  # of two passes: (3 + 5) / 2, and 5
+    values = torch.tensor([0.75] * 2 + [1.25] * 6)
+    assert found.pop("rewards/curriculum/mean") == values.mean() and found.pop("rewards/partial/mean") == 0.5
+    assert found.pop("rewards/curriculum/std") == pytest.approx(values.std(correction=0).item())
+    assert found == {"rewards/partial/std": 0.5}
+
+
+def test_functions_of_one_name_are_told_apart():
+    log, ones = RewardLog(0, 1, 1), []
+    for module in ("mine", "yours"):
+        ones.append((1.0, lambda completions, **columns: [1.0]))
+        ones[-1][1].__module__, ones[-1][1].__name__ = module, "right"
+    from_function((*ones, (1.0, partial(ones[0][1]))), [(ROWS[0], "B")], None, log)
+    assert list(log.rewards) == ["mine.right", "yours.right", "partial"]
+
+
+def test_a_column_of_another_length():
+    def short(completions, log_extra, **columns):
+        log_extra("first", completions[:1])
+        return [1.0] * len(completions)
+
+    with pytest.raises(RuntimeError, match=r"test_rewards:short failed on rows 1, 2: .*first: 1 values for 4 completions"):
+        reward(ROWS, SAID, RATIO, function=((1.0, short),))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +227,7 @@ def test_numbers_that_are_not_finite_are_told_apart(kind):
         return kind([1.0, float("nan"), 0.5])
 
     found = without_lost(half, lost)
-    assert [float(value) for value in found()] == [1.0, 0.0, 0.5] and lost == [1] and found.__name__ == "half"
+    assert [value if value is None else float(value) for value in found()] == [1.0, None, 0.5] and lost == [1]
+    assert found.__name__ == "half"
     named = without_lost(partial(half), [])
     assert (named.__module__, named.__name__) == ("functools", "partial") and without_lost(half, []).__module__ == __name__

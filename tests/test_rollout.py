@@ -223,7 +223,7 @@ def test_equal_answers_earn_alike_if_asked(tiny, rolled):
     _, processor = tiny
     examples, _, rollout = rolled
     own, shared = (
-        rewarded(processor, examples, rollout, TrainConfig(preset="paper", share_ties=ties)) for ties in (False, True)
+        rewarded(processor, examples, rollout, 0, TrainConfig(preset="paper", share_ties=ties)) for ties in (False, True)
     )
     assert own.accuracy.tolist() == shared.accuracy.tolist()
     assert own.efficiency.flatten().tolist() == pytest.approx((1 - rollout.token_ratio).tolist())

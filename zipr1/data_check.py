@@ -17,7 +17,7 @@ from zipr1.inputs import MediaError, MissingMedia, limit_pixels
 from zipr1.model import EMBEDDED, check_family, processor_of
 from zipr1.questions import TooLong, check_answer, checked, open_part
 from zipr1.recipe import read_recipe
-from zipr1.rewards import load_function
+from zipr1.reward_functions import load_function
 
 PROBLEMS = ("missing media", "broken media", "malformed rows", "over-long prompts")
 SHOWN = 5  # of each problem, in the report for people

@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from zipr1.config import check_positive, check_tasks
 from zipr1.inputs import prepare, tokenizer_of, visual_grid
 from zipr1.model import check_length, load_vision, sparse, trained_scope
-from zipr1.rewards import Functions, accuracy, from_function
+from zipr1.rewards import accuracy
 from zipr1.selection import FastV, Random, Recent, Rule, TopK, TopP
 from zipr1.shorter import Downsample, FewerFrames, Shorter, without_minimum
 from zipr1.tasks import ALL_TASKS, FAMILIES, TASKS
@@ -185,12 +185,12 @@ def evaluate(
     scope: str = "attention",
     max_new_tokens: int = MAX_NEW_TOKENS,
     raw: bool = False,
-    function: Functions | None = None,
+    function: Callable[[list[tuple[Example, str]], list[list[int]]], list[float]] | None = None,
     synced: bool = False,
 ) -> list[Record]:
-    """Greedy answers to all examples under one rule; `raw` prompts have no chat template; users' reward functions call a
-    completion right that they give more than half; `synced`: all processes go on until the last has finished. Raises ValueError
-    where a shorter prompt is asked for and none can be."""
+    """Greedy answers to all examples under one rule; `raw` prompts have no chat template; `function` gives a number for each
+    question with its answer, of which more than half is right, and gets the answers' tokens too; `synced`: all processes go on
+    until the last has finished. Raises ValueError where a shorter prompt is asked for and none can be."""
     model.eval()
     shorter = rule if hasattr(rule, "shorten") else None
     if shorter and not (examples := [example for example in examples if shorter.takes(example)]):
@@ -215,7 +215,7 @@ def evaluate(
         answers = tokenizer_of(processor).batch_decode(new, skip_special_tokens=True)
         if function:
             pairs = list(zip(part, answers, strict=True))
-            given = from_function(function, pairs, [row[row != pad].tolist() for row in new])
+            given = function(pairs, [row[row != pad].tolist() for row in new])
         drawn = kept is not None and all(len(example.pictures) + (example.frames is not None) == 1 for example in part)
         visual = inputs["mm_token_type_ids"].bool().cpu().numpy() if drawn else None
         rows = zip(part, answers, ratios.tolist(), lengths.tolist(), strict=True)

@@ -2,9 +2,8 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import SupportsFloat
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +16,8 @@ from zipr1.graders import RIGHT_FROM
 from zipr1.grpo import share_ties
 from zipr1.inputs import collate, tokenizer_of
 from zipr1.policy import Reference, gathered, in_step
-from zipr1.rewards import Reward, load_function, reward
+from zipr1.reward_functions import RewardLog, load_function, without_lost
+from zipr1.rewards import Reward, reward
 from zipr1.rollout import (
     Rollout,
     decode,
@@ -97,7 +97,7 @@ def gather_experience(
         with watch("rollout"), gathered(policy):
             rollout = policy(roll, processor, inputs, these, places, step, config, synced)
         with watch("reward"):
-            rewards = rewarded(processor, these, rollout, config)
+            rewards = rewarded(processor, these, rollout, step, config)
         with watch("reference"):
             if config.completions == "given":
                 logits = reference(reference_logits, rollout, config.num_generations)
@@ -105,7 +105,7 @@ def gather_experience(
                 expected = mean_logprob(logp, rollout.mask).view(len(group), -1).mean(-1)
             elif config.data:  # a grader takes more than one wording
                 logits, answers = reference(ask, rollout, places, step, config, synced)
-                expected = answers and right(these, rewarded(processor, these, answers, config), config)[:, 0].float()
+                expected = answers and right(these, rewarded(processor, these, answers, step, config), config)[:, 0].float()
             else:
                 logits, expected = reference(consult, processor, these, rollout)
         expected = expected if expected is None else expected.cpu()
@@ -180,7 +180,7 @@ def sampling(config: TrainConfig) -> dict:
     return {"max_new_tokens": config.max_completion_length, "temperature": config.temperature}
 
 
-def rewarded(processor, examples: list[Example], rollout: Rollout, config: TrainConfig) -> Reward:
+def rewarded(processor, examples: list[Example], rollout: Rollout, step: int, config: TrainConfig) -> Reward:
     """What the rollouts of some questions earn; given completions their mean log-probability."""
     if config.completions == "given":
         shape = (len(examples), -1)
@@ -194,28 +194,12 @@ def rewarded(processor, examples: list[Example], rollout: Rollout, config: Train
     lost: list[int] = []
     functions = load_function(config.reward_function)
     functions = functions and tuple((weight, without_lost(one, lost)) for weight, one in functions)
-    found = reward(examples, completions, rollout.token_ratio, config.graded, functions, ids)
+    log = RewardLog(step, config.max_steps, len(ids)) if functions else None
+    found = reward(examples, completions, rollout.token_ratio, config.graded, functions, ids, log)
     found.accuracy.view(-1)[lost] = math.nan
     if config.objective.share_ties:
         found.efficiency = share_ties(found.efficiency, ids)
     return found
-
-
-def without_lost(function: Callable, lost: list[int]) -> Callable:
-    """A user's reward function that gives 0 where it would give no finite number, and adds that place to `lost`: such a reward
-    costs a step, as a loss that is not finite does, and not at once the run."""
-
-    def finite(**columns):
-        found = function(**columns)
-        if not isinstance(found, Iterable):
-            return found
-        found = list(found)
-        lost.extend(i for i, value in enumerate(found) if isinstance(value, SupportsFloat) and not math.isfinite(value))
-        return [0.0 if i in lost else value for i, value in enumerate(found)]
-
-    finite.__name__ = getattr(function, "__name__", type(function).__name__)  # for messages, as the module
-    finite.__module__ = function.__module__
-    return finite
 
 
 def right(examples: list[Example], rewards: Reward, config: TrainConfig) -> torch.Tensor:

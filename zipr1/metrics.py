@@ -49,8 +49,8 @@ class Log:
             append(self.failed_rows, [{"step": step, "reason": reason} for reason in reasons])
 
     def samples(self, step: int, tokenizer, parts: list[Experience]) -> None:
-        """A table of some answers with their thresholds, token ratios and reward parts, to samples.jsonl and the tracker: the
-        first rollouts of as many questions as there are, then the second ones."""
+        """A table of some answers with their thresholds, token ratios, reward parts and what users' functions said of them, to
+        samples.jsonl and the tracker: the first rollouts of as many questions as there are, then the second ones."""
         places = []
         for part in parts:
             columns = range(part.rewards.accuracy.shape[1])[part.columns]
@@ -59,19 +59,20 @@ class Log:
         rows = []
         for column, question, row, part in sorted(places, key=lambda place: place[0])[:SHOWN]:
             example, rollout, rewards = part.examples[question], part.rollout, part.rewards
-            rows.append(
-                {
-                    "step": step,
-                    "id": example.id,
-                    "prompt": example.question,
-                    "expected": example.answer,
-                    "completion": tokenizer.decode(rollout.tokens[row][rollout.mask[row]], skip_special_tokens=True),
-                    "p": rollout.p[row],
-                    "token_ratio": rollout.token_ratio[row].item(),
-                    "rewards/accuracy": rewards.accuracy[question, column].item(),
-                    "rewards/efficiency": rewards.efficiency[question, column].item(),
-                }
-            )
+            own = {
+                "step": step,
+                "id": example.id,
+                "prompt": example.question,
+                "expected": example.answer,
+                "completion": tokenizer.decode(rollout.tokens[row][rollout.mask[row]], skip_special_tokens=True),
+                "p": rollout.p[row],
+                "token_ratio": rollout.token_ratio[row].item(),
+                "rewards/accuracy": rewards.accuracy[question, column].item(),
+                "rewards/efficiency": rewards.efficiency[question, column].item(),
+            }
+            said = rewards.log.of(question * rewards.accuracy.shape[1] + column) if rewards.log else {}
+            rows.append(own | said | own)
+        rows = [dict.fromkeys(name for other in rows for name in other) | row for row in rows]  # a table: as many columns each
         append(self.path.parent / "samples.jsonl", rows)
         cells = [[str(value).replace("|", "\\|").replace("\n", " ") for value in row.values()] for row in rows]
         self.accelerator.log({"samples": markdown_table(list(rows[0]), cells)}, step=step)

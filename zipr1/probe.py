@@ -9,7 +9,7 @@ from zipr1.encode import encode
 from zipr1.evaluate import MAX_NEW_TOKENS, evaluate
 from zipr1.experience import given_tokens, mean_logprob
 from zipr1.inputs import prepare
-from zipr1.rewards import load_function
+from zipr1.reward_functions import RewardLog, from_function, load_function
 from zipr1.rollout import completion_logits, given
 from zipr1.tasks.base import Example
 
@@ -29,7 +29,13 @@ def measure(model, processor, probe: list[Example], config: TrainConfig, synced:
 def measure_answers(model, processor, probe: list[Example], config: TrainConfig, synced: bool) -> dict[str, float]:
     settings = {"quiet": True, "synced": synced, "batch_size": config.probe_batch_size, "raw": not config.chat_template}
     settings |= {"max_new_tokens": MAX_NEW_TOKENS if not config.data else config.max_completion_length}
-    settings["function"] = load_function(config.reward_function)
+    functions = load_function(config.reward_function)
+
+    def own(pairs: list[tuple[Example, str]], ids: list[list[int]]) -> list[float]:
+        log = RewardLog(config.max_steps, config.max_steps, len(pairs))  # the yardstick stays that of the last step
+        return from_function(functions, pairs, ids, log)
+
+    settings["function"] = own if functions else None
     sparse_rows = evaluate(model, processor, probe, config.rule(config.p), "probe", scope=config.scope, **settings)
     dense_rows = evaluate(model, processor, probe, None, "probe", **settings)
     count = len(probe)

@@ -31,7 +31,7 @@ from zipr1.model_card import model_card
 from zipr1.policy import gathered, in_step, layout, load_policy, optimizer_state, restore_optimizer, unwrap, whole_weights
 from zipr1.probe import measure
 from zipr1.questions import Questions, kinds_of, probe_questions
-from zipr1.rewards import load_function
+from zipr1.reward_functions import load_function, summary
 from zipr1.update import update
 
 PATIENCE = timedelta(hours=3)  # of processes for each other: one alone gathers and writes a large checkpoint
@@ -91,8 +91,11 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
         log.failed(step + 1, questions.failed)
         questions.failed.clear()
         record, parts, empty = {"failed_rows": failed, "dropped": float(not fewest)}, [], 0 if fewest else empty + 1
+        own: dict[str, float] = {}
         if fewest:  # without a question, a process would leave the others waiting
             parts = [gather_experience(policy, reference, processor, accelerator, one, step, config, watch) for one in asked]
+            if config.reward_function:
+                own = summary({id(one.rewards.log): one.rewards.log for part in parts for one in part}.values())
             policy.train()
             order = [part for _ in range(config.num_iterations) for part in parts]
             records = [update(policy, optimizer, accelerator, part, governor, config, watch) for part in order]
@@ -112,7 +115,9 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
                 record |= policy(measure, processor, probe, config, in_step(policy))
             if accelerator.is_main_process and parts:
                 log.samples(step + 1, tokenizer_of(processor), [one for group in parts for one in group if one.weight])
-        log(step + 1, record)
+        if taken := own.keys() & record.keys():
+            raise ValueError(f"log_metric: {', '.join(sorted(taken))}: zipr1's own (docs/metrics.md); choose another name")
+        log(step + 1, record | own)
         stop_if_lost(skipped, empty, asked, parts, step, folder, accelerator, config)
         if fewest:
             bar.set_postfix(reward=f"{record['reward']:.2f}", ratio=f"{record['token_ratio']:.2f}")
