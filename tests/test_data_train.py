@@ -95,6 +95,7 @@ def test_training_with_a_users_reward(root, monkeypatch, preset):
     (root / "mine.py").write_text(
         "def level(completions, level, trainer_state, log_extra, log_metric, **columns):\n"
         "    log_extra('twice', [2 * one for one in level])\n"
+        "    log_extra('prompt', level)\n"  # the table's own stays
         "    log_metric('done', trainer_state.global_step / trainer_state.max_steps)\n"
         "    log_metric('answers', len(completions))\n"
         "    return [float(one) for one in level]\n"
@@ -116,7 +117,8 @@ def test_training_with_a_users_reward(root, monkeypatch, preset):
         assert metrics[step]["done"] == (step - 1) / 2 and metrics[step]["answers"] == 12
     assert [row["probe/accuracy"] for row in (metrics[0], metrics[2])] == [1, 1]  # always as after the last step
     samples = list(map(json.loads, (root / "out" / "samples.jsonl").open()))
-    assert len(samples) == 8 and all(row["twice"] == 2 * row["level"] == 2 * row["rewards/accuracy"] for row in samples)
+    assert len(samples) == 8 and {row["prompt"] for row in samples} == {"Say a word."}
+    assert all(row["twice"] == 2 * row["level"] == 2 * row["rewards/accuracy"] for row in samples)
     for name in ("reference_accuracy", "governor/gap/exact"):
         assert (name in metrics[1]) == (preset == "exact")
 
