@@ -75,7 +75,8 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(root, tmp_path, mo
 
 
 def test_killed_while_it_wrote_a_checkpoint(tmp_path):
-    """The half of it that lies there is none, and is gone after the next start; of whole ones the last two are kept."""
+    """The half of it that lies there is none, and is gone after the next start; of whole ones the last two are kept. Nor is
+    half a row of metrics one."""
     settings = SMALL | {"max_steps": 4, "save_steps": 1}
     final = train(TrainConfig(**settings, output_dir=str(tmp_path)), quiet=True)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
@@ -96,8 +97,10 @@ checkpoint.write(Path({str(tmp_path)!r}), 4, *load("zipr1/tiny"), {{"optimizer":
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     half = tmp_path / ".partial-checkpoint-4"
     assert (half / "model.safetensors").is_file() and not (tmp_path / "checkpoint-4").exists()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
     train(TrainConfig(**settings, output_dir=str(tmp_path), resume=True), quiet=True)
-    assert not half.exists()
+    assert not half.exists() and [row["step"] for row in metrics(tmp_path)] == [0, 1, 2, 3, 4]
     after = load_file(final / "model.safetensors")
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
