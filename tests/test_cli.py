@@ -168,7 +168,10 @@ def other_family(folder):
 @pytest.mark.parametrize(
     ("arguments", "status", "word"),
     [
-        ([], 2, "it was not provided"),
+        ([], 2, 'error: expected "command" to be one of {answer,train,eval,bench,demo, ...}'),
+        (["traim"], 2, "error: argument command: invalid choice: 'traim' (choose from 'answer',"),
+        (["data", "chekc"], 2, "invalid choice: 'chekc'"),
+        (["eval"], 2, "error: the following arguments are required: eval.model; `--help` lists what there is\n"),
         (["answer", "none.png", "What?"], 2, "none.png: no such file"),
         (["answer", "{broken}", "What?"], 2, "broken.png"),
         (["answer", "{picture}", "  "], 2, "question is empty"),
@@ -197,6 +200,15 @@ def other_family(folder):
         (["demo", "--recipe", "{recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
         (["train", "--config={recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
         (["train", "{picture}.yaml"], 2, "no such recipe"),
+        (["train", "recipe"], 2, "error: recipe: no such recipe;"),
+        (["bench", "train", "recipe"], 2, "error: recipe: no such recipe;"),
+        (["train", "--beta", "high"], 2, "error: --beta=high: expected float or null\n"),
+        (["train", "{typed}"], 2, "typed.yaml: max_steps: many: expected int\n"),
+        (["train", "{typed}", "--beta=high"], 2, "typed.yaml: max_steps: many: expected int\n"),
+        (["demo", "--recipe", "{typed}"], 2, "typed.yaml: max_steps: many: expected int\n"),
+        (["eval", "zipr1/tiny", "--suite", "tiny14"], 2, "--suite=tiny14: expected one of ['paper', 'tiny13'] or null\n"),
+        (["bench", "train", "--steps", "x"], 2, "error: --steps=x: expected int\n"),
+        (["pretrain", "--stages.steps", "x"], 2, "error: --stages=x: expected int\n"),
         (["train", "--config", "{broken}"], 2, "broken.png"),
         (["train", "none.yaml"], 2, "none.yaml"),
         (["train", "--tasks", "[shapes,golf]"], 2, "golf"),
@@ -209,13 +221,14 @@ def other_family(folder):
 def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, status, word):
     (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:300])
     (tmp_path / "recipe.yaml").write_text("seed: 3\nmax_stepz: 1\n")
+    (tmp_path / "typed.yaml").write_text("max_steps: many\n")
     folders = {"other": other_family, "text": text_model, "torn": torn_model}
     places = {"broken": tmp_path / "broken.png", "picture": picture, "recipe": tmp_path / "recipe.yaml", "long": "why " * 5000}
     (tmp_path / "run" / "final").mkdir(parents=True)
-    places["run"] = tmp_path / "run"
+    places |= {"run": tmp_path / "run", "typed": tmp_path / "typed.yaml"}
     places |= {name: make(tmp_path / name) for name, make in folders.items() if f"{{{name}}}" in arguments}
     got, out, err = run(capsys, *(argument.format(**places) for argument in arguments))
-    assert got == status and word in err and "Traceback" not in err and out == ""
+    assert got == status and word in err and "Traceback" not in err and "usage:" not in err and out == ""
 
 
 def test_the_installed_command_works():

@@ -6,13 +6,30 @@ Exit status 0, 2 for misuse (a bad value, file or setting) and 1 for a failure. 
 
 import json
 import sys
+from argparse import ArgumentError
 from dataclasses import asdict, fields
 from itertools import pairwise
 
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentParser, set_parsing_settings
 
+from zipr1.recipe import check_flags, check_keys, told
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the help of an option is the string below its field
+
+
+class Parser(ArgumentParser):
+    """Takes no abbreviations, and raises where jsonargparse prints a page of usage before its message."""
+
+    def __init__(self, **settings):
+        super().__init__(**{"allow_abbrev": False, "exit_on_error": False} | settings)
+
+    def read(self, arguments: list[str], recipes: list[str]):
+        """What is given. Raises ValueError that names the value, the place of it and what may stand there."""
+        try:
+            return self.parse_args(arguments)
+        except ArgumentError as error:
+            raise ValueError(told(error, recipes)) from error
 
 
 def help_of(settings: type) -> dict[str, str]:
@@ -36,7 +53,7 @@ def add_command(
     """
     types = {field.name: field.type for field in fields(settings)}
     told = help_of(settings)
-    parser = ArgumentParser(description=settings.__doc__, allow_abbrev=False)
+    parser = Parser(description=settings.__doc__)
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     for field in positional:
         parser.add_argument(field, type=str, nargs="+" if types[field] == list[str] else None, help=told.get(field))
@@ -57,11 +74,11 @@ def underscored(argument: str) -> str:
 
 def is_recipe(given: list[str]) -> bool:
     """Whether the first argument is a file instead of an option."""
-    return any(one.endswith((".yaml", ".yml")) and not one.startswith("-") for one in given)
+    return any(not one.startswith("-") for one in given)
 
 
 def parse(arguments: list[str]):
-    """(command, its settings); exits with 2 on unknown options, keys or values."""
+    """(command, its settings). Raises ValueError on unknown options, keys or values."""
     from zipr1.answer import AnswerConfig
     from zipr1.bench import BenchConfig
     from zipr1.bench_train import BenchTrainConfig
@@ -72,19 +89,20 @@ def parse(arguments: list[str]):
     from zipr1.html_report import ReportConfig
     from zipr1.plan import PlanConfig
     from zipr1.pretrain import PretrainConfig
-    from zipr1.recipe import check_flags, check_keys
 
     arguments = [underscored(one) for one in arguments]
     if arguments[:1] == ["train"] and "--plan" in arguments:  # what that training would take
         arguments = ["plan", *(one for one in arguments[1:] if one != "--plan")]
     if arguments[:1] in (["train"], ["pretrain"], ["plan"]) and is_recipe(arguments[1:2]):
         arguments = [arguments[0], "--config", *arguments[1:]]
+    recipes = [path for flag, path in pairwise(arguments) if flag == "--config"]
+    recipes += [one.removeprefix("--config=") for one in arguments if one.startswith("--config=")]
     if arguments[:2] == ["bench", "train"]:  # `bench` has options of its own, which a parser with subcommands would not take
-        parser = ArgumentParser(prog="zipr1 bench", allow_abbrev=False)
+        parser = Parser(prog="zipr1 bench")
         add_command(parser.add_subcommands(dest="command"), "train", BenchTrainConfig, ("json",))
         given = ["--recipe", *arguments[2:]] if is_recipe(arguments[2:3]) else arguments[2:]
         check_flags(BenchTrainConfig, given)
-        values = vars(parser.parse_args(["train", *given])["train"])
+        values = vars(parser.read(["train", *given], recipes)["train"])
         values.pop("config")
         return "bench train", BenchTrainConfig(**values)
     settings = {
@@ -98,15 +116,13 @@ def parse(arguments: list[str]):
         "plan": PlanConfig,
         "data check": DataCheckConfig,
     }
-    recipes = [path for flag, path in pairwise(arguments) if flag == "--config"]
-    recipes += [one.removeprefix("--config=") for one in arguments if one.startswith("--config=")]
     for path in recipes:
         if arguments[0] in settings:  # jsonargparse's own message names neither file nor mend
             check_keys(settings[arguments[0]], path)
     named = "data check" if arguments[:2] == ["data", "check"] else "".join(arguments[:1])
-    if named in settings:  # its message has a page of usage, and no suggestion
+    if named in settings:  # its message has no suggestion
         check_flags(settings[named], arguments)
-    parser = ArgumentParser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.", allow_abbrev=False)
+    parser = Parser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.")
     commands = parser.add_subcommands(dest="command")
     add_command(commands, "answer", AnswerConfig, ("compare", "json"), ("file", "question"))
     add_command(commands, "train", TrainConfig, ("resume", "json"))
@@ -116,10 +132,10 @@ def parse(arguments: list[str]):
     add_command(commands, "pretrain", PretrainConfig)
     add_command(commands, "plan", PlanConfig, ("resume", "json"))
     add_command(commands, "report", ReportConfig, positional=("runs",), short=("output",))
-    data = ArgumentParser(description="Data sets to post-train on.", allow_abbrev=False)
+    data = Parser(description="Data sets to post-train on.")
     commands.add_subcommand("data", data, help="`check` reads a data set once and reports what of it cannot be used.")
     add_command(data.add_subcommands(dest="action"), "check", DataCheckConfig, ("json",), ("file",))
-    chosen = parser.parse_args(arguments)
+    chosen = parser.read(arguments, recipes)
     command = chosen.command
     values = parser.instantiate(chosen)[command]  # nested dataclasses too: the stages of pretrain
     if command == "data":

@@ -1,5 +1,6 @@
 """Reads a YAML recipe into the dataclass of a command; unknown keys are errors."""
 
+import re
 from argparse import ArgumentError
 from dataclasses import fields
 from difflib import get_close_matches
@@ -17,7 +18,7 @@ def read_recipe(settings: type, path: str | Path):
     try:
         return settings(**parser.parse_path(str(path)).as_dict())
     except ArgumentError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(told(error, [path])) from error
 
 
 def check_keys(settings: type, path: str | Path) -> None:
@@ -42,6 +43,20 @@ def check_flags(settings: type, arguments: list[str]) -> None:
     for name in (one[2:].partition("=")[0].partition(".")[0].rstrip("+") for one in arguments if one.startswith("--")):
         if name not in (*known, "config", "print_config", "help", ""):
             raise ValueError(f"--{name}: no such option" + nearest(name, known, "--"))
+
+
+def told(error: ArgumentError, recipes: list) -> str:
+    """jsonargparse's message as one line that says where the value stands and what may stand there."""
+    message = str(error)
+    given = re.search(r'^Parser key "(.+)":(?:.|\n)* value: (.*)$', message)
+    if not given:
+        return " ".join(message.split()).rstrip(".") + "; `--help` lists what there is"
+    key, value = given.groups()
+    from_file = [path for path in recipes if str(yaml.safe_load(Path(path).read_text()).get(key)) == value]
+    kinds = re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", message, re.MULTILINE)
+    kinds = [re.sub(r"^<class '(\w+)'>$", r"\1", kind).replace("typing.Literal", "one of ") for kind in kinds]
+    expected = " or ".join("null" if kind == "NoneType" else kind for kind in kinds)
+    return (f"{from_file[-1]}: {key}: {value}" if from_file else f"--{key}={value}") + f": expected {expected}"
 
 
 def nearest(name: str, known: list[str], before: str = "") -> str:
