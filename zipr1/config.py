@@ -222,6 +222,9 @@ class TrainConfig:
     """Beyond that, where sparsity stops counting."""
     target_ratio: float = 0.2
     """Token ratio at which the sparsity term lets go of a rollout: what accuracy would pay for more."""
+    give_back: float = 0.0
+    """Weight, in units of sparsity_weight, with which a sparse rollout that is wrong where the dense reference is right asks
+    for more tokens. The governor lets go of a whole kind of question; this gets back what a sort of it has lost."""
     sharpness: Literal["count", "entropy", "soft_count"] = "count"
     """What the sparsity term makes small: the relaxed count of tokens that p asks for, or, for the ablation, the entropy of
     the scores or a soft count (zipr1.sharpness)."""
@@ -271,6 +274,12 @@ class TrainConfig:
         if not 0 <= self.target_ratio < 1:
             raise ValueError(f"target_ratio={self.target_ratio}: the token ratio to reach must lie in [0, 1), for example 0.2")
         check_tasks(self.tasks)
+        if self.give_back < 0:
+            raise ValueError(f"give_back={self.give_back}: must be 0 or above")
+        if self.give_back and (self.completions == "given" or not self.objective.asks_reference):
+            raise ValueError(
+                f"give_back={self.give_back}: needs sampled answers and the dense reference's own; set it to 0, or governed: true"
+            )
         if self.objective.baseline == "reference" and self.objective.efficiency_reward:
             raise ValueError("baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0")
         if self.objective.baseline == "reference" and (self.graded or self.reward_function):

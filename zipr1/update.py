@@ -62,7 +62,11 @@ def losses(
     if objective.sparsity_weight:
         held = [governor.factor(kind(example)) if objective.governed else 1.0 for example in part.examples]
         weight = objective.sparsity_weight * torch.tensor(held)[:, None] * gates[:, part.columns]
-        loss = loss + weight.flatten().to(device) * pressed * trace.relaxed_ratio
+        weight = weight.flatten().to(device) * pressed
+        if config.give_back:
+            lost = (part.expected[:, None] * (1 - correct.float()))[:, part.columns].flatten().to(device)
+            weight = weight - config.give_back * objective.sparsity_weight * lost * sparse_rows
+        loss = loss + weight * trace.relaxed_ratio
     with torch.no_grad():
         ratio = (logprobs - rollout.logprobs).exp()
         entropy = -(logp.exp() * logp).sum(-1)
