@@ -276,9 +276,10 @@ class TrainConfig:
         check_tasks(self.tasks)
         if self.give_back < 0:
             raise ValueError(f"give_back={self.give_back}: must be 0 or above")
-        if self.give_back and (self.completions == "given" or not self.objective.asks_reference):
+        compared = self.completions != "given" and self.objective.asks_reference
+        if self.give_back and self.objective.sparsity_weight and not compared:
             raise ValueError(
-                f"give_back={self.give_back}: needs sampled answers and the dense reference's own; set it to 0, or governed: true"
+                f"give_back={self.give_back}: needs sampled answers, and governed: true for the reference's; else set it to 0"
             )
         if self.objective.baseline == "reference" and self.objective.efficiency_reward:
             raise ValueError("baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0")
