@@ -165,13 +165,22 @@ def other_family(folder):
     return str(folder)
 
 
+RECIPES = {
+    "typed": "max_steps: many\n",
+    "listed": "- 1\n",
+    "small": "lora_r: 1e-3\n",
+    "plain": "seed: 3\n",
+    "open": "tasks: [\n",
+}
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "word"),
     [
         ([], 2, 'error: expected "command" to be one of {answer,train,eval,bench,demo, ...}'),
         (["traim"], 2, "error: argument command: invalid choice: 'traim' (choose from 'answer',"),
         (["data", "chekc"], 2, "invalid choice: 'chekc'"),
-        (["eval"], 2, "error: the following arguments are required: eval.model; `--help` lists what there is\n"),
+        (["eval"], 2, "error: the following arguments are required: model; `--help` lists what there is\n"),
         (["answer", "none.png", "What?"], 2, "none.png: no such file"),
         (["answer", "{broken}", "What?"], 2, "broken.png"),
         (["answer", "{picture}", "  "], 2, "question is empty"),
@@ -208,6 +217,14 @@ def other_family(folder):
         (["demo", "--recipe", "{typed}"], 2, "typed.yaml: max_steps: many: expected int\n"),
         (["eval", "zipr1/tiny", "--suite", "tiny14"], 2, "--suite=tiny14: expected one of ['paper', 'tiny13'] or null\n"),
         (["bench", "train", "--steps", "x"], 2, "error: --steps=x: expected int\n"),
+        (["bench", "train", "--steps", "x", "--config", "{listed}"], 2, "listed.yaml: not a recipe"),
+        (["data", "check", "rows.json", "--max_frames", "x", "--config={listed}"], 2, "listed.yaml: not a recipe"),
+        (["train", "{plain}", "--max_steps", "null"], 2, "error: --max_steps=None: expected int\n"),
+        (["train", "{plain}", "--tasks", "[1]"], 2, "error: --tasks=1: expected str\n"),
+        (["train", "{small}"], 2, "small.yaml: lora_r: 0.001: expected int\n"),
+        (["train", "{open}"], 2, "open.yaml: not a YAML file (while parsing a flow node expected"),
+        (["train", "--json", "{plain}"], 2, "plain.yaml; a recipe comes first, or after --config\n"),
+        (["bench", "--tokens", "x"], 2, "tokens=x: expected numbers with commas between them"),
         (["pretrain", "--stages.steps", "x"], 2, "error: --stages=x: expected int\n"),
         (["train", "--config", "{broken}"], 2, "broken.png"),
         (["train", "none.yaml"], 2, "none.yaml"),
@@ -221,11 +238,12 @@ def other_family(folder):
 def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, status, word):
     (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:300])
     (tmp_path / "recipe.yaml").write_text("seed: 3\nmax_stepz: 1\n")
-    (tmp_path / "typed.yaml").write_text("max_steps: many\n")
+    for name, text in RECIPES.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
     folders = {"other": other_family, "text": text_model, "torn": torn_model}
     places = {"broken": tmp_path / "broken.png", "picture": picture, "recipe": tmp_path / "recipe.yaml", "long": "why " * 5000}
     (tmp_path / "run" / "final").mkdir(parents=True)
-    places |= {"run": tmp_path / "run", "typed": tmp_path / "typed.yaml"}
+    places |= {"run": tmp_path / "run"} | {name: tmp_path / f"{name}.yaml" for name in RECIPES}
     places |= {name: make(tmp_path / name) for name, make in folders.items() if f"{{{name}}}" in arguments}
     got, out, err = run(capsys, *(argument.format(**places) for argument in arguments))
     assert got == status and word in err and "Traceback" not in err and "usage:" not in err and out == ""

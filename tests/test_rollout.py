@@ -250,7 +250,7 @@ def test_each_kind_of_question_has_its_own_sparsity_weight(tiny, rolled):
         held, _ = losses(model, trace, part, Governor(0.02, 0.04, gaps={"digits": -0.04}), config)
         middle = rollout.token_ratio.median().item()  # itself, the target is reached
         reached, told = losses(model, trace, part, Governor(0.02, 0.04), replace(config, target_ratio=middle))
-        back, _ = losses(model, trace, part, Governor(0.02, 0.04), replace(config, give_back=3.0))
+        back, asked = losses(model, trace, part, Governor(0.02, 0.04), replace(config, give_back=3.0))
         dense = replace(part, rollout=replace(rollout, p=(1.0,) * 8 + rollout.p[8:]))
         spared, _ = losses(model, trace, dense, Governor(0.02, 0.04), replace(config, give_back=3.0))
         ratio = trace.relaxed_ratio
@@ -262,6 +262,7 @@ def test_each_kind_of_question_has_its_own_sparsity_weight(tiny, rolled):
     lost = 0.5 * (1 - rewards.accuracy.flatten())  # wrong, where the reference is right every other time
     assert lost[:8].any() and not lost.all()
     torch.testing.assert_close(back, free - 3.0 * 2.0 * lost * ratio)
+    assert torch.equal(asked["given_back"], lost) and "given_back" not in metrics
     torch.testing.assert_close(spared[:8], (free - 2.0 * rewards.accuracy.flatten() * ratio)[:8])  # dense ones need no tokens
     torch.testing.assert_close(spared[8:], back[8:])
     right = rewards.accuracy.flatten()[8:]

@@ -212,7 +212,7 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
 
     flags = [
         f"--{name}={json.dumps(value)}"
-        for name, value in (SMALL | {"max_steps": 2, "probe_every": 1, "prompts_per_step": 4}).items()
+        for name, value in (SMALL | {"max_steps": 2, "probe_every": 1, "prompts_per_step": 4, "give_back": 1.0}).items()
     ]
     main(["train", *flags, f"--output_dir={tmp_path}", "--json"])
     found = json.loads(capsys.readouterr().out)

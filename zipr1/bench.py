@@ -60,8 +60,11 @@ class BenchConfig:
             check_ratio(ratio)
 
     def numbers(self, name: str, kind: type = int) -> list:
-        """A setting that is a list with commas."""
-        return [kind(number) for number in getattr(self, name).split(",")]
+        """A setting that is a list with commas. Raises ValueError with its name."""
+        try:
+            return [kind(number) for number in getattr(self, name).split(",")]
+        except ValueError as error:
+            raise ValueError(f"{name}={getattr(self, name)}: expected numbers with commas between them ({error})") from error
 
 
 def run_bench(config: BenchConfig) -> tuple[list[dict], str]:

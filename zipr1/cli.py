@@ -29,7 +29,7 @@ class Parser(ArgumentParser):
         try:
             return self.parse_args(arguments)
         except ArgumentError as error:
-            raise ValueError(told(error, recipes)) from error
+            raise ValueError(told(error, recipes, arguments)) from error
 
 
 def help_of(settings: type) -> dict[str, str]:
@@ -52,16 +52,16 @@ def add_command(
     their first letter names too.
     """
     types = {field.name: field.type for field in fields(settings)}
-    told = help_of(settings)
+    described = help_of(settings)
     parser = Parser(description=settings.__doc__)
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     for field in positional:
-        parser.add_argument(field, type=str, nargs="+" if types[field] == list[str] else None, help=told.get(field))
+        parser.add_argument(field, type=str, nargs="+" if types[field] == list[str] else None, help=described.get(field))
     for field in flags:
-        parser.add_argument(f"--{field}", action="store_true", help=told.get(field))
+        parser.add_argument(f"--{field}", action="store_true", help=described.get(field))
     for field in short:
         names = (f"-{field[0]}", f"--{field}")
-        parser.add_argument(*names, type=str, default=getattr(settings, field), help=told.get(field))
+        parser.add_argument(*names, type=str, default=getattr(settings, field), help=described.get(field))
     parser.add_class_arguments(settings, skip={*flags, *positional, *short})
     commands.add_subcommand(name, parser, help=settings.__doc__.split(": ", 1)[1])
 
@@ -101,6 +101,8 @@ def parse(arguments: list[str]):
         parser = Parser(prog="zipr1 bench")
         add_command(parser.add_subcommands(dest="command"), "train", BenchTrainConfig, ("json",))
         given = ["--recipe", *arguments[2:]] if is_recipe(arguments[2:3]) else arguments[2:]
+        for path in recipes:
+            check_keys(BenchTrainConfig, path)
         check_flags(BenchTrainConfig, given)
         values = vars(parser.read(["train", *given], recipes)["train"])
         values.pop("config")
@@ -116,11 +118,10 @@ def parse(arguments: list[str]):
         "plan": PlanConfig,
         "data check": DataCheckConfig,
     }
-    for path in recipes:
-        if arguments[0] in settings:  # jsonargparse's own message names neither file nor mend
-            check_keys(settings[arguments[0]], path)
     named = "data check" if arguments[:2] == ["data", "check"] else "".join(arguments[:1])
-    if named in settings:  # its message has no suggestion
+    if named in settings:  # jsonargparse's own messages name neither file nor mend
+        for path in recipes:
+            check_keys(settings[named], path)
         check_flags(settings[named], arguments)
     parser = Parser(prog="zipr1", description="Token-sparse Qwen-VL: answer, post-train, measure.")
     commands = parser.add_subcommands(dest="command")

@@ -223,8 +223,9 @@ class TrainConfig:
     target_ratio: float = 0.2
     """Token ratio at which the sparsity term lets go of a rollout: what accuracy would pay for more."""
     give_back: float = 0.0
-    """Weight, in units of sparsity_weight, with which a sparse rollout that is wrong where the dense reference is right asks
-    for more tokens. The governor lets go of a whole kind of question; this gets back what a sort of it has lost."""
+    """Weight, in units of sparsity_weight and times the chance that the dense reference is right, with which a sparse rollout
+    that is wrong asks for more tokens; beside gate=answer and the grid of thresholds, where it was measured. The governor lets
+    go of a whole kind of question; this gets back what one sort of it has lost."""
     sharpness: Literal["count", "entropy", "soft_count"] = "count"
     """What the sparsity term makes small: the relaxed count of tokens that p asks for, or, for the ablation, the entropy of
     the scores or a soft count (zipr1.sharpness)."""
@@ -279,7 +280,7 @@ class TrainConfig:
         compared = self.completions != "given" and self.objective.asks_reference
         if self.give_back and self.objective.sparsity_weight and not compared:
             raise ValueError(
-                f"give_back={self.give_back}: needs sampled answers, and governed: true for the reference's; else set it to 0"
+                f"give_back={self.give_back}: needs sampled answers, and governed: true to ask the reference; else set it to 0"
             )
         if self.objective.baseline == "reference" and self.objective.efficiency_reward:
             raise ValueError("baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0")

@@ -18,7 +18,7 @@ def read_recipe(settings: type, path: str | Path):
     try:
         return settings(**parser.parse_path(str(path)).as_dict())
     except ArgumentError as error:
-        raise ValueError(told(error, [path])) from error
+        raise ValueError(told(error, [path], [])) from error
 
 
 def check_keys(settings: type, path: str | Path) -> None:
@@ -28,7 +28,7 @@ def check_keys(settings: type, path: str | Path) -> None:
     try:
         found = yaml.safe_load(Path(path).read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a YAML file ({error})") from error
+        raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path}: not a recipe: a YAML file of settings, each as name: value")
     known = [field.name for field in fields(settings)]
@@ -45,18 +45,23 @@ def check_flags(settings: type, arguments: list[str]) -> None:
             raise ValueError(f"--{name}: no such option" + nearest(name, known, "--"))
 
 
-def told(error: ArgumentError, recipes: list) -> str:
-    """jsonargparse's message as one line that says where the value stands and what may stand there."""
-    message = str(error)
-    given = re.search(r'^Parser key "(.+)":(?:.|\n)* value: (.*)$', message)
+def told(error: ArgumentError, recipes: list, arguments: list[str]) -> str:
+    """jsonargparse's message as one line that says where the value stands and what may stand there. The recipes have passed
+    `check_keys`."""
+    message = " ".join(str(error).split()).rstrip(".")
+    given = re.match(r'Parser key "(.+?)":.* value: (.*)$', message)
     if not given:
-        return " ".join(message.split()).rstrip(".") + "; `--help` lists what there is"
+        message = re.sub(r"(?<= )(?:\w+\.)+(?=\w)", "", message)  # of a required argument: the command
+        stray = re.search(r"^unrecognized arguments:.*\.ya?ml", message)
+        return message + ("; a recipe comes first, or after --config" if stray else "; `--help` lists what there is")
     key, value = given.groups()
-    from_file = [path for path in recipes if str(yaml.safe_load(Path(path).read_text()).get(key)) == value]
-    kinds = re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", message, re.MULTILINE)
+    flagged = any(re.match(rf"--{key}\b", one) for one in arguments)
+    holders = {path: found[key] for path in recipes if key in (found := yaml.safe_load(Path(path).read_text()))}
+    named = [path for path, held in holders.items() if not flagged or str(held) == value]
+    kinds = re.findall(r"Expected an? (.+?)(?=\. Got value| - | Given value)", message)
     kinds = [re.sub(r"^<class '(\w+)'>$", r"\1", kind).replace("typing.Literal", "one of ") for kind in kinds]
     expected = " or ".join("null" if kind == "NoneType" else kind for kind in kinds)
-    return (f"{from_file[-1]}: {key}: {value}" if from_file else f"--{key}={value}") + f": expected {expected}"
+    return (f"{named[-1]}: {key}: {value}" if named else f"--{key}={value}") + f": expected {expected}"
 
 
 def nearest(name: str, known: list[str], before: str = "") -> str:

@@ -64,8 +64,8 @@ def losses(
         weight = objective.sparsity_weight * torch.tensor(held)[:, None] * gates[:, part.columns]
         weight = weight.flatten().to(device) * pressed
         if config.give_back:
-            lost = (part.expected[:, None] * (1 - correct.float()))[:, part.columns].flatten().to(device)
-            weight = weight - config.give_back * objective.sparsity_weight * lost * sparse_rows
+            lost = (part.expected[:, None] * (1 - correct.float()))[:, part.columns].flatten().to(device) * sparse_rows
+            weight = weight - config.give_back * objective.sparsity_weight * lost
         loss = loss + weight * trace.relaxed_ratio
     with torch.no_grad():
         ratio = (logprobs - rollout.logprobs).exp()
@@ -92,6 +92,8 @@ def losses(
             "completions/clipped_ratio": rollout.clipped.float(),
             "flip_rate": torch.stack(trace.flipped).float().mean(0),
         }
+        if objective.sparsity_weight and config.give_back:
+            metrics["given_back"] = lost
         if part.expected is not None:
             metrics["reference_accuracy"] = part.expected[:, None].expand_as(total)[:, part.columns]
             apart = (won - part.expected[:, None])[:, part.columns].to(device)
