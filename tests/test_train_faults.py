@@ -53,8 +53,7 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(root, tmp_path, mo
     assert done.returncode == 0, done.stderr
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command(settings, folder), env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not (folder / "checkpoint-2").is_dir() and time.time() < deadline and process.poll() is None:
+    while not (folder / "checkpoint-2").is_dir() and process.poll() is None:  # it ends, be the machine ever so busy
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
