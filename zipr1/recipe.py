@@ -51,7 +51,8 @@ def told(error: ArgumentError, recipes: list, arguments: list[str]) -> str:
     message = " ".join(str(error).split()).rstrip(".")
     given = re.match(r'Parser key "(.+?)":.* value: (.*)$', message)
     if not given:
-        message = re.sub(r"(?<= )(?:\w+\.)+(?=\w)", "", message)  # of a required argument: the command
+        if "arguments are required" in message:
+            message = re.sub(r"(?<= )(?:\w+\.)+(?=\w)", "", message)  # the command before each name
         stray = re.search(r"^unrecognized arguments:.*\.ya?ml", message)
         return message + ("; a recipe comes first, or after --config" if stray else "; `--help` lists what there is")
     key, value = given.groups()
