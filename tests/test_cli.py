@@ -224,7 +224,7 @@ RECIPES = {
         (["train", "{small}"], 2, "small.yaml: lora_r: 0.001: expected int\n"),
         (["train", "{open}"], 2, "open.yaml: not a YAML file (while parsing a flow node expected"),
         (["train", "--json", "{plain}"], 2, "plain.yaml; a recipe comes first, or after --config\n"),
-        (["train", "--json", "my.yaml"], 2, "error: unrecognized arguments: my.yaml; a recipe comes first, or after --config\n"),
+        (["train", "--json", "my.yaml"], 2, "arguments: my.yaml; a recipe comes first, or after --config\n"),
         (["bench", "--tokens", "x"], 2, "tokens=x: expected numbers with commas between them"),
         (["pretrain", "--stages.steps", "x"], 2, "error: --stages=x: expected int\n"),
         (["train", "--config", "{broken}"], 2, "broken.png"),
