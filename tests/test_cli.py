@@ -220,6 +220,7 @@ RECIPES = {
         (["bench", "train", "--steps", "x", "--config", "{listed}"], 2, "listed.yaml: not a recipe"),
         (["data", "check", "rows.json", "--max_frames", "x", "--config={listed}"], 2, "listed.yaml: not a recipe"),
         (["train", "{plain}", "--max_steps", "null"], 2, "error: --max_steps=None: expected int\n"),
+        (["train", "{plain}", "--seed", "x"], 2, "error: --seed=x: expected int\n"),
         (["train", "{plain}", "--tasks", "[1]"], 2, "error: --tasks=1: expected str\n"),
         (["train", "{small}"], 2, "small.yaml: lora_r: 0.001: expected int\n"),
         (["train", "{open}"], 2, "open.yaml: not a YAML file (while parsing a flow node expected"),
