@@ -17,9 +17,9 @@ tiny13: runs/tiny13_exact/final runs/tiny13_paper/final
 	.venv/bin/zipr1 report runs/tiny13 -o runs/tiny13/report.html
 
 runs/tiny13_exact/final: | .venv/demo
-	OMP_NUM_THREADS=1 .venv/bin/zipr1 train recipes/tiny13_zipr1.yaml --resume --output_dir runs/tiny13_exact
+	OMP_NUM_THREADS=1 .venv/bin/zipr1 train tiny13_zipr1 --resume --output_dir runs/tiny13_exact
 runs/tiny13_paper/final: | .venv/demo
-	OMP_NUM_THREADS=1 .venv/bin/zipr1 train recipes/tiny13_zipr1.yaml --preset paper --dense_share 0 \
+	OMP_NUM_THREADS=1 .venv/bin/zipr1 train tiny13_zipr1 --preset paper --dense_share 0 \
 		--resume --output_dir runs/tiny13_paper
 
 lint: .venv/dev

@@ -24,11 +24,11 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from zipr1.encode import encode, extend
-from zipr1.inputs import prepare
-from zipr1.model import EMBEDDED, TEXT_FAMILIES, VISION_FAMILIES, load
-from zipr1.tasks.base import Example
-from zipr1.tiny import build_model
+from zipr1.data.example import Example
+from zipr1.data.processor import prepare
+from zipr1.lab.tiny import build_model
+from zipr1.models.encode import encode, extend
+from zipr1.models.loading import EMBEDDED, TEXT_FAMILIES, VISION_FAMILIES, load
 
 
 def pytest_collection_modifyitems(items):

@@ -7,10 +7,10 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 _HOME = {
-    "load": "model", "save": "model", "sparse": "model",
-    "Trace": "attention",
-    "TopP": "selection", "TopK": "selection", "Random": "selection", "Recent": "selection", "KeepAll": "selection",
-    "FastV": "selection", "relaxed_count": "selection",
+    "load": "models.loading", "save": "models.loading",
+    "sparse": "sparsity.context", "Trace": "sparsity.attention", "relaxed_count": "sparsity.budget",
+    "TopP": "sparsity.rules", "TopK": "sparsity.rules", "Random": "sparsity.rules", "Recent": "sparsity.rules",
+    "FastV": "sparsity.rules", "KeepAll": "sparsity.rules",
 }  # fmt: skip
 __all__ = [*_HOME]
 

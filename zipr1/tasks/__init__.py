@@ -1,8 +1,11 @@
 """The tasks: six of the demo, and the thirteen families of the suite, in the order of the paper's tables."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
-from .base import Task
+from zipr1.data.example import Example
+from zipr1.tasks.base import Task
+
 from .chart import Chart
 from .choose import Choose
 from .digits import Digits
@@ -45,3 +48,16 @@ def text_only_prior(task: Task, n: int = 200) -> float:
         guess = by_question.get(example.question, overall).most_common(1)[0][0]
         right += task.right(guess, example.answer)
     return right / n
+
+
+def examples_of(tasks: Iterable[str], split: str, count: int) -> list[Example]:
+    """The first `count` questions of each task's split."""
+    return [ALL_TASKS[name].example(split, i) for name in tasks for i in range(count)]
+
+
+def check_tasks(names: list[str]) -> None:
+    if not names:
+        raise ValueError(f"tasks: name at least one of {', '.join(ALL_TASKS)}")
+    for name in names:
+        if name not in ALL_TASKS:
+            raise ValueError(f"task {name!r}: expected some of {', '.join(ALL_TASKS)}")

@@ -6,30 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from zipr1.data.example import Example
+
 SPLITS = ("train", "val", "test")
-CLIP_FPS = 2.0  # frames a second of rendered clips; sets the temporal positions only
 CELL = 16  # pixels: the side of the square one visual token of zipr1/tiny covers (patch 8, merge 2)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One question about one picture or one clip, of an embedded task; or a row of a data set, with any number of pictures."""
-
-    id: str  # "shapes/test/17/3": task, split, scene, question
-    task: str  # "" for a row of a data set
-    question: str
-    answer: str
-    image: Image.Image | None = None
-    frames: tuple[Image.Image, ...] | None = None
-    fps: float = CLIP_FPS  # of `frames`
-    images: tuple[Image.Image, ...] = ()  # several pictures, in the order in which the prompt names them
-    messages: tuple[dict, ...] = ()  # the whole prompt, where it is more than a question
-    problem_type: str = ""  # how `answer` is graded (zipr1.graders); "": by the task
-    columns: dict = field(default_factory=dict)  # what else the row says, for users' own reward functions
-
-    @property
-    def pictures(self) -> tuple[Image.Image, ...]:
-        return self.images if self.image is None else (self.image, *self.images)
 
 
 @dataclass(frozen=True)
@@ -53,7 +33,9 @@ class Task:
 
     name: str
     clip = False  # frames instead of a picture
-    pairs = False  # the examples 2k and 2k + 1 belong together, and a guess seldom gets both (`zipr1.tiny13_report.pair_table`)
+    pairs = (
+        False  # the examples 2k and 2k + 1 belong together, and a guess seldom gets both (`zipr1.lab.tiny13_tables.pair_table`)
+    )
     mirrors = ""  # the benchmark of the paper's tables that it stands in for (zipr1.paper_tasks)
     label_words: dict[str, tuple[str, ...]] = {}  # what class 1, 2, ... of each entry of Scene.labels is called, in any task
 

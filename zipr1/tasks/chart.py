@@ -12,7 +12,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .base import Scene, Task
+from zipr1.tasks.base import Scene, Task
+
 from .draw import COLOUR_NAMES, coverage, grid, pick, tint
 from .photos import wheel
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from .base import CELL, PairTask, Scene
+from zipr1.tasks.base import CELL, PairTask, Scene
+
 from .chart import LETTERS
 from .digits import by_value
 from .draw import COLOUR_NAMES, SHAPES, box_coverage, labelled, pick, stamp, tint

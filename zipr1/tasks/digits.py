@@ -11,7 +11,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageChops
 
-from .base import CELL, Scene, Task
+from zipr1.tasks.base import CELL, Scene, Task
+
 from .draw import coverage, grid, pick
 from .photos import background, wheel
 

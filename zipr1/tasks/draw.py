@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .base import CELL
+from zipr1.tasks.base import CELL
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 32, 40),

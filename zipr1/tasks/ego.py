@@ -9,7 +9,8 @@ Sample: What does the camera do? -> turn left
 import numpy as np
 from PIL import Image
 
-from .base import CELL, Scene, Task
+from zipr1.tasks.base import CELL, Scene, Task
+
 from .walks import ACTIONS, CLIPS_PER_MAP, FRAMES, MAPS, SIDE, WIDE, Clip, clips
 
 

@@ -8,7 +8,8 @@ Sample: slides with K on red and B on blue, then a blue star and a red circle. W
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .base import CELL, Scene, Task
+from zipr1.tasks.base import CELL, Scene, Task
+
 from .draw import COLOUR_NAMES, SHAPES, box_coverage, labelled, pick, stamp, stamp_letter, tint
 from .reason import ALPHABET
 from .sign import FONTS, LIGHT_PLATES, font

@@ -7,7 +7,8 @@ Sample: Which way does the circle move? -> left
 
 import numpy as np
 
-from .base import CELL, Scene, Task
+from zipr1.tasks.base import CELL, Scene, Task
+
 from .draw import COLOUR_NAMES, SHAPES, coverage, grid, paste_shape, pick, shape_area, tint
 from .photos import background
 

@@ -9,7 +9,8 @@ Sample: What colour is on the first card? -> red
 import numpy as np
 from PIL import Image
 
-from .base import CELL, Scene, Task
+from zipr1.tasks.base import CELL, Scene, Task
+
 from .draw import COLOUR_NAMES, SHAPES, by_pair, labelled, pick, stamp, tint
 from .ego import walk
 from .street import piece

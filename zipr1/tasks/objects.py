@@ -8,7 +8,8 @@ Sample: What is under the red cup? -> star
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .base import CELL, Scene, Task
+from zipr1.tasks.base import CELL, Scene, Task
+
 from .draw import COLOUR_NAMES, SHAPES, box_coverage, by_pair, labelled, pick, stamp, tint
 from .photos import background
 

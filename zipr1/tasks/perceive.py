@@ -5,7 +5,8 @@ Splits: no photograph serves two splits, and neither does a seed.
 Sample: Is there anything red? -> yes
 """
 
-from .base import PairTask, Scene
+from zipr1.tasks.base import PairTask, Scene
+
 from .draw import COLOUR_NAMES, SHAPES, labelled, pick, stamp, tint
 from .photos import background
 

@@ -9,7 +9,8 @@ Sample: STAR is written over a red star and a blue circle. Answer the question i
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .base import CELL, Scene, Task
+from zipr1.tasks.base import CELL, Scene, Task
+
 from .draw import COLOUR_NAMES, SHAPES, box_coverage, labelled, pick, stamp, stamp_letter, tint
 from .motion import DIRECTIONS
 from .photos import background

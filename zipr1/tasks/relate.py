@@ -6,7 +6,8 @@ Splits: no photograph, no font family and no seed serves two splits.
 Sample: Which letter is left of the star? -> c
 """
 
-from .base import CELL, Scene, Task
+from zipr1.tasks.base import CELL, Scene, Task
+
 from .chart import LETTERS
 from .draw import COLOUR_NAMES, SHAPES, labelled, pick, stamp, stamp_letter, tint
 from .photos import background

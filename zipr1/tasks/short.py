@@ -8,7 +8,8 @@ Sample: Does the star come first or last? -> last
 import numpy as np
 from PIL import Image
 
-from .base import CELL, Scene, Task
+from zipr1.tasks.base import CELL, Scene, Task
+
 from .draw import COLOUR_NAMES, SHAPES, by_pair, labelled, pick, stamp, tint
 from .ego import walk
 from .walks import ACTIONS, SIDE, WIDE

@@ -11,7 +11,8 @@ from functools import cache
 import numpy as np
 from PIL import ImageDraw, ImageFont
 
-from .base import CELL, Scene, Task
+from zipr1.tasks.base import CELL, Scene, Task
+
 from .draw import COLOUR_NAMES, coverage, grid, pick, tint
 from .photos import background, wheel
 

@@ -7,7 +7,9 @@ Sample: Does the star grow or shrink? -> grow
 
 import numpy as np
 
-from .base import CELL, Example, Scene, Task
+from zipr1.data.example import Example
+from zipr1.tasks.base import CELL, Scene, Task
+
 from .draw import COLOUR_NAMES, SHAPES, by_pair, labelled, pick, stamp, tint
 from .motion import DIRECTIONS
 from .photos import background

@@ -1,0 +1,91 @@
+"""`zipr1 bench`: what it counts. What the clock says belongs in docs/results.md, not in a test."""
+
+import csv
+import json
+
+import pytest
+import transformers
+
+from zipr1.bench.bench import break_even, choice_shares
+from zipr1.cli.main import main
+
+
+def test_the_rows_of_a_small_bench(capsys, tmp_path):
+    flags = ("--tokens", "64,128", "--ratios", "0.25,1", "--repeats", "1", "--threads", "1", "--rules", "topk,downsample")
+    main(["bench", "--json", "--decode_batches", "2", "--output_dir", str(tmp_path), *flags])
+    rows = json.loads(capsys.readouterr().out)
+    prefill = [row for row in rows if row["phase"] == "prefill"]
+    assert {(r["tokens"], r["rule"], r["ratio"], r["scope"]) for r in prefill} == {
+        (tokens, rule, ratio, scope)
+        for tokens in (64, 128)
+        for ratio in (0.25, 1)
+        for rule, scope in (("topk", "attention"), ("topk", "layer"), ("downsample", "input"))
+    } | {(tokens, "min_tokens", 1, "attention") for tokens in (64, 128)}
+    for row in prefill:
+        assert row["dense_bytes"] == 2 * 2 * 128 * 4 * row["tokens"]  # keys and values, 2 heads of 128, 4 bytes
+        assert row["sparse_bytes"] == row["ratio"] * row["dense_bytes"]
+    for row in rows:
+        assert row["share_of_bound"] == pytest.approx(row["speedup"] / row["bound"])
+        assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
+    decode = [row for row in rows if row["phase"] == "decode"]
+    assert [(row["tokens"], row["batch"], row["ratio"]) for row in decode] == [(64, 2, 0.25), (128, 2, 0.25)]
+    with (tmp_path / "bench.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(rows) and {row["transformers"] for row in table} == {transformers.__version__}
+    needed = "device shape tokens ratio scope phase dense_ms sparse_ms speedup bound share_of_bound dense_bytes sparse_bytes"
+    assert all(set(needed.split()) <= row.keys() for row in rows)
+    saved = json.loads((tmp_path / "bench.json").read_text())
+    assert saved["rows"] == rows and saved["versions"]["torch"]
+    assert (tmp_path / "bench.png").stat().st_size > 5000
+
+
+def test_break_even_is_where_sparse_stays_ahead():
+    rows = [
+        {"phase": "prefill", "rule": "topk", "ratio": 0.25, "scope": "layer", "tokens": tokens, "speedup": speedup}
+        for tokens, speedup in ((512, 1.2), (1024, 0.9), (2048, 1.1), (4096, 2.0))
+    ]
+    assert break_even(rows, 0.25, "layer") == 2048  # not 512: slower again at 1,024
+    assert break_even(rows[:2], 0.25, "layer") is None
+
+
+def test_what_the_choice_costs_is_a_share_of_the_sparse_layers():
+    choice = {"phase": "attention", "rule": "topk", "ratio": 0.25, "tokens": 512, "choice_ms": 2.0}
+    prefill = {
+        "phase": "prefill",
+        "rule": "topk",
+        "ratio": 0.25,
+        "tokens": 512,
+        "scope": "layer",
+        "sparse_ms": 80.0,
+        "layers": 4,
+    }
+    assert choice_shares([choice, prefill, prefill | {"ratio": 0.5}]) == [
+        f"Choice of tokens by Top-p at 512 tokens, ratio {ratio}, scope layer: 2.0 ms, 10.0% of the sparse layer"
+        for ratio in (0.25, 0.5)
+    ]
+
+
+def test_fastv_keeps_all_then_a_share_and_the_vision_tower_is_timed(capsys, tmp_path):
+    flags = ("--tokens", "64", "--ratios", "0.25", "--repeats", "1", "--threads", "1", "--phases", "prefill,vision")
+    main(["bench", "--json", "--rules", "fastv,recent", "--layers", "4", "--output_dir", str(tmp_path), *flags])
+    rows = json.loads(capsys.readouterr().out)
+    sizes = {row["rule"]: row["sparse_bytes"] / row["dense_bytes"] for row in rows if row["phase"] == "prefill"}
+    assert sizes == {"fastv": (2 + 2 * 0.25) / 4, "recent": 0.25, "min_tokens": 1}
+    assert [row["phase"] for row in rows].count("vision") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "word"),
+    [
+        ("--rules", "golf", "golf"),
+        ("--rules", "prefill", "'prefill' is none of topk"),
+        ("--phases", "topk", "'topk' is none of attention"),
+        ("--rules", "fastv", "layers=1"),
+        ("--ratios", "1.5", "ratio=1.5"),
+        ("--tokens", "0", "at least 1"),
+    ],
+)
+def test_what_cannot_be_timed_says_so(capsys, flag, value, word):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", flag, value])
+    assert stop.value.code == 2 and word in capsys.readouterr().err

@@ -1,0 +1,299 @@
+"""Every way in which transformers' users call a model, under sparse attention: it works as it does alone, or says why not."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import extended, front, prompts, random_model
+from transformers import DynamicCache
+
+from zipr1.data.example import Example
+from zipr1.models.loading import VISION_FAMILIES, decoder
+from zipr1.sparsity.context import sparse
+from zipr1.sparsity.rules import KeepAll, TopP
+
+RULE = TopP(0.9)
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def generate(model, inputs, rule=RULE, **settings):
+    settings = {"max_new_tokens": 5, "do_sample": False} | settings
+    with torch.no_grad(), sparse(model, rule) as trace:
+        return model.generate(**inputs, **settings), trace
+
+
+def test_beam_search_of_a_batch_equals_single_runs(model, processor, examples, batch):
+    together, trace = generate(model, batch, num_beams=3)
+    assert trace.token_ratio.min() > 0 and trace.token_ratio.max() < 1
+    for row, example in enumerate(examples):
+        alone, _ = generate(model, prompts(processor, [example]), num_beams=3)
+        assert together[row, -5:].tolist() == alone[0, -5:].tolist()
+
+
+def test_beam_search_over_every_token_equals_dense(model, batch):
+    with torch.no_grad():
+        dense = model.generate(**batch, max_new_tokens=5, do_sample=False, num_beams=3)
+    assert generate(model, batch, KeepAll(), num_beams=3)[0].tolist() == dense.tolist()
+
+
+def test_embeddings_instead_of_tokens(model, batch):
+    if model.config.model_type in VISION_FAMILIES:
+        pytest.skip("a Qwen-VL model needs the tokens for its positions")
+    embeds = {"inputs_embeds": model.get_input_embeddings()(batch["input_ids"]), "attention_mask": batch["attention_mask"]}
+    from_tokens, trace = generate(model, batch)
+    from_embeds, other = generate(model, embeds)
+    assert from_tokens[:, -5:].tolist() == from_embeds.tolist()
+    assert torch.equal(trace.token_ratio, other.token_ratio)
+
+
+def test_several_pictures_and_clips_in_a_prompt_and_none_in_another(model, processor):
+    if model.config.model_type not in VISION_FAMILIES:
+        pytest.skip("text models see no pictures")
+    rng = np.random.default_rng(1)
+    pictures = [rng.integers(0, 255, (96, 96 + 16 * i, 3), dtype=np.uint8) for i in range(3)]
+    clips = [rng.integers(0, 255, (4, 64, 64, 3), dtype=np.uint8) for _ in range(2)]
+    rows = [
+        (["image", "image", "video"], pictures[:2], clips[:1]), ([], [], []), (["video", "image"], pictures[2:], clips[1:]),
+    ]  # fmt: skip
+
+    def inputs(rows):
+        chats = [
+            [{"role": "user", "content": [{"type": k} for k in kinds] + [{"type": "text", "text": "What?"}]}]
+            for kinds, *_ in rows
+        ]
+        media = {"images": [p for _, found, _ in rows for p in found], "videos": [c for *_, found in rows for c in found]}
+        if media["videos"]:
+            media["video_metadata"] = [
+                {"fps": 2.0, "total_num_frames": 4, "frames_indices": list(range(4))} for _ in media["videos"]
+            ]
+        text = processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+        media = {name: found for name, found in media.items() if found}
+        return processor(
+            text=text, **media, do_sample_frames=False, padding=True, padding_side="left", return_tensors="pt"
+        )  # fmt: skip
+
+    together, trace = generate(model, inputs(rows))
+    for i, row in enumerate(rows):
+        alone, single = generate(model, inputs([row]))
+        assert together[i, -5:].tolist() == alone[0, -5:].tolist()
+        assert trace.token_ratio[i] == single.token_ratio[0]
+
+
+def second_turn(model, batch, first, **settings):
+    """Logits of a second turn of unequal lengths on the cache of the first, and what one needs to check them."""
+    embeds = front(model, batch)
+    new = batch["input_ids"][:, -9:].clone()
+    mask = torch.ones_like(new)
+    mask[1, :4] = 0  # padded on the left
+    text = decoder(model)
+    with torch.no_grad(), sparse(model, RULE, **settings) as trace:
+        cache = first(text, embeds)
+        long = extended(model, embeds, new)
+        attention = torch.cat([embeds["attention_mask"], mask], dim=1)
+        out = text(
+            inputs_embeds=long["inputs_embeds"][:, -9:], attention_mask=attention,
+            position_ids=long["position_ids"][..., -9:], past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+    return out.last_hidden_state, cache, trace, long | {"attention_mask": attention}, mask.bool()
+
+
+def prefill(text, embeds):
+    return text(**embeds, use_cache=True).past_key_values
+
+
+def test_a_second_turn_on_the_evicted_cache_equals_one_pass(model, batch):
+    hidden, cache, trace, together, real = second_turn(model, batch, prefill)
+    length = batch["input_ids"].shape[1]
+    with torch.no_grad(), sparse(model, RULE, prompt_length=length) as once:
+        expected = decoder(model)(**together, use_cache=False).last_hidden_state[:, -9:]
+    torch.testing.assert_close(hidden[real], expected[real], **TOLERANCE)
+    assert cache.get_seq_length() == length + 9
+    # The second turn is part of what was read, none of it dropped.
+    kept = (torch.stack(once.kept).sum(-1) + real.sum(-1)).float().mean(0)
+    torch.testing.assert_close(trace.token_ratio, kept / together["attention_mask"].sum(-1))
+
+
+@pytest.mark.parametrize("scope", ["attention", "layer"])
+def test_a_second_turn_with_every_key_kept_is_dense_from_there_on(model, batch, scope):
+    """keep_kv: the prompt is read sparsely, what follows sees all of it."""
+    hidden, cache, _, together, real = second_turn(model, batch, prefill, keep_kv=True, scope=scope)
+    length = batch["input_ids"].shape[1]
+    plain = DynamicCache()
+    for i, layer in enumerate(cache.layers):
+        assert layer.keys.shape[2] == length + 9
+        plain.update(layer.keys[:, :, :length], layer.values[:, :, :length], i)
+    with torch.no_grad():
+        dense = decoder(model)(
+            inputs_embeds=together["inputs_embeds"][:, length:], attention_mask=together["attention_mask"],
+            position_ids=together["position_ids"][..., length:], past_key_values=plain, use_cache=True,
+        ).last_hidden_state  # fmt: skip
+    torch.testing.assert_close(hidden[real], dense[real], **TOLERANCE)
+
+
+@pytest.mark.parametrize("keep_kv", [False, True])
+def test_a_chat_of_three_turns_goes_on_with_the_cache_of_generate(model, processor, keep_kv):
+    """The text turns of a chat through generate(past_key_values=...): each answer is what one pass over the chat says next."""
+    turns = ["What is red? A red thing is", " And blue? Blue is", " So what is green, and what is it not?"]
+    turns = [processor(text=turn, return_tensors="pt")["input_ids"] for turn in turns]
+    first, cache, ids = turns[0].shape[1], DynamicCache(config=decoder(model).config), turns[0][:, :0]
+    with torch.no_grad():
+        with sparse(model, RULE, keep_kv=keep_kv) as trace:
+            for turn in turns:
+                ids = torch.cat([ids, turn], dim=1)
+                mask = torch.ones_like(ids)
+                ids = model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=4, do_sample=False)
+        assert trace.kept[0].shape[1] < ids.shape[1] and (trace.token_ratio < 1).all()
+        stored = ids.shape[1] - 1  # the last token was never read
+        assert (cache.layers[-1].keys.shape[2] < stored) == (not keep_kv)
+        if keep_kv:
+            return
+        with sparse(model, RULE, prompt_length=first):
+            logits = model(ids, use_cache=False).logits
+    end = 0
+    for turn in turns:
+        end += turn.shape[1]
+        assert logits[0, end - 1 : end + 3].argmax(-1).tolist() == ids[0, end : end + 4].tolist()
+        end += 4
+
+
+def cut(embeds: dict, begin: int, end: int) -> dict:
+    """Columns of a prompt; the mask stays whole up to `end`, as it does for a cache."""
+    part = {
+        "inputs_embeds": embeds["inputs_embeds"][:, begin:end], "attention_mask": embeds["attention_mask"][:, :end],
+        "position_ids": embeds["position_ids"][..., begin:end],
+    }  # fmt: skip
+    if "visual_pos_masks" in embeds:
+        visual, first = embeds["visual_pos_masks"], int(embeds["visual_pos_masks"][:, :begin].sum())
+        count = int(visual[:, begin:end].sum())
+        part["visual_pos_masks"] = visual[:, begin:end]
+        part["deepstack_visual_embeds"] = [layer[first : first + count] for layer in embeds["deepstack_visual_embeds"]]
+    return part
+
+
+def test_a_new_picture_in_the_second_turn(model, processor):
+    """Stock generate() has no door for it (5.23 wants all pictures again, and then counts their tokens): the decoder has."""
+    if model.config.model_type not in VISION_FAMILIES:
+        pytest.skip("text models see no pictures")
+    rng = np.random.default_rng(2)
+    pictures = [rng.integers(0, 255, (96, 96 + 32 * i, 3), dtype=np.uint8) for i in range(2)]
+    turns = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "And this?"}]},
+    ]
+    texts = [processor.apply_chat_template([turns[:n]], add_generation_prompt=True, tokenize=False) for n in (1, 3)]
+    first, both = (
+        front(model, processor(text=text, images=pictures[: i + 1], return_tensors="pt")) for i, text in enumerate(texts)
+    )
+    length, end = first["inputs_embeds"].shape[1], both["inputs_embeds"].shape[1]
+    text = decoder(model)
+    with torch.no_grad():
+        with sparse(model, RULE) as trace:
+            past = text(**cut(both, 0, length), use_cache=True).past_key_values
+            hidden = text(**cut(both, length, end), past_key_values=past, use_cache=True).last_hidden_state
+        with sparse(model, RULE, prompt_length=length):
+            expected = text(**both, use_cache=False).last_hidden_state[:, length:]
+        torch.testing.assert_close(hidden, expected, **TOLERANCE)
+        assert trace.lengths.tolist() == [end] and all(kept[:, length:].all() for kept in trace.kept)
+        with sparse(model, RULE, keep_kv=True):
+            past = text(**cut(both, 0, length), use_cache=True).past_key_values
+            whole = text(**cut(both, length, end), past_key_values=past, use_cache=True).last_hidden_state
+        assert past.layers[0].keys.shape[2] == end and not torch.allclose(whole, hidden, **TOLERANCE)
+
+
+def test_a_prompt_read_in_chunks_counts_the_chunks_that_stay_whole(model, batch):
+    length = batch["input_ids"].shape[1]
+    try:
+        with torch.no_grad():
+            model.generate(**batch, max_new_tokens=5, do_sample=False, prefill_chunk_size=length - 6)
+    except RuntimeError:
+        pytest.skip(f"dense transformers {transformers.__version__} cannot read this prompt in chunks")  # pictures in 5.17
+    out, trace = generate(model, batch, prefill_chunk_size=length - 6)
+    assert out.shape[1] == length + 5
+    lengths = batch["attention_mask"].sum(-1)
+    assert [kept.shape[1] for kept in trace.kept] == [length] * len(trace.kept)
+    assert torch.equal(trace.lengths, lengths)
+    assert all(kept[:, -6:].all() for kept in trace.kept)
+    assert (trace.token_ratio < 1).all()
+    whole = {"max_new_tokens": 5, "prefill_chunk_size": length - 6}
+    with torch.no_grad():
+        dense = model.generate(**batch, do_sample=False, **whole)
+    assert generate(model, batch, KeepAll(), **whole)[0].tolist() == dense.tolist()
+
+
+@pytest.mark.parametrize("kind", ["static", "quantized"])
+def test_another_kind_of_cache_says_what_to_use(model, batch, kind):
+    settings = {"cache_implementation": kind}
+    if kind == "quantized":
+        if not hasattr(transformers.cache_utils, "Fp8QuantizedLayer"):
+            pytest.skip("this transformers quantises with further packages only")
+        settings["cache_config"] = {"backend": "fp8"}
+    with torch.no_grad():
+        assert model.generate(**batch, max_new_tokens=2, do_sample=False, **settings).shape[0] == len(batch["input_ids"])
+    with pytest.raises(TypeError, match="leave out cache_implementation"):
+        generate(model, batch, **settings)
+
+
+def test_assisted_decoding_says_what_to_use(model, processor):
+    row = prompts(processor, [Example("a", "none", "What is red? What is", "red")])  # repeats, so that there is a draft
+    with torch.no_grad():
+        assert model.generate(**row, max_new_tokens=5, do_sample=False, prompt_lookup_num_tokens=2).shape[0] == 1
+    with pytest.raises(NotImplementedError, match="plain generate"):
+        generate(model, row, prompt_lookup_num_tokens=2)
+    with pytest.raises(NotImplementedError, match="plain generate"):
+        generate(model, row, assistant_model=random_model(model.config.model_type))
+
+
+@pytest.mark.parametrize("scope", ["attention", "layer"])
+def test_a_cache_goes_on_in_a_later_block_and_leaves_its_trace_alone(model, batch, scope):
+    embeds = front(model, batch)
+    new = extended(model, embeds, batch["input_ids"][:, -3:])
+    length = batch["input_ids"].shape[1]
+    more = {"attention_mask": new["attention_mask"], "position_ids": new["position_ids"][..., length:]}
+    more |= {"inputs_embeds": new["inputs_embeds"][:, length:], "use_cache": True}
+    outs = []
+    for blocks in (1, 2):
+        with torch.no_grad(), sparse(model, RULE, scope=scope) as trace:
+            past = prefill(decoder(model), embeds)
+            ratio = trace.token_ratio
+            if blocks == 1:
+                outs.append(decoder(model)(**more, past_key_values=past).last_hidden_state)
+                assert (trace.token_ratio > ratio).all()
+        if blocks == 2:
+            with torch.no_grad(), sparse(model, RULE, scope=scope) as other:
+                outs.append(decoder(model)(**more, past_key_values=past).last_hidden_state)
+            assert torch.equal(trace.token_ratio, ratio) and not other.kept
+    assert torch.equal(*outs)
+
+
+def test_a_turn_on_an_older_cache_is_not_counted_for_the_newer_prompt(model, processor, examples):
+    text = decoder(model)
+    first, second = (front(model, prompts(processor, [examples[i]])) for i in (0, 2))
+    with torch.no_grad(), sparse(model, RULE) as trace:
+        older = prefill(text, first)
+        newer = prefill(text, second)
+        kept = [layer.clone() for layer in trace.kept]
+        text(inputs_embeds=first["inputs_embeds"][:, -3:], past_key_values=older, use_cache=True)
+        assert all(torch.equal(*pair) for pair in zip(kept, trace.kept, strict=True))
+        text(inputs_embeds=first["inputs_embeds"][:, -3:], past_key_values=newer, use_cache=True)
+        assert trace.kept[0].shape[1] == kept[0].shape[1] + 3
+
+
+def test_an_evicted_cache_is_refused_outside_the_block(model, processor, examples, batch):
+    """Stock attention would read its empty places as tokens, or, beside a row that kept everything, moved ones as padding."""
+    with torch.no_grad(), sparse(model, KeepAll()):
+        past = prefill(decoder(model), front(model, batch))
+    assert past.layers[0].keys.shape[2] == batch["input_ids"].shape[1]
+    with torch.no_grad(), pytest.raises(RuntimeError, match="inside `with"):
+        decoder(model)(inputs_embeds=front(model, batch)["inputs_embeds"][:, -1:], past_key_values=past, use_cache=True)
+    embeds = front(model, prompts(processor, examples[:1]))
+    word = embeds["inputs_embeds"][:, -1:]
+    with torch.no_grad():
+        with sparse(model, RULE):
+            past = prefill(decoder(model), embeds)
+        with pytest.raises(RuntimeError, match="inside `with"):
+            decoder(model)(inputs_embeds=word, past_key_values=past, use_cache=True)
+        with sparse(model, RULE, keep_kv=True):
+            past = prefill(decoder(model), embeds)
+        assert not past.layers[0].ragged  # a mask without padding: decoding needs none
+        decoder(model)(inputs_embeds=word, past_key_values=past, use_cache=True)  # nothing was dropped

@@ -1,0 +1,14 @@
+"""The style of all plots."""
+
+import numpy as np
+
+
+def new_plot(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 4.5)):
+    """A figure without a display; matplotlib is imported here because it is only in the extras."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns)
+    for one in np.atleast_1d(axes).flat:
+        one.grid(alpha=0.3)
+    return figure, axes

@@ -1,0 +1,119 @@
+"""One question about one file: the answer, what it took, and what was kept."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+
+from zipr1.common.checks import check_positive
+from zipr1.data.example import Example
+from zipr1.data.media import read_media
+from zipr1.data.processor import prepare, visual_grid
+from zipr1.inference.overlay import kept_pages, layer_masks, save_pages
+from zipr1.models.loading import check_length, load_vision, trained_scope
+from zipr1.sparsity.context import sparse
+from zipr1.sparsity.rules import TopP
+
+
+@dataclass
+class AnswerConfig:
+    """`zipr1 answer`: asks a model one question about a picture or a clip, under sparse attention."""
+
+    file: str
+    """Picture or clip."""
+    question: str
+    """What is asked."""
+    model: str = "zipr1/tiny"
+    """Hub id, folder, or the embedded model."""
+    p: float = 0.975
+    """Share of the attention to keep."""
+    scope: Literal["attention", "layer"] | None = None
+    """What follows the kept tokens (zipr1.sparse); unset, as trained."""
+    picture: str | None = None
+    """Where to draw the kept tokens; .gif, .webp or .pdf: a page a layer too."""
+    compare: bool = False
+    """Answer with dense attention too."""
+    max_new_tokens: int = 64
+    """Tokens of the answer, at most."""
+    max_frames: int = 16
+    """Frames of a clip; never more than the processor's own limit."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def __post_init__(self):
+        check_positive(self, "max_new_tokens", "max_frames")
+        if self.picture and Image.registered_extensions().get(Path(self.picture).suffix.lower()) not in Image.SAVE:
+            raise ValueError(f"--picture {self.picture}: not a kind of picture that can be written; use .png, .gif or .pdf")
+
+
+@torch.no_grad()
+def answer(config: AnswerConfig) -> dict:
+    """The answer with its token ratio, kept tokens per layer and KV bytes. Raises on bad input, substitutes nothing."""
+    rule = TopP(config.p)
+    if not config.question.strip():
+        raise ValueError("the question is empty: ask something about the picture or clip")
+    if config.picture:  # a folder that cannot be made is named before the work
+        Path(config.picture).parent.mkdir(parents=True, exist_ok=True)
+    model, processor = load_vision(config.model)
+    limit = min(config.max_frames, processor.video_processor.max_frames)
+    media = read_media(config.file, limit)
+    example = Example(config.file, "", config.question, "", **media)
+    inputs = prepare(processor, [example]).to(model.device)
+    check_length(model, inputs, config.max_new_tokens)
+
+    settings = {"max_new_tokens": config.max_new_tokens, "do_sample": False, "return_dict_in_generate": True}
+    prompt = inputs["input_ids"].shape[1]
+
+    def said(out) -> str:
+        return processor.tokenizer.decode(out.sequences[0, prompt:], skip_special_tokens=True).strip()
+
+    with sparse(model, rule, scope=config.scope or trained_scope(config.model)) as trace:
+        out = model.generate(**inputs, **settings)
+    keys = out.past_key_values.layers[0].keys
+    per_token = 2 * keys.shape[1] * keys.shape[3] * keys.element_size()  # keys and values of one layer, one token
+    kept = [int(layer.sum()) for layer in trace.kept]
+    result = {
+        "answer": said(out),
+        "token_ratio": trace.token_ratio.item(),
+        "p": config.p,
+        "tokens": prompt,
+        "kept_tokens_per_layer": kept,
+        "kv_bytes_kept": per_token * sum(kept),
+        "kv_bytes_saved": per_token * (prompt * len(kept) - sum(kept)),
+        "model": config.model,
+    }
+    if config.compare:
+        dense = model.generate(**inputs, **settings)
+        result["full"] = {
+            "answer": said(dense),
+            "token_ratio": 1.0,
+            "kept_tokens_per_layer": [prompt] * len(kept),
+            "kv_bytes_kept": per_token * prompt * len(kept),
+        }
+    if config.picture:
+        visual = inputs["mm_token_type_ids"][0].bool().cpu().numpy()
+        masks = layer_masks([layer[0].cpu() for layer in trace.kept], visual, visual_grid(inputs, 0, processor))
+        images = list(media.get("frames") or [media["image"]])
+        caption = f"{config.question} {result['answer']} (token ratio {result['token_ratio']:.0%}, p = {config.p:g})"
+        save_pages(kept_pages(images, masks, trace.layer_ratios[0].tolist(), caption), Path(config.picture))
+        result["picture"] = config.picture
+    return result
+
+
+def describe(result: dict) -> str:
+    """The result for a person."""
+    total = result["kv_bytes_kept"] + result["kv_bytes_saved"]
+    lines = [
+        result["answer"],
+        "",
+        f"token ratio    {result['token_ratio']:.1%} at p = {result['p']:g}, of {result['tokens']} prompt tokens",
+        f"kept per layer {' '.join(map(str, result['kept_tokens_per_layer']))}",
+        f"KV cache       {result['kv_bytes_kept']:,} bytes kept, {result['kv_bytes_saved']:,} of {total:,} saved",
+    ]
+    if full := result.get("full"):
+        lines.append(f"dense          {full['answer']} ({full['kv_bytes_kept']:,} KV bytes)")
+    if picture := result.get("picture"):
+        lines.append(f"picture        {picture}")
+    return "\n".join(lines)

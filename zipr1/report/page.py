@@ -1,0 +1,91 @@
+"""`zipr1 report`: runs -> one page with their tables, their curves, and their answers over what the model kept."""
+
+import io
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from zipr1 import __version__
+from zipr1.common.checks import check_positive
+from zipr1.evaluation.curves import plot_curves
+from zipr1.evaluation.paper.tables import suite_tables
+from zipr1.evaluation.statistics import LEARNED
+from zipr1.report.browse import browsable
+from zipr1.report.runs import Run, read_run
+from zipr1.training.curves import plot_training
+
+
+@dataclass
+class ReportConfig:
+    """`zipr1 report`: one self-contained page of what eval, demo and train have written."""
+
+    runs: list[str]
+    """Folders that eval, demo and train have written."""
+    output: str = "report.html"
+    """The page to write."""
+    per_task: int = 40
+    """Questions to browse; those on which Full and a sparse method disagree come first."""
+
+    def __post_init__(self):
+        check_positive(self, "per_task")
+
+
+def report(config: ReportConfig) -> str:
+    """Writes the page; returns its path, its size and what it shows.
+
+    Raises ValueError or FileNotFoundError for a folder in which nothing is known, or whose files are broken.
+    """
+    runs = [read_run(Path(folder)) for folder in dict.fromkeys(config.runs)]
+    answers = browsable(runs, config.per_task)
+    page = Environment(loader=PackageLoader("zipr1.report", "assets"), autoescape=True, undefined=StrictUndefined)
+    text = page.get_template("report.html").render(
+        runs=[(run, charts(run), task_charts(run)) for run in runs],
+        answers=answers,
+        data=embedded(answers),
+        made=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        version=__version__,
+        tables=suite_tables,
+        learned=LEARNED,
+    )
+    path = Path(config.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    count = f"{len(answers['questions'])} of {answers['asked']} questions"
+    return f"{path}: {path.stat().st_size / 1e6:.1f} MB, {len(runs)} run{'s' * (len(runs) > 1)}, {count} to browse"
+
+
+def embedded(value) -> Markup:
+    """JSON for a script element: without "<", nothing in it can close the element or open a comment."""
+    return Markup(json.dumps(value).replace("<", "\\u003c"))
+
+
+def charts(run: Run) -> dict[str, Markup]:
+    """Title -> drawing."""
+    found = {}
+    if run.curves:
+        found["Accuracy against token ratio"] = drawing(plot_curves, next(iter(run.curves.values())))
+    if run.training:
+        found["Training"] = drawing(plot_training, run.training)
+    return found
+
+
+def task_charts(run: Run) -> dict[str, Markup]:
+    """Task -> drawing, where a run has curves of each task."""
+    return {task: drawing(plot_curves, curves) for task, curves in run.curves.items() if task not in ("", "mean")}
+
+
+def drawing(plot, *arguments) -> Markup:
+    """A plot as SVG, in the colours of the page: black and white follow its theme."""
+    import matplotlib
+
+    file = io.StringIO()
+    with matplotlib.rc_context({"savefig.format": "svg", "savefig.transparent": True, "svg.fonttype": "none"}):
+        plot(*arguments, file)
+    text = file.getvalue()
+    text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    return Markup(text.replace("#000000", "currentColor").replace("#ffffff", "var(--card)"))

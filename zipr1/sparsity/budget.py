@@ -1,0 +1,45 @@
+"""How many tokens take part in attention: the Top-p budget (ZipR1, arXiv 2504.18579, Eq. 3) and its differentiable relaxation.
+
+Only torch. Shapes: B samples, L columns (padding included)."""
+
+import torch
+
+
+def top_p_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Eq. 3 made practical: (B,) the least n whose n largest scores sum to at least p times the total.
+
+    p (B,). At p = 1 every token is kept, also those with a score of zero.
+    """
+    curve = accumulated.sort(-1, descending=True).values.cumsum(-1)
+    count = (curve < p[:, None] * curve[:, -1:]).sum(-1) + 1
+    lengths = valid.sum(-1)
+    return torch.where(p >= 1, lengths, torch.minimum(count, lengths))
+
+
+def relaxed_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor, floor: float = 0.0) -> torch.Tensor:
+    """(B,) the budget as a real number, differentiable in the scores: where the piecewise linear curve C(n) of the sorted
+    cumulative scores meets p times the total.
+
+    With n = `top_p_count` it is n - 1 + (p P - C(n-1)) / a_(n); its gradient is the pathwise gradient of the token ratio
+    that Eq. 4 and 5 leave out. `floor` bounds 1 / a_(n) in the gradient, in units of the mean score, so that a tiny
+    score at the boundary does not explode; the value is not changed by it.
+    """
+    ordered = accumulated.sort(-1, descending=True).values
+    curve = ordered.cumsum(-1)
+    last = (top_p_count(accumulated.detach(), p, valid) - 1)[:, None]  # index of the n-th largest
+    boundary = ordered.gather(1, last)[:, 0]
+    missing = p * curve[:, -1] - (curve.gather(1, last)[:, 0] - boundary)
+    exact = last[:, 0] + missing / boundary.clamp(min=torch.finfo(boundary.dtype).tiny)
+    least = floor * curve[:, -1].detach() / valid.sum(-1)
+    smooth = missing / torch.maximum(boundary, least.clamp(min=torch.finfo(boundary.dtype).tiny))
+    return exact.detach() + (smooth - smooth.detach())
+
+
+def keep_best(score: torch.Tensor, count: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """(B, L) bool: the `count` (B,) valid tokens with the largest score, ties to the earlier token. The last token of the
+    prompt is always among them, in place of the weakest: its output is the first generated token."""
+    last = valid & (valid.flip(-1).long().cumsum(-1).flip(-1) == 1)
+    score = score.float().masked_fill(~valid, float("-inf")).masked_fill(last, float("inf"))
+    order = torch.argsort(score, dim=-1, descending=True, stable=True)
+    place = torch.empty_like(order).scatter_(1, order, torch.arange(score.shape[1], device=order.device).expand_as(order))
+    return (place < count[:, None]) & valid

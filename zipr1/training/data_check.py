@@ -1,0 +1,227 @@
+"""Everything that is wrong with a data set, before a GPU hour is spent: each row is read once, as training would read it."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import AutoConfig
+
+from zipr1.common.recipe import read_recipe
+from zipr1.data.media import MediaError, MissingMedia
+from zipr1.data.processor import limit_pixels
+from zipr1.data.rows import Rows
+from zipr1.models.loading import EMBEDDED, check_family, processor_of
+from zipr1.rewards.functions import load_function
+from zipr1.training.config import TrainConfig
+from zipr1.training.questions import TooLong, check_answer, checked, open_part
+
+PROBLEMS = ("missing media", "broken media", "malformed rows", "over-long prompts")
+SHOWN = 5  # of each problem, in the report for people
+
+
+def cores() -> int:
+    """That this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class DataCheckConfig:
+    """`zipr1 data check`: reads a data set once, and reports what it holds and what of it training would leave out."""
+
+    file: str
+    """Video-R1 JSON, or .jsonl, .parquet, a folder or hub id, with :config and [split], as `data` of zipr1 train."""
+    recipe: str | None = None
+    """Of zipr1 train: its settings. Those that follow come before them, and are called the same there."""
+    media_root: str | None = None
+    """Where paths of media start; unset, the folder of the file."""
+    model: str | None = None
+    """The model whose processor counts the tokens of a prompt."""
+    max_prompt_length: int | None = None
+    """Tokens; unset, what the model's positions leave."""
+    max_completion_length: int | None = None
+    """Tokens, for which a prompt leaves room."""
+    max_frames: int | None = None
+    """Frames of a clip that are read."""
+    max_pixels: int | None = None
+    """Of a picture; larger ones are made smaller."""
+    video_max_pixels: int | None = None
+    """Of each frame of a clip."""
+    think: bool | None = None
+    """Ask Video-R1's questions for <think>."""
+    chat_template: bool | None = None
+    """False: a prompt is its text as it is (text models)."""
+    completions: Literal["sampled", "given"] | None = None
+    """Given: the data's own answers, which nothing grades."""
+    reward_function: str | None = None
+    """Instead of the graders, which then do not look at the answers."""
+    workers: int = field(default_factory=cores)
+    """Processes that read; 0: this one."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def __post_init__(self):
+        if self.workers < 0:
+            raise ValueError(f"workers={self.workers}: must be at least 0")
+
+    def training(self) -> TrainConfig:
+        """The training that the rows are for. Raises ValueError as TrainConfig does."""
+        start = read_recipe(TrainConfig, self.recipe) if self.recipe else TrainConfig()
+        own = {name: value for name, value in vars(self).items() if name in TrainConfig.__dataclass_fields__ and name != "json"}
+        own = {name: value for name, value in own.items() if value is not None}
+        # Neither gate nor baseline says anything of rows; these go with any completions and rewards.
+        return replace(start, data=self.file, probe_data=self.file, gate="none", baseline="group", **own)
+
+
+class DataError(Exception):
+    """Rows that cannot be used; the message counts them."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one row is, "" where it cannot be told, and what is wrong with it."""
+
+    tokens: int = 0  # of the prompt
+    data_type: str = ""
+    problem_type: str = ""
+    data_source: str = ""
+    problem: str = ""  # one of PROBLEMS
+    message: str = ""  # names row, file or column, and reason
+
+
+@dataclass(frozen=True)
+class Report:
+    """How many rows there are, of which types, and what is wrong with which."""
+
+    rows: int
+    usable: int
+    data_type: dict[str, int]
+    problem_type: dict[str, int]
+    data_source: dict[str, int]
+    max_prompt_length: int  # the limit
+    longest_prompt: int
+    problems: dict[str, list[str]]  # what is wrong -> one message a row
+
+    def describe(self) -> str:
+        lines = [f"{self.rows} rows, {self.usable} of them usable"]
+        for name in ("data_type", "problem_type", "data_source"):
+            counts = getattr(self, name)
+            lines.append(f"{name:<20}" + ", ".join(f"{key or '(none)'} {counts[key]}" for key in sorted(counts)))
+        lines.append(f"{'longest prompt':<20}{self.longest_prompt} tokens of at most {self.max_prompt_length}")
+        for problem, messages in self.problems.items():
+            lines.append(f"{problem:<20}{len(messages)}")
+            lines += [f"  {message}" for message in messages[:SHOWN]]
+            lines += [f"  and {len(messages) - SHOWN} more (--json has them all)"] if len(messages) > SHOWN else []
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Reading(Dataset):
+    """Row number -> itself and its Finding, for the processes of a DataLoader."""
+
+    rows: Rows
+    processor: object
+    training: TrainConfig
+    longest: int  # tokens of a prompt
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[int, Finding]:
+        return index, self.finding(index)
+
+    def finding(self, index: int) -> Finding:
+        try:
+            row = self.rows.row(index)
+        except ValueError as error:
+            return Finding(problem="malformed rows", message=str(error))
+        source = row.example.columns.get("data_source") or ""
+        known = {"data_type": row.data_type, "problem_type": row.example.problem_type, "data_source": str(source)}
+        try:
+            check_answer(row.example, self.training)  # before its media are read
+            part = checked(row.read(self.rows.max_frames), self.processor, self.training, self.longest)
+        except MissingMedia as error:
+            return Finding(**known, problem="missing media", message=str(error))
+        except MediaError as error:
+            return Finding(**known, problem="broken media", message=str(error))
+        except TooLong as error:
+            return Finding(error.tokens, **known, problem="over-long prompts", message=str(error))
+        except ValueError as error:
+            return Finding(**known, problem="malformed rows", message=str(error))
+        return Finding(part["input_ids"].shape[1], **known)
+
+
+def check_data(config: DataCheckConfig) -> Report:
+    """Reads every row once, as training would. Raises ValueError and FileNotFoundError for a data set or model that cannot be
+    opened, or not be trained on such rows."""
+    from zipr1.training.questions import (
+        check_prompts,  # which want the extra `train`
+        longest_prompt,
+    )
+
+    training = config.training()
+    processor, model = load_processor(training.model)
+    check_prompts(model, training)
+    load_function(training.reward_function)
+    limit_pixels(processor, training.max_pixels, training.video_max_pixels)
+    reading = Reading(open_part(config.file, training, processor), processor, training, longest_prompt(model, training))
+    return summary(findings(reading, config.workers), reading.longest)
+
+
+def summary(found: list[Finding], longest: int) -> Report:
+    """Of rows in their order."""
+    problems = {name: [f.message for f in found if f.problem == name] for name in PROBLEMS}
+    counts = {
+        name: dict(Counter(getattr(finding, name) for finding in found if finding.data_type))
+        for name in ("data_type", "problem_type", "data_source")
+    }
+    return Report(
+        rows=len(found),
+        usable=sum(not finding.problem for finding in found),
+        **counts,
+        max_prompt_length=longest,
+        longest_prompt=max((finding.tokens for finding in found), default=0),
+        problems=problems,
+    )
+
+
+def findings(reading: Reading, workers: int) -> list[Finding]:
+    """In the order of the rows, with a progress bar on stderr. Raises DataError, which says what was found until then, if a
+    process that reads is killed."""
+    # In order, a long clip would keep the other processes waiting.
+    loader = DataLoader(reading, batch_size=None, num_workers=workers, in_order=False)
+    found: dict[int, Finding] = {}
+    try:
+        found.update(tqdm(loader, desc="data check", unit="row", total=len(reading)))
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):  # another error of the row that was read
+            raise
+        next_rows = [str(index) for index in range(len(reading)) if index not in found][: 2 * workers]
+        raise DataError(
+            f"a process that reads was killed ({error}), perhaps for memory, or by one of the rows number "
+            f"{', '.join(next_rows)} (from 0); try --workers {workers // 2}. Until then: "
+            f"{summary(in_order(found), reading.longest).describe()}"
+        ) from error
+    return in_order(found)
+
+
+def in_order(found: dict[int, Finding]) -> list[Finding]:
+    return [found[index] for index in sorted(found)]
+
+
+def load_processor(name: str) -> tuple:
+    """(processor, what has the configuration of the model and nothing else of it). Raises ValueError for a model that cannot be
+    trained."""
+    source = EMBEDDED.get(name, name)
+    if not Path(source).is_dir() and name.count("/") != 1:
+        raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except OSError as error:
+        raise OSError(f"{name}: no model could be loaded ({error})") from error
+    check_family(config.model_type, name)
+    return processor_of(source, config.model_type), SimpleNamespace(config=config)
