@@ -47,7 +47,9 @@ def resident(name: str) -> int:
     return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
-def run(model, ids: torch.Tensor, engine: str, ratio: float, scope: str, steps: int) -> tuple[float, float, int, int]:
+def run(
+    model, ids: torch.Tensor, engine: str, ratio: float, scope: str, steps: int
+) -> tuple[float, float, int, int]:
     """Milliseconds of the prompt and of one decode step; bytes of the KV cache after the prompt, and at most of all memory."""
     cache = DynamicCache()
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): sets the peak to what is resident now
@@ -79,7 +81,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     model = build(arguments.layers)
     for tokens in map(int, arguments.tokens.split(",")):
-        ids = torch.randint(0, 256, (arguments.batch, tokens), generator=torch.Generator().manual_seed(0))
+        ids = torch.randint(
+            0, 256, (arguments.batch, tokens), generator=torch.Generator().manual_seed(0)
+        )
         for scope in ("attention", "layer") if arguments.engine == "zipr1" else ("cache",):
             found: dict[str, list] = {"dense": [], arguments.engine: []}
             for repeat in range(arguments.repeats + 1):
@@ -87,7 +91,10 @@ def main() -> None:
                     times = run(model, ids, engine, arguments.ratio, scope, arguments.steps)
                     if repeat:  # the first is a warm-up
                         found[engine].append(times)
-            medians = {engine: [median(column) for column in zip(*rows, strict=True)] for engine, rows in found.items()}
+            medians = {
+                engine: [median(column) for column in zip(*rows, strict=True)]
+                for engine, rows in found.items()
+            }
             dense, ours = medians["dense"], medians[arguments.engine]
             print(
                 json.dumps(

@@ -40,7 +40,15 @@ from zipr1.training.questions import Questions
 from zipr1.training.rollout import Experience, given, reference_logits
 from zipr1.training.train import shares
 
-SAME = ("num_generations", "max_completion_length", "epsilon", "temperature", "learning_rate", "max_grad_norm", "weight_decay")
+SAME = (
+    "num_generations",
+    "max_completion_length",
+    "epsilon",
+    "temperature",
+    "learning_rate",
+    "max_grad_norm",
+    "weight_decay",
+)
 PICTURES = ["shapes", "digits", "chart", "sign"]  # TRL takes no clips
 
 
@@ -65,17 +73,27 @@ def settings(arguments, folder: Path) -> TrainConfig:
 def rows_of(config: TrainConfig, processor) -> Dataset:
     """The questions of zipr1's steps, in their order."""
     questions, accelerator = Questions(config, processor, 4096), Accelerator()
-    numbers = [(step, number) for step in range(config.max_steps) for number in shares(step, config, accelerator)[0]]
+    numbers = [
+        (step, number)
+        for step in range(config.max_steps)
+        for number in shares(step, config, accelerator)[0]
+    ]
     examples = [questions.example(number, step) for step, number in numbers]
     prompts = [[{"role": "user", "content": example.question}] for example in examples]
     columns = {"prompt": prompts, "image": [example.image for example in examples]}
-    return Dataset.from_dict(columns | {name: [getattr(example, name) for example in examples] for name in ("task", "answer")})
+    return Dataset.from_dict(
+        columns
+        | {name: [getattr(example, name) for example in examples] for name in ("task", "answer")}
+    )
 
 
 def right(completions, task, answer, **columns) -> list[float]:
     """zipr1's reward in TRL's signature."""
     said = [completion[0]["content"] for completion in completions]
-    return [float(TASKS[name].right(text, truth)) for name, text, truth in zip(task, said, answer, strict=True)]
+    return [
+        float(TASKS[name].right(text, truth))
+        for name, text, truth in zip(task, said, answer, strict=True)
+    ]
 
 
 class Watched(GRPOTrainer):
@@ -83,7 +101,14 @@ class Watched(GRPOTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch):
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self.found = loss, {name: part.grad.clone() for name, part in model.named_parameters() if part.grad is not None}
+        self.found = (
+            loss,
+            {
+                name: part.grad.clone()
+                for name, part in model.named_parameters()
+                if part.grad is not None
+            },
+        )
         return loss
 
     def compute_loss(self, model, inputs, *args, **kwargs):
@@ -106,7 +131,14 @@ class Times(TrainerCallback):
 
 
 def trl_trainer(
-    kind: type[GRPOTrainer], model, processor, rows: Dataset, config: TrainConfig, function: Callable, steps: int, callbacks=()
+    kind: type[GRPOTrainer],
+    model,
+    processor,
+    rows: Dataset,
+    config: TrainConfig,
+    function: Callable,
+    steps: int,
+    callbacks=(),
 ) -> GRPOTrainer:
     model.requires_grad_(True)
     model.model.visual.requires_grad_(False)
@@ -119,7 +151,9 @@ def trl_trainer(
         gradient_checkpointing=False, bf16=False, use_cpu=True, report_to="none", logging_strategy="no", save_strategy="no",
         disable_tqdm=True, max_steps=steps,
     )  # fmt: skip
-    return kind(model, function, arguments, rows, processing_class=processor, callbacks=list(callbacks))
+    return kind(
+        model, function, arguments, rows, processing_class=processor, callbacks=list(callbacks)
+    )
 
 
 def even(completions, **columns) -> list[float]:
@@ -138,7 +172,9 @@ def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
     (model, processor), (reference, _) = zipr1.load(config.model), zipr1.load(config.model)
     with torch.no_grad():
         for parameter in model.model.language_model.parameters():
-            parameter.mul_(1 + 0.01 * torch.randn_like(parameter))  # away from the reference, lest the KL be zero
+            parameter.mul_(
+                1 + 0.01 * torch.randn_like(parameter)
+            )  # away from the reference, lest the KL be zero
     trainer = trl_trainer(Watched, model, processor, rows, config, even, steps=1)
     start = {name: part.clone() for name, part in model.state_dict().items()}
     trainer.train()
@@ -147,7 +183,12 @@ def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
     _, examples, parts = Questions(config, processor, 4096).read(range(config.prompts_per_step), 0)
     # TRL shuffles the rows of a step: back to the order of the questions, by their pictures.
     pictures = seen["pixel_values"].split(seen["image_grid_thw"].prod(-1).tolist())
-    order = [row for part in parts for row, pixels in enumerate(pictures) if torch.equal(pixels, part["pixel_values"])]
+    order = [
+        row
+        for part in parts
+        for row, pixels in enumerate(pictures)
+        if torch.equal(pixels, part["pixel_values"])
+    ]
     assert sorted(order) == list(range(len(pictures))), "TRL saw other pictures"
     tokens, mask = seen["completion_ids"][order], seen["completion_mask"][order].bool()
     texts = processor.batch_decode(tokens, skip_special_tokens=True)
@@ -159,18 +200,34 @@ def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
         encoded = encode(model, collate(processor, every))
     rollout = given(model, encoded, config.rule((1.0,) * len(tokens)), tokens=tokens, mask=mask)
     said = reference_logits(reference, rollout, config.num_generations)
-    experience = Experience(examples, rollout, rewards, said, torch.zeros(len(examples)), list(range(len(examples))))
+    experience = Experience(
+        examples, rollout, rewards, said, torch.zeros(len(examples)), list(range(len(examples)))
+    )
     model.zero_grad()
-    with zipr1.sparse(model, config.rule(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept) as trace:
-        loss, metrics = losses(model, trace, experience, Governor(config.accuracy_tolerance, config.accuracy_margin), config)
+    with zipr1.sparse(
+        model, config.rule(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept
+    ) as trace:
+        loss, metrics = losses(
+            model,
+            trace,
+            experience,
+            Governor(config.accuracy_tolerance, config.accuracy_margin),
+            config,
+        )
         loss.mean().backward()
     ours = {name: part.grad for name, part in model.named_parameters()}
-    found = {"loss_trl": theirs.item(), "loss_zipr1": loss.mean().item(), "kl_zipr1": metrics["kl"].mean().item()}
+    found = {
+        "loss_trl": theirs.item(),
+        "loss_zipr1": loss.mean().item(),
+        "kl_zipr1": metrics["kl"].mean().item(),
+    }
     found["rewarded"] = rewards.accuracy.mean().item()
     tables = {name for name in expected if "embed_tokens" in name}
     for part, names in (("layers", expected.keys() - tables), ("embedding", tables)):
         off = sum((ours[name] - expected[name]).square().sum() for name in names)
-        found[f"{part}_gradient_error"] = (off / sum(expected[name].square().sum() for name in names)).sqrt().item()
+        found[f"{part}_gradient_error"] = (
+            (off / sum(expected[name].square().sum() for name in names)).sqrt().item()
+        )
     return found
 
 
@@ -181,16 +238,32 @@ def beside(config: TrainConfig, rows: Dataset, repeats: int) -> dict[str, float]
         found["zipr1"].append([step["step_time"] for step in steps_of(config)])
         model, processor = zipr1.load(config.model)
         times = Times()
-        trl_trainer(GRPOTrainer, model, processor, rows, config, right, config.max_steps, [times]).train()
+        trl_trainer(
+            GRPOTrainer, model, processor, rows, config, right, config.max_steps, [times]
+        ).train()
         found["trl"].append(times.seconds)
     ratios = [median(theirs) / median(ours) for ours, theirs in zip(*found.values(), strict=True)]
-    every = {f"{name}_seconds": median(second for run in runs for second in run) for name, runs in found.items()}
-    return every | {"speedup": median(ratios), "speedup_low": min(ratios), "speedup_high": max(ratios)}
+    every = {
+        f"{name}_seconds": median(second for run in runs for second in run)
+        for name, runs in found.items()
+    }
+    return every | {
+        "speedup": median(ratios),
+        "speedup_low": min(ratios),
+        "speedup_high": max(ratios),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, default in (("prompts", 16), ("generations", 2), ("tokens", 6), ("steps", 4), ("repeats", 5), ("threads", 1)):
+    for name, default in (
+        ("prompts", 16),
+        ("generations", 2),
+        ("tokens", 6),
+        ("steps", 4),
+        ("repeats", 5),
+        ("threads", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

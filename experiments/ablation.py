@@ -46,7 +46,8 @@ ROWS = {
     "paper, 8 rollouts": PAPER | {"prompts_per_step": 4, "num_generations": 8},
     "paper, std floor 0.1": PAPER | {"std_floor": 0.1},
     "paper, equal answers earn alike": PAPER | {"share_ties": True},
-    "paper, group gate": PAPER | {"gate": "group"},  # Sparsity Forcing (arXiv 2504.18579, later version)
+    "paper, group gate": PAPER
+    | {"gate": "group"},  # Sparsity Forcing (arXiv 2504.18579, later version)
     "fine-tuning": TAUGHT,
     "exact": {},
     "exact, no choice gradient": {"choice_gradient": False},
@@ -72,7 +73,10 @@ THRESHOLDS = (0.9, 0.95, 0.975, 0.99)
 
 
 def folder_of(output: Path, row: str, seed: int) -> Path:
-    return output / f"{row.replace(', ', '-').replace(' ', '_').replace('(', '').replace(')', '').replace(',', '')}-{seed}"
+    return (
+        output
+        / f"{row.replace(', ', '-').replace(' ', '_').replace('(', '').replace(')', '').replace(',', '')}-{seed}"
+    )
 
 
 def run(row: str, seed: int, arguments: argparse.Namespace) -> None:
@@ -81,7 +85,13 @@ def run(row: str, seed: int, arguments: argparse.Namespace) -> None:
         return
     recipe = read_recipe(TrainConfig, arguments.recipe)
     steps = arguments.steps or recipe.max_steps
-    settings = {"seed": seed, "max_steps": steps, "output_dir": str(folder), "resume": True, "probe_every": steps}
+    settings = {
+        "seed": seed,
+        "max_steps": steps,
+        "output_dir": str(folder),
+        "resume": True,
+        "probe_every": steps,
+    }
     config = replace(recipe, **settings | ROWS[row])
     began = time.time()
     train(config)
@@ -89,9 +99,19 @@ def run(row: str, seed: int, arguments: argparse.Namespace) -> None:
     examples = examples_of(config.tasks, "test", arguments.questions)
     model, processor = load_vision(folder / "final")
     points = [table_row("full", evaluate(model, processor, examples, None, "full"))]
-    points += [table_row("zipvl", evaluate(model, processor, examples, config.rule(p), f"p = {p}")) for p in THRESHOLDS]
+    points += [
+        table_row("zipvl", evaluate(model, processor, examples, config.rule(p), f"p = {p}"))
+        for p in THRESHOLDS
+    ]
     far = distance(model, load_vision(config.model)[0], processor, examples, config)
-    found = {"row": row, "seed": seed, "seconds": seconds, "distance": far, "points": points, "config": asdict(config)}
+    found = {
+        "row": row,
+        "seed": seed,
+        "seconds": seconds,
+        "distance": far,
+        "points": points,
+        "config": asdict(config),
+    }
     (folder / "ablation.json").write_text(json.dumps(found, indent=1))
 
 
@@ -101,10 +121,15 @@ def distance(model, reference, processor, examples: list[Example], config: Train
     row, whichever it was trained with."""
     found = []
     for batch in batches(examples, 25):
-        rule, encoded = config.rule((config.p,) * len(batch)), encode(model, prepare(processor, batch))
+        rule, encoded = (
+            config.rule((config.p,) * len(batch)),
+            encode(model, prepare(processor, batch)),
+        )
         tokens, mask, _ = given_tokens(processor, batch, config, model.device)
         rollout = given(model, encoded, rule, tokens=tokens, mask=mask, scope=config.scope)
-        with zipr1.sparse(model, rule, scope=config.scope, prompt_length=rollout.prompt, replay=rollout.kept):
+        with zipr1.sparse(
+            model, rule, scope=config.scope, prompt_length=rollout.prompt, replay=rollout.kept
+        ):
             logits = completion_logits(model, rollout), reference_logits(reference, rollout, 1)
         found.append(full_kl(*(one.log_softmax(-1) for one in logits), rollout.mask))
     return torch.cat(found).mean().item()
@@ -118,10 +143,15 @@ def untrained(arguments: argparse.Namespace) -> dict:
         examples = examples_of(recipe.tasks, "test", arguments.questions)
         model, processor = load_vision(recipe.model)
         points = [table_row("full", evaluate(model, processor, examples, None, "full"))]
-        points += [table_row("zipvl", evaluate(model, processor, examples, recipe.rule(p), f"p = {p}")) for p in THRESHOLDS]
+        points += [
+            table_row("zipvl", evaluate(model, processor, examples, recipe.rule(p), f"p = {p}"))
+            for p in THRESHOLDS
+        ]
         far = distance(model, model, processor, examples, recipe)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"row": "untrained", "distance": far, "points": points}, indent=1))
+        file.write_text(
+            json.dumps({"row": "untrained", "distance": far, "points": points}, indent=1)
+        )
     return json.loads(file.read_text())
 
 
@@ -133,12 +163,19 @@ def table(arguments: argparse.Namespace) -> str:
     found += [
         json.loads(file.read_text())
         for row in ROWS
-        for file in sorted(arguments.output.glob(f"{folder_of(Path(), row, 0).name.removesuffix('0')}[0-9]/ablation.json"))
+        for file in sorted(
+            arguments.output.glob(
+                f"{folder_of(Path(), row, 0).name.removesuffix('0')}[0-9]/ablation.json"
+            )
+        )
     ]
     for one in found:
         full, *points = one["points"]
         cells = [one["row"], str(one.get("seed", "-"))]
-        cells += [f"{100 * point['token_ratio']:.1f} % -> {100 * point['accuracy']:.1f}" for point in points]
+        cells += [
+            f"{100 * point['token_ratio']:.1f} % -> {100 * point['accuracy']:.1f}"
+            for point in points
+        ]
         cells += [f"{100 * full['accuracy']:.1f}"]
         cells += [
             f"{one['distance']:.4f}" if "distance" in one else "-",

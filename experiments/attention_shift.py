@@ -65,12 +65,25 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/what_moved"))
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    found = {name: watch(name, arguments.p, arguments.questions) for name in (arguments.base, arguments.trained)}
+    found = {
+        name: watch(name, arguments.p, arguments.questions)
+        for name in (arguments.base, arguments.trained)
+    }
     print("| layer | " + " | ".join(MEASURES) + " |\n|---|" + "---|" * len(MEASURES))
     before, after = found.values()
     for layer, (one, other) in enumerate(zip(before.tolist(), after.tolist(), strict=True), 1):
-        print(f"| {layer} | " + " | ".join(f"{a:.2f} -> {b:.2f}" for a, b in zip(one, other, strict=True)) + " |")
-    print("| mean | " + " | ".join(f"{a:.2f} -> {b:.2f}" for a, b in zip(before.mean(0), after.mean(0), strict=True)) + " |")
+        print(
+            f"| {layer} | "
+            + " | ".join(f"{a:.2f} -> {b:.2f}" for a, b in zip(one, other, strict=True))
+            + " |"
+        )
+    print(
+        "| mean | "
+        + " | ".join(
+            f"{a:.2f} -> {b:.2f}" for a, b in zip(before.mean(0), after.mean(0), strict=True)
+        )
+        + " |"
+    )
     figure, axes = new_plot(1, len(MEASURES), (13, 3.2))
     for column, (one, title) in enumerate(zip(axes, MEASURES, strict=True)):
         for name, values in found.items():

@@ -22,10 +22,14 @@ def card(task: Task, split: str, index: int) -> Image.Image:
     media = media.resize((media.width * zoom, media.height * zoom), Image.Resampling.NEAREST)
     text = f"{example.question}\n-> {example.answer}"
     page = Image.new(
-        "RGB", (max(media.width, 384) + MARGIN, media.height + LINE * (text.count("\n") + 1) + 2 * MARGIN), "white"
+        "RGB",
+        (max(media.width, 384) + MARGIN, media.height + LINE * (text.count("\n") + 1) + 2 * MARGIN),
+        "white",
     )
     page.paste(media, (0, 0))
-    ImageDraw.Draw(page).text((0, media.height + 2), text, "black", ImageFont.load_default(12), spacing=2)
+    ImageDraw.Draw(page).text(
+        (0, media.height + 2), text, "black", ImageFont.load_default(12), spacing=2
+    )
     return page
 
 
@@ -44,4 +48,6 @@ if __name__ == "__main__":
     options = parser.parse_args()
     options.output_dir.mkdir(parents=True, exist_ok=True)
     for name in options.tasks.split(","):
-        contact_sheet(ALL_TASKS[name], options.split, options.count).save(options.output_dir / f"{name}.png")
+        contact_sheet(ALL_TASKS[name], options.split, options.count).save(
+            options.output_dir / f"{name}.png"
+        )

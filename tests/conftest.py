@@ -60,22 +60,37 @@ def random_model(family: str):
         "vision_start_token_id": ids("<|vision_start|>"), "vision_end_token_id": ids("<|vision_end|>"),
         "tie_word_embeddings": True,
     }  # fmt: skip
-    vision = {"depth": 2, "num_heads": 4, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    vision = {
+        "depth": 2,
+        "num_heads": 4,
+        "patch_size": 8,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     torch.manual_seed(3)
     if family == "qwen2_5_vl":
         model = tiny
     elif family == "qwen2_vl":
         vision |= {"embed_dim": 64, "hidden_size": 128, "mlp_ratio": 2}
-        model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, **tokens))
+        model = Qwen2VLForConditionalGeneration(
+            Qwen2VLConfig(text_config=text, vision_config=vision, **tokens)
+        )
     elif family == "qwen3_vl":
         text |= {"head_dim": 32, "initializer_range": 0.08}
         vision |= {"hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 128, "num_position_embeddings": 256,
                    "deepstack_visual_indexes": [0, 1]}  # fmt: skip
-        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **tokens))
+        model = Qwen3VLForConditionalGeneration(
+            Qwen3VLConfig(text_config=text, vision_config=vision, **tokens)
+        )
     else:
-        text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "initializer_range": 0.08}
+        text |= {
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+            "initializer_range": 0.08,
+        }
         config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family]
-        model = AutoModelForCausalLM.from_config(config(**text, head_dim=32) if family == "qwen3" else config(**text))
+        model = AutoModelForCausalLM.from_config(
+            config(**text, head_dim=32) if family == "qwen3" else config(**text)
+        )
     model.generation_config = tiny.generation_config
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -94,9 +109,13 @@ def family_processor(family: str):
     """The families differ in what they tell about the time between frames."""
     tiny = tiny_processor()
     if family == "qwen2_vl":
-        return Qwen2VLProcessor(tiny.image_processor, tiny.tokenizer, tiny.video_processor, tiny.chat_template)
+        return Qwen2VLProcessor(
+            tiny.image_processor, tiny.tokenizer, tiny.video_processor, tiny.chat_template
+        )
     if family == "qwen3_vl":
-        clips = Qwen3VLVideoProcessor(patch_size=8, merge_size=2, size={"shortest_edge": 4096, "longest_edge": 8 * 96 * 96})
+        clips = Qwen3VLVideoProcessor(
+            patch_size=8, merge_size=2, size={"shortest_edge": 4096, "longest_edge": 8 * 96 * 96}
+        )
         return Qwen3VLProcessor(tiny.image_processor, tiny.tokenizer, clips, tiny.chat_template)
     return tiny if family == "qwen2_5_vl" else tiny.tokenizer
 
@@ -134,9 +153,20 @@ def examples() -> list[Example]:
         return Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))
 
     return [
-        Example("a", "none", "What colour is the circle in this picture, please?", "red", image=noise(128, 112)),
+        Example(
+            "a",
+            "none",
+            "What colour is the circle in this picture, please?",
+            "red",
+            image=noise(128, 112),
+        ),
         Example("b", "none", "Which way?", "left", frames=tuple(noise(96, 96) for _ in range(8))),
-        Example("c", "none", "Say a word that has nothing to do with any picture or clip you saw.", "word"),
+        Example(
+            "c",
+            "none",
+            "Say a word that has nothing to do with any picture or clip you saw.",
+            "word",
+        ),
         Example("d", "none", "What?", "that", image=noise(96, 128)),
     ]
 

@@ -53,22 +53,34 @@ def call(model, examples, processor):
 def test_the_attention_interface_hands_over_rotated_states_and_our_argument(model, call):
     config = model.config.get_text_config()
     layers = len(decoder(model).layers)
-    assert len(call["attention"]) == layers, "AttentionInterface: a registered function is called once a layer"
+    assert len(call["attention"]) == layers, (
+        "AttentionInterface: a registered function is called once a layer"
+    )
     for i, (module, query, key, value, attention_mask, kwargs) in enumerate(call["attention"]):
         batch, length = call["shape"]
         heads, kv = config.num_attention_heads, config.num_key_value_heads
-        assert query.shape[:3] == (batch, heads, length), "AttentionInterface: query is (B, H, L, D)"
-        assert key.shape[:3] == value.shape[:3] == (batch, kv, length), "AttentionInterface: key, value are (B, Hkv, L, D)"
+        assert query.shape[:3] == (batch, heads, length), (
+            "AttentionInterface: query is (B, H, L, D)"
+        )
+        assert key.shape[:3] == value.shape[:3] == (batch, kv, length), (
+            "AttentionInterface: key, value are (B, Hkv, L, D)"
+        )
         assert module.layer_idx == i, "attention modules know their layer_idx"
-        assert attention_mask.shape == (batch, length), "the mask function's result reaches the attention"
+        assert attention_mask.shape == (batch, length), (
+            "the mask function's result reaches the attention"
+        )
         assert "scaling" in kwargs, "AttentionInterface: scaling comes as a keyword argument"
         assert kwargs["zipr1"] == "ours", "keyword arguments of the decoder travel to the attention"
 
 
 def test_the_mask_interface_hands_over_the_padding_mask(call):
     kwargs = call["mask"][0]
-    assert kwargs["mask_function"] is causal_mask_function, "AttentionMaskInterface: mask_function is the plain causal one"
-    assert kwargs["attention_mask"].shape == call["shape"], "AttentionMaskInterface: attention_mask is the 2-D padding mask"
+    assert kwargs["mask_function"] is causal_mask_function, (
+        "AttentionMaskInterface: mask_function is the plain causal one"
+    )
+    assert kwargs["attention_mask"].shape == call["shape"], (
+        "AttentionMaskInterface: attention_mask is the 2-D padding mask"
+    )
 
 
 @pytest.mark.parametrize("family", VISION_FAMILIES)
@@ -77,28 +89,45 @@ def test_the_vision_tower_keeps_its_own_attention(family):
     seen()
     set_attention(model, SPY)
     text, vision = model.config.text_config, model.config.vision_config
-    assert text._attn_implementation == SPY, "set_attn_implementation: a dict reaches the text decoder"
-    assert vision._attn_implementation == "sdpa", "set_attn_implementation: a dict leaves the vision tower alone"
+    assert text._attn_implementation == SPY, (
+        "set_attn_implementation: a dict reaches the text decoder"
+    )
+    assert vision._attn_implementation == "sdpa", (
+        "set_attn_implementation: a dict leaves the vision tower alone"
+    )
 
 
 @pytest.mark.parametrize("family", VISION_FAMILIES + TEXT_FAMILIES)
 def test_a_layer_has_an_output_projection_and_an_mlp(family):
     layer = decoder(random_model(family)).layers[0]
     states = torch.zeros(1, 3, 128)
-    assert layer.self_attn.o_proj(states).shape == states.shape, "scope layer: self_attn.o_proj works on rows"
+    assert layer.self_attn.o_proj(states).shape == states.shape, (
+        "scope layer: self_attn.o_proj works on rows"
+    )
     assert layer.mlp(states).shape == states.shape, "scope layer: mlp works on rows"
 
 
 def test_the_cache_grows_layers_of_the_class_we_give():
     cache = DynamicCache()
-    assert cache.layer_class_to_replicate is DynamicLayer, "DynamicCache: layer_class_to_replicate is DynamicLayer"
+    assert cache.layer_class_to_replicate is DynamicLayer, (
+        "DynamicCache: layer_class_to_replicate is DynamicLayer"
+    )
     assert cache.layers == [] and cache.offloading is False, "DynamicCache: layers and offloading"
     states = torch.zeros(1, 2, 3, 4)
     cache.update(states, states, 0)
     layer = cache.layers[0]
-    assert layer.keys.shape == states.shape and layer.get_seq_length() == 3, "DynamicLayer: keys, values and their length"
+    assert layer.keys.shape == states.shape and layer.get_seq_length() == 3, (
+        "DynamicLayer: keys, values and their length"
+    )
     assert layer.get_mask_sizes(2) == (5, 0), "DynamicLayer: get_mask_sizes(new) is (seen + new, 0)"
-    used = {"reorder_cache", "batch_repeat_interleave", "batch_select_indices", "crop", "reset", "is_initialized"}
+    used = {
+        "reorder_cache",
+        "batch_repeat_interleave",
+        "batch_select_indices",
+        "crop",
+        "reset",
+        "is_initialized",
+    }
     assert used <= set(dir(layer)), f"DynamicLayer: has {', '.join(sorted(used))}"
 
 
@@ -106,10 +135,20 @@ def test_stock_attention_without_a_mask_is_causal(model):
     attention = decoder(model).layers[0].self_attn
     config = model.config.get_text_config()
     heads, size = config.num_attention_heads, attention.head_dim
-    query, key, value = (torch.randn(1, n, 6, size) for n in (heads, *[config.num_key_value_heads] * 2))
-    whole, _ = sdpa_attention_forward(attention, query, key, value, None, scaling=size**-0.5, dropout=0.0)
-    part, _ = sdpa_attention_forward(attention, *(states[:, :, :4] for states in (query, key, value)), None, scaling=size**-0.5)
-    torch.testing.assert_close(whole[:, :4], part, msg="sdpa_attention_forward: without a mask, a token sees those before it")
+    query, key, value = (
+        torch.randn(1, n, 6, size) for n in (heads, *[config.num_key_value_heads] * 2)
+    )
+    whole, _ = sdpa_attention_forward(
+        attention, query, key, value, None, scaling=size**-0.5, dropout=0.0
+    )
+    part, _ = sdpa_attention_forward(
+        attention, *(states[:, :, :4] for states in (query, key, value)), None, scaling=size**-0.5
+    )
+    torch.testing.assert_close(
+        whole[:, :4],
+        part,
+        msg="sdpa_attention_forward: without a mask, a token sees those before it",
+    )
 
 
 def test_generate_makes_a_plain_empty_cache_before_the_prompt(model, batch):
@@ -139,9 +178,13 @@ def test_the_front_half_of_a_vision_model(family):
     grid = torch.tensor([[1, 4, 4]])
     pixels = torch.zeros(16, 3 * 2 * 8 * 8)
     features = model.get_image_features(pixels, grid).pooler_output
-    assert [tuple(part.shape) for part in features] == [(4, 128)], "get_image_features: pooler_output has a tensor a picture"
+    assert [tuple(part.shape) for part in features] == [(4, 128)], (
+        "get_image_features: pooler_output has a tensor a picture"
+    )
 
 
 def test_the_processor_marks_what_is_vision():
     inputs = tiny_processor()(text=["a"], return_tensors="pt", padding=True)
-    assert "mm_token_type_ids" in inputs, "processors return mm_token_type_ids: without it positions are silently 1-D"
+    assert "mm_token_type_ids" in inputs, (
+        "processors return mm_token_type_ids: without it positions are silently 1-D"
+    )

@@ -31,7 +31,9 @@ def main() -> None:
     config = replace(read_recipe(TrainConfig, arguments.recipe), scope=arguments.scope)
     name, sign = ("logprob", -1) if config.completions == "given" else ("accuracy", 1)
     score = "cross-entropy" if config.completions == "given" else "accuracy"
-    print(f"| model | p | token ratio | {score} | the same weights read densely |\n|---|---|---|---|---|")
+    print(
+        f"| model | p | token ratio | {score} | the same weights read densely |\n|---|---|---|---|---|"
+    )
     for folder in arguments.models:
         model, processor = load(folder)
         rows = open_part(config.probe_data, config, processor)
@@ -39,7 +41,10 @@ def main() -> None:
         for p in map(float, arguments.p.split(",")):
             found = measure(model, processor, probe, replace(config, p=p))
             sparse, dense = (sign * found[f"probe/{one}"] for one in (name, f"full_{name}"))
-            print(f"| {folder} | {p:g} | {found['probe/token_ratio']:.1%} | {sparse:.3f} | {dense:.3f} |", flush=True)
+            print(
+                f"| {folder} | {p:g} | {found['probe/token_ratio']:.1%} | {sparse:.3f} | {dense:.3f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -16,20 +16,47 @@ from pydoc_data.topics import topics
 
 from smollm2 import smollm2
 
-NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Iris", "Jack", "Kate", "Leo", "Mary", "Nick")
-SEEDS = {"train": range(6000), "val": range(6000, 6400)}  # of the questions: the same seed gives the same person and number
+NAMES = (
+    "Anna",
+    "Ben",
+    "Clara",
+    "David",
+    "Emma",
+    "Frank",
+    "Grace",
+    "Henry",
+    "Iris",
+    "Jack",
+    "Kate",
+    "Leo",
+    "Mary",
+    "Nick",
+)
+SEEDS = {
+    "train": range(6000),
+    "val": range(6000, 6400),
+}  # of the questions: the same seed gives the same person and number
 
 
 def rows(tokenizer, text: str, prompt: int, completion: int, stride: int) -> list[dict]:
     ids = tokenizer(text).input_ids
-    spans = [ids[i : i + prompt + completion] for i in range(0, len(ids) - prompt - completion, stride)]
-    return [{"prompt": tokenizer.decode(span[:prompt]), "completion": tokenizer.decode(span[prompt:])} for span in spans]
+    spans = [
+        ids[i : i + prompt + completion] for i in range(0, len(ids) - prompt - completion, stride)
+    ]
+    return [
+        {"prompt": tokenizer.decode(span[:prompt]), "completion": tokenizer.decode(span[prompt:])}
+        for span in spans
+    ]
 
 
 def question(paragraphs: list[str], seed: int, count: int = 3) -> dict:
     """`count` paragraphs with somebody's number somewhere between them; the prompt ends where the number must follow."""
     rng = random.Random(seed)
-    body, person, number = rng.sample(paragraphs, count), rng.choice(NAMES), str(rng.randint(1000, 9999))
+    body, person, number = (
+        rng.sample(paragraphs, count),
+        rng.choice(NAMES),
+        str(rng.randint(1000, 9999)),
+    )
     body.insert(rng.randint(0, len(body)), f"The number of {person} is {number}.")
     return {"prompt": "\n\n".join([*body, f"The number of {person} is "]), "answer": number}
 
@@ -50,11 +77,15 @@ def main() -> None:
     names = sorted(topics)
     for split, held in (("train", False), ("val", True)):
         text = "\n".join(topics[name] for i, name in enumerate(names) if (i % 5 == 4) == held)
-        paragraphs = [part.replace("\n", " ") for part in text.split("\n\n") if 80 < len(part) < 400]
+        paragraphs = [
+            part.replace("\n", " ") for part in text.split("\n\n") if 80 < len(part) < 400
+        ]
         asked = [question(paragraphs, seed) for seed in SEEDS[split]]
         found = rows(tokenizer, text, arguments.prompt, arguments.completion, arguments.stride)
         for name, part in ((split, found), (f"questions_{split}", asked)):
-            (arguments.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+            (arguments.folder / f"{name}.jsonl").write_text(
+                "".join(json.dumps(row) + "\n" for row in part)
+            )
             print(name, len(part))
 
 

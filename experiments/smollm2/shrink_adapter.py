@@ -29,10 +29,12 @@ def main() -> None:
     halved = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
     save_file(halved, arguments.output / "adapter_model.safetensors", metadata={"format": "pt"})
     shutil.copy(arguments.trained / "zipr1.json", arguments.output)
-    card = (arguments.trained / "README.md").read_text().replace(str(arguments.trained.resolve()), str(arguments.output))
-    card += (
-        f"\nThe numbers are of the adapter as trained; this is its best approximation of rank {arguments.rank}, in bfloat16.\n"
+    card = (
+        (arguments.trained / "README.md")
+        .read_text()
+        .replace(str(arguments.trained.resolve()), str(arguments.output))
     )
+    card += f"\nThe numbers are of the adapter as trained; this is its best approximation of rank {arguments.rank}, in bfloat16.\n"
     (arguments.output / "README.md").write_text(card)
 
 

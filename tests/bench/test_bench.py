@@ -11,7 +11,18 @@ from zipr1.cli.main import main
 
 
 def test_the_rows_of_a_small_bench(capsys, tmp_path):
-    flags = ("--tokens", "64,128", "--ratios", "0.25,1", "--repeats", "1", "--threads", "1", "--rules", "topk,downsample")
+    flags = (
+        "--tokens",
+        "64,128",
+        "--ratios",
+        "0.25,1",
+        "--repeats",
+        "1",
+        "--threads",
+        "1",
+        "--rules",
+        "topk,downsample",
+    )
     main(["bench", "--json", "--decode_batches", "2", "--output_dir", str(tmp_path), *flags])
     rows = json.loads(capsys.readouterr().out)
     prefill = [row for row in rows if row["phase"] == "prefill"]
@@ -22,16 +33,23 @@ def test_the_rows_of_a_small_bench(capsys, tmp_path):
         for rule, scope in (("topk", "attention"), ("topk", "layer"), ("downsample", "input"))
     } | {(tokens, "min_tokens", 1, "attention") for tokens in (64, 128)}
     for row in prefill:
-        assert row["dense_bytes"] == 2 * 2 * 128 * 4 * row["tokens"]  # keys and values, 2 heads of 128, 4 bytes
+        assert (
+            row["dense_bytes"] == 2 * 2 * 128 * 4 * row["tokens"]
+        )  # keys and values, 2 heads of 128, 4 bytes
         assert row["sparse_bytes"] == row["ratio"] * row["dense_bytes"]
     for row in rows:
         assert row["share_of_bound"] == pytest.approx(row["speedup"] / row["bound"])
         assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
     decode = [row for row in rows if row["phase"] == "decode"]
-    assert [(row["tokens"], row["batch"], row["ratio"]) for row in decode] == [(64, 2, 0.25), (128, 2, 0.25)]
+    assert [(row["tokens"], row["batch"], row["ratio"]) for row in decode] == [
+        (64, 2, 0.25),
+        (128, 2, 0.25),
+    ]
     with (tmp_path / "bench.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert len(table) == len(rows) and {row["transformers"] for row in table} == {transformers.__version__}
+    assert len(table) == len(rows) and {row["transformers"] for row in table} == {
+        transformers.__version__
+    }
     needed = "device shape tokens ratio scope phase dense_ms sparse_ms speedup bound share_of_bound dense_bytes sparse_bytes"
     assert all(set(needed.split()) <= row.keys() for row in rows)
     saved = json.loads((tmp_path / "bench.json").read_text())
@@ -41,7 +59,14 @@ def test_the_rows_of_a_small_bench(capsys, tmp_path):
 
 def test_break_even_is_where_sparse_stays_ahead():
     rows = [
-        {"phase": "prefill", "rule": "topk", "ratio": 0.25, "scope": "layer", "tokens": tokens, "speedup": speedup}
+        {
+            "phase": "prefill",
+            "rule": "topk",
+            "ratio": 0.25,
+            "scope": "layer",
+            "tokens": tokens,
+            "speedup": speedup,
+        }
         for tokens, speedup in ((512, 1.2), (1024, 0.9), (2048, 1.1), (4096, 2.0))
     ]
     assert break_even(rows, 0.25, "layer") == 2048  # not 512: slower again at 1,024
@@ -66,10 +91,37 @@ def test_what_the_choice_costs_is_a_share_of_the_sparse_layers():
 
 
 def test_fastv_keeps_all_then_a_share_and_the_vision_tower_is_timed(capsys, tmp_path):
-    flags = ("--tokens", "64", "--ratios", "0.25", "--repeats", "1", "--threads", "1", "--phases", "prefill,vision")
-    main(["bench", "--json", "--rules", "fastv,recent", "--layers", "4", "--output_dir", str(tmp_path), *flags])
+    flags = (
+        "--tokens",
+        "64",
+        "--ratios",
+        "0.25",
+        "--repeats",
+        "1",
+        "--threads",
+        "1",
+        "--phases",
+        "prefill,vision",
+    )
+    main(
+        [
+            "bench",
+            "--json",
+            "--rules",
+            "fastv,recent",
+            "--layers",
+            "4",
+            "--output_dir",
+            str(tmp_path),
+            *flags,
+        ]
+    )
     rows = json.loads(capsys.readouterr().out)
-    sizes = {row["rule"]: row["sparse_bytes"] / row["dense_bytes"] for row in rows if row["phase"] == "prefill"}
+    sizes = {
+        row["rule"]: row["sparse_bytes"] / row["dense_bytes"]
+        for row in rows
+        if row["phase"] == "prefill"
+    }
     assert sizes == {"fastv": (2 + 2 * 0.25) / 4, "recent": 0.25, "min_tokens": 1}
     assert [row["phase"] for row in rows].count("vision") == 1
 

@@ -17,7 +17,9 @@ from zipr1.training.metrics import final_row
 from zipr1.training.questions import Questions
 from zipr1.training.train import train
 
-RECIPE = "tasks: [shapes, digits]\nprompts_per_step: 2\nnum_generations: 3\nmax_completion_length: 4\n"
+RECIPE = (
+    "tasks: [shapes, digits]\nprompts_per_step: 2\nnum_generations: 3\nmax_completion_length: 4\n"
+)
 
 
 def test_rows_parts_and_tokens(tmp_path, capsys):
@@ -29,10 +31,14 @@ def test_rows_parts_and_tokens(tmp_path, capsys):
     assert sparse["token_ratio"] < 0.95 and dense["token_ratio"] == 1.0
     processor = load("zipr1/tiny")[1]
     questions = Questions(TrainConfig(tasks=["shapes", "digits"]), processor, 4096)
-    asked = [questions.example(number, number // 2) for number in range(2, 6)]  # of steps 2 and 3, two each
+    asked = [
+        questions.example(number, number // 2) for number in range(2, 6)
+    ]  # of steps 2 and 3, two each
     prompts = sum(prepare(processor, [example])["input_ids"].shape[1] for example in asked)
     for row in rows:
-        assert row["prompt_tokens"] == round(3 * prompts / 2)  # of a step: each is read by three rollouts
+        assert row["prompt_tokens"] == round(
+            3 * prompts / 2
+        )  # of a step: each is read by three rollouts
         assert 2 * 3 <= row["completion_tokens"] <= 2 * 3 * 4
         assert all(row[part] > 0 for part in PARTS)
         tokens = row["prompt_tokens"] + row["completion_tokens"]
@@ -40,7 +46,9 @@ def test_rows_parts_and_tokens(tmp_path, capsys):
     assert dense["speed"] == 1.0
     saved = json.loads((tmp_path / "out" / "bench_train.json").read_text())
     assert saved["rows"] == rows and saved["versions"]["torch"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["bench_train.json"]  # the runs are thrown away
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [
+        "bench_train.json"
+    ]  # the runs are thrown away
 
 
 TIMES = "step_time", "seconds/probe"
@@ -55,7 +63,12 @@ def test_the_steps_of_a_run_have_their_parts(tmp_path):
             patches.append(len(args[0]))
 
     config = TrainConfig(
-        tasks=["shapes"], prompts_per_step=2, num_generations=4, max_steps=2, probe_per_task=1, output_dir=str(tmp_path)
+        tasks=["shapes"],
+        prompts_per_step=2,
+        num_generations=4,
+        max_steps=2,
+        probe_per_task=1,
+        output_dir=str(tmp_path),
     )
     handle = register_module_forward_hook(count)
     try:
@@ -63,9 +76,14 @@ def test_the_steps_of_a_run_have_their_parts(tmp_path):
     finally:
         handle.remove()
     lines = [json.loads(line) for line in Path(tmp_path / "metrics.jsonl").read_text().splitlines()]
-    named = [{name.removeprefix("seconds/") for name in row if name.startswith("seconds/")} for row in lines]
+    named = [
+        {name.removeprefix("seconds/") for name in row if name.startswith("seconds/")}
+        for row in lines
+    ]
     assert named == [{"probe"}, set(PARTS), {*PARTS, "probe"}]
-    assert final_row(tmp_path)["seconds"] == sum(value for row in lines for name, value in row.items() if name in TIMES)
+    assert final_row(tmp_path)["seconds"] == sum(
+        value for row in lines for name, value in row.items() if name in TIMES
+    )
     one = min(patches)  # a measurement on the probe set has one question, a step two
     assert [number for number in patches if number != one] == [2 * one, 2 * one]
 
@@ -85,7 +103,12 @@ def test_bench_without_train_is_what_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "word"), [(("--steps", "0"), "steps=0"), (("nowhere.yaml",), "nowhere.yaml: no such"), (("--golf",), "golf")]
+    ("flags", "word"),
+    [
+        (("--steps", "0"), "steps=0"),
+        (("nowhere.yaml",), "nowhere.yaml: no such"),
+        (("--golf",), "golf"),
+    ],
 )
 def test_what_cannot_be_timed_says_so(capsys, flags, word):
     with pytest.raises(SystemExit) as stop:

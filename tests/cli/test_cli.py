@@ -56,10 +56,14 @@ def test_answer_about_a_picture(capsys, picture, tmp_path):
     result = json.loads(text)
     assert status == 0
     layers = len(result["kept_tokens_per_layer"])
-    assert result["token_ratio"] == pytest.approx(sum(result["kept_tokens_per_layer"]) / layers / result["tokens"])
+    assert result["token_ratio"] == pytest.approx(
+        sum(result["kept_tokens_per_layer"]) / layers / result["tokens"]
+    )
     per_token = 2 * 2 * 32 * 4  # keys and values, 2 heads of 32, 4 bytes
     assert result["kv_bytes_kept"] == per_token * sum(result["kept_tokens_per_layer"])
-    assert result["kv_bytes_kept"] + result["kv_bytes_saved"] == per_token * layers * result["tokens"]
+    assert (
+        result["kv_bytes_kept"] + result["kv_bytes_saved"] == per_token * layers * result["tokens"]
+    )
     assert result["full"]["kept_tokens_per_layer"] == [result["tokens"]] * layers
     drawn = np.asarray(Image.open(out))
     assert drawn[:480].std() > 10 and Image.open(out).width >= 480
@@ -69,15 +73,28 @@ def test_the_picture_is_dark_where_every_layer_dropped(capsys, picture, tmp_path
     brightness = []
     for p in ("1.0", "0.3"):
         out = tmp_path / f"{p}.png"
-        run(capsys, "answer", str(picture), "What colour is the circle?", "--picture", str(out), "--p", p)
+        run(
+            capsys,
+            "answer",
+            str(picture),
+            "What colour is the circle?",
+            "--picture",
+            str(out),
+            "--p",
+            p,
+        )
         brightness.append(np.asarray(Image.open(out).convert("L"))[:480].mean())
     assert brightness[1] < 0.7 * brightness[0]
 
 
 def test_answer_about_a_clip_for_a_person(capsys, clip, tmp_path):
     out = tmp_path / "kept.png"
-    status, text, _ = run(capsys, "answer", str(clip), "Which way does the circle move?", "--picture", str(out))
-    assert status == 0 and "token ratio" in text and "kept per layer" in text and "bytes kept" in text
+    status, text, _ = run(
+        capsys, "answer", str(clip), "Which way does the circle move?", "--picture", str(out)
+    )
+    assert (
+        status == 0 and "token ratio" in text and "kept per layer" in text and "bytes kept" in text
+    )
     assert Image.open(out).width == 2 * 480  # a contact sheet, four pairs of frames in two columns
 
 
@@ -90,23 +107,58 @@ def test_a_page_for_each_layer(capsys, picture, tmp_path):
 
 
 def test_eval_prints_the_table(capsys, tmp_path):
-    flags = ("--questions", "4", "--tasks", "shapes,motion", "--output_dir", str(tmp_path), "--threads", "1")
-    status, text, _ = run(capsys, "eval", "zipr1/tiny", "--methods", "full,zipvl,topk", "--curve", "0.9,0.99", "--json", *flags)
+    flags = (
+        "--questions",
+        "4",
+        "--tasks",
+        "shapes,motion",
+        "--output_dir",
+        str(tmp_path),
+        "--threads",
+        "1",
+    )
+    status, text, _ = run(
+        capsys,
+        "eval",
+        "zipr1/tiny",
+        "--methods",
+        "full,zipvl,topk",
+        "--curve",
+        "0.9,0.99",
+        "--json",
+        *flags,
+    )
     rows = json.loads(text)
     assert status == 0 and [row["method"] for row in rows] == ["full", "zipvl", "topk"]
     assert ["difference" in row for row in rows] == [False, True, True]
-    assert rows[0]["token_ratio"] == 1 and 0.1 < rows[1]["token_ratio"] < 1 and 0.25 <= rows[2]["token_ratio"] < 0.27
+    assert (
+        rows[0]["token_ratio"] == 1
+        and 0.1 < rows[1]["token_ratio"] < 1
+        and 0.25 <= rows[2]["token_ratio"] < 0.27
+    )
     for row in rows:
         assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
         assert row["accuracy"] == pytest.approx(sum(row["per_task"].values()) / 2)
     records = [json.loads(line) for line in (tmp_path / "records.jsonl").open()]
     assert len(records) == 24 and records[0]["id"].startswith("shapes/test/0/")
-    assert {"task", "id", "method", "p", "answer", "right", "token_ratio", "layer_ratios"} <= records[0].keys()
+    assert {
+        "task",
+        "id",
+        "method",
+        "p",
+        "answer",
+        "right",
+        "token_ratio",
+        "layer_ratios",
+    } <= records[0].keys()
     saved = json.loads((tmp_path / "table.json").read_text())
     assert saved["rows"] == rows and saved["versions"]["transformers"] and saved["commit"]
     assert (tmp_path / "table.md").read_text().count("\n") == 5
     curve = json.loads((tmp_path / "curve.json").read_text())
-    assert curve[0]["token_ratio"] < curve[1]["token_ratio"] and (tmp_path / "curve.png").stat().st_size > 5000
+    assert (
+        curve[0]["token_ratio"] < curve[1]["token_ratio"]
+        and (tmp_path / "curve.png").stat().st_size > 5000
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +183,9 @@ def test_every_option_has_a_help_text(capsys, command, settings):
     assert status == 0
     for field in fields(settings):
         assert told[field.name][0].isalpha() and told[field.name].endswith("."), field.name
-        assert re.sub(r"\s", "", told[field.name]) in re.sub(r"\s", "", text), field.name  # wrapped anywhere
+        assert re.sub(r"\s", "", told[field.name]) in re.sub(r"\s", "", text), (
+            field.name
+        )  # wrapped anywhere
 
 
 def text_model(folder):
@@ -151,7 +205,9 @@ def torn_model(folder):
 def other_family(folder):
     shutil.copytree(EMBEDDED["zipr1/tiny"], folder)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": config["text_config"]["vocab_size"]}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "gpt2", "vocab_size": config["text_config"]["vocab_size"]})
+    )
     return str(folder)
 
 
@@ -170,13 +226,21 @@ RECIPES = {
         ([], 2, 'error: expected "command" to be one of {answer,train,eval,bench,demo, ...}'),
         (["traim"], 2, "error: argument command: invalid choice: 'traim' (choose from 'answer',"),
         (["data", "chekc"], 2, "invalid choice: 'chekc'"),
-        (["eval"], 2, "error: the following arguments are required: model; `--help` lists what there is\n"),
+        (
+            ["eval"],
+            2,
+            "error: the following arguments are required: model; `--help` lists what there is\n",
+        ),
         (["answer", "none.png", "What?"], 2, "none.png: no such file"),
         (["answer", "{broken}", "What?"], 2, "broken.png"),
         (["answer", "{picture}", "  "], 2, "question is empty"),
         (["answer", "{picture}", "What?", "--p", "1.5"], 2, "p=1.5"),
         (["answer", "{picture}", "What?", "--p", "0"], 2, "p=0"),
-        (["answer", "{picture}", "What?", "--model", "{other}"], 2, "'gpt2' is not supported; use one of qwen2_vl"),
+        (
+            ["answer", "{picture}", "What?", "--model", "{other}"],
+            2,
+            "'gpt2' is not supported; use one of qwen2_vl",
+        ),
         (["answer", "{picture}", "What?", "--model", "{text}"], 2, "sees no pictures"),
         (["eval", "{text}"], 2, "sees no pictures"),
         (["eval", "{torn}"], 1, "weights cannot be read"),
@@ -188,16 +252,36 @@ RECIPES = {
         (["demo", "--questions", "0"], 2, "questions=0"),
         (["answer", "{picture}", "What?", "--max_frames", "0"], 2, "max_frames=0"),
         (["answer", "{picture}", "What?", "--picture", "kept.xyz"], 2, "kept.xyz"),
-        (["answer", "{picture}", "What?", "--model", "no/such/folder"], 2, "neither a model folder nor a hub id"),
+        (
+            ["answer", "{picture}", "What?", "--model", "no/such/folder"],
+            2,
+            "neither a model folder nor a hub id",
+        ),
         (["answer", "{picture}", "{long}"], 2, "4096 positions"),
         (["answer", "{picture}", "What?", "--bogus", "1"], 2, "--bogus: no such option\n"),
         (["train", "--maxsteps=2"], 2, "--maxsteps: no such option; did you mean --max_steps?\n"),
-        (["data", "check", "rows.json", "--media-rot", "."], 2, "--media_rot: no such option; did you mean --media_root?\n"),
+        (
+            ["data", "check", "rows.json", "--media-rot", "."],
+            2,
+            "--media_rot: no such option; did you mean --media_root?\n",
+        ),
         (["bench", "train", "--step=2"], 2, "--step: no such option; did you mean --steps?\n"),
         (["eval", "{run}"], 2, "run/final\n"),
-        (["train", "{recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
-        (["demo", "--recipe", "{recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
-        (["train", "--config={recipe}"], 2, "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n"),
+        (
+            ["train", "{recipe}"],
+            2,
+            "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n",
+        ),
+        (
+            ["demo", "--recipe", "{recipe}"],
+            2,
+            "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n",
+        ),
+        (
+            ["train", "--config={recipe}"],
+            2,
+            "recipe.yaml: max_stepz: no such setting; did you mean max_steps?\n",
+        ),
         (["train", "{picture}.yaml"], 2, "no such recipe"),
         (["train", "recipe"], 2, "error: recipe: no such recipe;"),
         (["bench", "train", "recipe"], 2, "error: recipe: no such recipe;"),
@@ -205,17 +289,37 @@ RECIPES = {
         (["train", "{typed}"], 2, "typed.yaml: max_steps: many: expected int\n"),
         (["train", "{typed}", "--beta=high"], 2, "typed.yaml: max_steps: many: expected int\n"),
         (["demo", "--recipe", "{typed}"], 2, "typed.yaml: max_steps: many: expected int\n"),
-        (["eval", "zipr1/tiny", "--suite", "tiny14"], 2, "--suite=tiny14: expected one of ['paper', 'tiny13'] or null\n"),
+        (
+            ["eval", "zipr1/tiny", "--suite", "tiny14"],
+            2,
+            "--suite=tiny14: expected one of ['paper', 'tiny13'] or null\n",
+        ),
         (["bench", "train", "--steps", "x"], 2, "error: --steps=x: expected int\n"),
-        (["bench", "train", "--steps", "x", "--config", "{listed}"], 2, "listed.yaml: not a recipe"),
-        (["data", "check", "rows.json", "--max_frames", "x", "--config={listed}"], 2, "listed.yaml: not a recipe"),
+        (
+            ["bench", "train", "--steps", "x", "--config", "{listed}"],
+            2,
+            "listed.yaml: not a recipe",
+        ),
+        (
+            ["data", "check", "rows.json", "--max_frames", "x", "--config={listed}"],
+            2,
+            "listed.yaml: not a recipe",
+        ),
         (["train", "{plain}", "--max_steps", "null"], 2, "error: --max_steps=None: expected int\n"),
         (["train", "{plain}", "--seed", "x"], 2, "error: --seed=x: expected int\n"),
         (["train", "{plain}", "--tasks", "[1]"], 2, "error: --tasks=1: expected str\n"),
         (["train", "{small}"], 2, "small.yaml: lora_r: 0.001: expected int\n"),
         (["train", "{open}"], 2, "open.yaml: not a YAML file (while parsing a flow node expected"),
-        (["train", "--json", "{plain}"], 2, "plain.yaml; a recipe comes first, or after --config\n"),
-        (["train", "--json", "my.yaml"], 2, "arguments: my.yaml; a recipe comes first, or after --config\n"),
+        (
+            ["train", "--json", "{plain}"],
+            2,
+            "plain.yaml; a recipe comes first, or after --config\n",
+        ),
+        (
+            ["train", "--json", "my.yaml"],
+            2,
+            "arguments: my.yaml; a recipe comes first, or after --config\n",
+        ),
         (["bench", "--tokens", "x"], 2, "tokens=x: expected numbers with commas between them"),
         (["pretrain", "--stages.steps", "x"], 2, "error: --stages=x: expected int\n"),
         (["train", "--config", "{broken}"], 2, "broken.png"),
@@ -224,7 +328,11 @@ RECIPES = {
         (["eval", "zipr1/tiny", "--methods", "full,magic"], 2, "magic"),
         (["eval", "zipr1/tiny", "--tasks", "golf"], 2, "golf"),
         (["demo", "--recipe", "none.yaml"], 2, "none.yaml"),
-        (["answer", "{picture}", "What?", "--model", "owner/none"], 1, "owner/none: there is no such folder"),
+        (
+            ["answer", "{picture}", "What?", "--model", "owner/none"],
+            1,
+            "owner/none: there is no such folder",
+        ),
     ],
 )
 def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, status, word):
@@ -233,16 +341,32 @@ def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, 
     for name, text in RECIPES.items():
         (tmp_path / f"{name}.yaml").write_text(text)
     folders = {"other": other_family, "text": text_model, "torn": torn_model}
-    places = {"broken": tmp_path / "broken.png", "picture": picture, "recipe": tmp_path / "recipe.yaml", "long": "why " * 5000}
+    places = {
+        "broken": tmp_path / "broken.png",
+        "picture": picture,
+        "recipe": tmp_path / "recipe.yaml",
+        "long": "why " * 5000,
+    }
     (tmp_path / "run" / "final").mkdir(parents=True)
     places |= {"run": tmp_path / "run"} | {name: tmp_path / f"{name}.yaml" for name in RECIPES}
-    places |= {name: make(tmp_path / name) for name, make in folders.items() if f"{{{name}}}" in arguments}
+    places |= {
+        name: make(tmp_path / name) for name, make in folders.items() if f"{{{name}}}" in arguments
+    }
     got, out, err = run(capsys, *(argument.format(**places) for argument in arguments))
-    assert got == status and word in err and "Traceback" not in err and "usage:" not in err and out == ""
+    assert (
+        got == status
+        and word in err
+        and "Traceback" not in err
+        and "usage:" not in err
+        and out == ""
+    )
 
 
 def test_the_installed_command_works():
-    done = subprocess.run([sys.executable, "-m", "zipr1.cli", "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "zipr1.cli", "--help"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and all(
-        name in done.stdout for name in ("answer", "train", "eval", "bench", "demo", "pretrain", "report")
+        name in done.stdout
+        for name in ("answer", "train", "eval", "bench", "demo", "pretrain", "report")
     )

@@ -19,19 +19,45 @@ def test_each_value_is_followed_by_its_source(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("objective", "gate"), [("qwen_paper", "none"), ("qwen_sparsity_forcing", "group")])
+@pytest.mark.parametrize(
+    ("objective", "gate"), [("qwen_paper", "none"), ("qwen_sparsity_forcing", "group")]
+)
 def test_the_published_objectives_go_over_a_models_recipe(name, objective, gate):
     recipe = str(RECIPES / f"{name}.yaml")
     own = parse(["train", recipe])[1]
     config = parse(["train", recipe, "--config", str(RECIPES / f"{objective}.yaml")])[1]
-    assert (config.objective.gate, config.objective.efficiency_reward, config.objective.sparsity_weight) == (gate, 1.0, 0.0)
-    assert (config.objective.kl, config.objective.beta, config.dense_share) == ("sampled", 0.04, 0.0)
+    assert (
+        config.objective.gate,
+        config.objective.efficiency_reward,
+        config.objective.sparsity_weight,
+    ) == (gate, 1.0, 0.0)
+    assert (config.objective.kl, config.objective.beta, config.dense_share) == (
+        "sampled",
+        0.04,
+        0.0,
+    )
     changed = {"preset", "gate", "baseline", "dense_share"}
-    assert {field for field, value in vars(config).items() if value != getattr(own, field)} <= changed
-    assert config.model == own.model and config.max_pixels == 401408 and config.video_max_pixels == 128 * 28 * 28
+    assert {
+        field for field, value in vars(config).items() if value != getattr(own, field)
+    } <= changed
+    assert (
+        config.model == own.model
+        and config.max_pixels == 401408
+        and config.video_max_pixels == 128 * 28 * 28
+    )
 
 
 def test_a_recipe_says_what_the_check_checks():
-    config = DataCheckConfig("rows.json", recipe=str(RECIPES / "qwen2_vl_7b.yaml"), max_frames=4).training()
-    assert (config.data, config.model, config.max_pixels) == ("rows.json", "Qwen/Qwen2-VL-7B-Instruct", 401408)
-    assert (config.max_frames, config.media_root, config.max_completion_length) == (4, "Video-R1-data", 64)
+    config = DataCheckConfig(
+        "rows.json", recipe=str(RECIPES / "qwen2_vl_7b.yaml"), max_frames=4
+    ).training()
+    assert (config.data, config.model, config.max_pixels) == (
+        "rows.json",
+        "Qwen/Qwen2-VL-7B-Instruct",
+        401408,
+    )
+    assert (config.max_frames, config.media_root, config.max_completion_length) == (
+        4,
+        "Video-R1-data",
+        64,
+    )

@@ -42,31 +42,51 @@ def test_the_time_between_frames_is_the_clips_own(tmp_path):
     assert list(inputs["second_per_grid_ts"]) == pytest.approx([2 / 2.4])
     assert len(read_clip(tmp_path / "a.mp4", 100)[0]) == 10  # pairs
     frames, fps = read_clip(tmp_path / "a.mp4", 100, fps=4)
-    assert (len(frames), fps) == (6, pytest.approx(5 / 1.25))  # no more than 4 a second, and both ends
+    assert (len(frames), fps) == (
+        6,
+        pytest.approx(5 / 1.25),
+    )  # no more than 4 a second, and both ends
 
 
 def test_a_clip_is_decoded_once(tmp_path, monkeypatch):
     """Opened once to count its packets, once to decode it; again only where packets turn out not to be frames."""
     opened, real = [], av.open
-    monkeypatch.setattr(av, "open", lambda *arguments, **settings: opened.append(1) or real(*arguments, **settings))
+    monkeypatch.setattr(
+        av, "open", lambda *arguments, **settings: opened.append(1) or real(*arguments, **settings)
+    )
     with real(str(tmp_path / "a.mkv"), "w") as container:
-        stream = container.add_stream("libx264", rate=8, options={"g": "8", "bf": "0"})  # every eighth frame stands alone
+        stream = container.add_stream(
+            "libx264", rate=8, options={"g": "8", "bf": "0"}
+        )  # every eighth frame stands alone
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
         for i in range(24):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), 10 * i, dtype=np.uint8))))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(np.full((64, 64, 3), 10 * i, dtype=np.uint8))
+                )
+            )
         container.mux(stream.encode())
     frames, _ = read_clip(tmp_path / "a.mkv", 4)
     assert len(opened) == 2
-    np.testing.assert_allclose([np.asarray(frame).mean() for frame in frames], [0, 80, 150, 230], atol=4)
-    with real(str(tmp_path / "a.mkv")) as whole, real(str(tmp_path / "headless.mkv"), "w") as container:
+    np.testing.assert_allclose(
+        [np.asarray(frame).mean() for frame in frames], [0, 80, 150, 230], atol=4
+    )
+    with (
+        real(str(tmp_path / "a.mkv")) as whole,
+        real(str(tmp_path / "headless.mkv"), "w") as container,
+    ):
         stream = container.add_stream_from_template(whole.streams.video[0])
-        for packet in list(whole.demux(video=0))[1:-1]:  # the first frame is lost, so the seven after it say nothing
+        for packet in list(whole.demux(video=0))[
+            1:-1
+        ]:  # the first frame is lost, so the seven after it say nothing
             packet.stream = stream
             container.mux(packet)
     opened.clear()
     frames, fps = read_clip(tmp_path / "headless.mkv", 4)
     assert len(opened) == 3 and fps == pytest.approx(3 / (15 / 8))
-    np.testing.assert_allclose([np.asarray(frame).mean() for frame in frames], [80, 130, 180, 230], atol=4)  # 8, 13, 18, 23
+    np.testing.assert_allclose(
+        [np.asarray(frame).mean() for frame in frames], [80, 130, 180, 230], atol=4
+    )  # 8, 13, 18, 23
 
 
 def test_the_content_decides_not_the_name(tmp_path):
@@ -80,12 +100,21 @@ def test_pictures_of_every_kind(tmp_path):
     page = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     page.paste((255, 0, 0, 255), (0, 0, 4, 8))
     page.save(tmp_path / "alpha.png")
-    page.convert("P").save(tmp_path / "palette.png", transparency=page.convert("P").getpixel((7, 0)))
+    page.convert("P").save(
+        tmp_path / "palette.png", transparency=page.convert("P").getpixel((7, 0))
+    )
     for name in ("alpha.png", "palette.png"):
         picture = read_picture(tmp_path / name)
-        assert [picture.getpixel(place) for place in ((0, 0), (7, 0))] == [(255, 0, 0), (255, 255, 255)], name
+        assert [picture.getpixel(place) for place in ((0, 0), (7, 0))] == [
+            (255, 0, 0),
+            (255, 255, 255),
+        ], name
     Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16)).save(tmp_path / "grey.png")
-    assert [pixel[0] for pixel in np.asarray(read_picture(tmp_path / "grey.png"))[0].tolist()] == [0, 100, 255]
+    assert [pixel[0] for pixel in np.asarray(read_picture(tmp_path / "grey.png"))[0].tolist()] == [
+        0,
+        100,
+        255,
+    ]
     red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
     red.save(tmp_path / "camera.jpg", format="MPO", save_all=True, append_images=[blue])
     assert read_picture(tmp_path / "camera.jpg").getpixel((8, 8))[0] > 250
@@ -93,7 +122,10 @@ def test_pictures_of_every_kind(tmp_path):
 
 def test_a_clip_with_a_title_in_latin_1(tmp_path):
     write_clip(tmp_path / "a.mp4", 4)
-    with av.open(str(tmp_path / "a.mp4")) as whole, av.open(str(tmp_path / "titled.mkv"), "w") as container:
+    with (
+        av.open(str(tmp_path / "a.mp4")) as whole,
+        av.open(str(tmp_path / "titled.mkv"), "w") as container,
+    ):
         container.metadata["title"] = "Caf\N{LATIN SMALL LETTER E WITH ACUTE}"
         stream = container.add_stream_from_template(whole.streams.video[0])
         for packet in whole.demux(video=0):
@@ -103,12 +135,16 @@ def test_a_clip_with_a_title_in_latin_1(tmp_path):
     found = (tmp_path / "titled.mkv").read_bytes()
     title = "Caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode()
     assert title in found
-    (tmp_path / "titled.mkv").write_bytes(found.replace(title, title.decode().encode("latin-1") + b"!"))
+    (tmp_path / "titled.mkv").write_bytes(
+        found.replace(title, title.decode().encode("latin-1") + b"!")
+    )
     assert len(read_clip(tmp_path / "titled.mkv", 4)[0]) == 4
 
 
 def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # packages of the tests of lmms-eval switch it on
+    monkeypatch.setattr(
+        ImageFile, "LOAD_TRUNCATED_IMAGES", False
+    )  # packages of the tests of lmms-eval switch it on
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         read_media(tmp_path / "none.png", 8)
     (tmp_path / "text.png").write_text("this is no picture")
@@ -119,7 +155,9 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
     with pytest.raises(MediaError, match=r"half\.jpg.*broken"):
         read_media(tmp_path / "half.jpg", 8)
     heavy = PngImagePlugin.PngInfo()
-    heavy.add_text("comment", "x" * 3_000_000, zip=True)  # more than Pillow unpacks: a ValueError of its own
+    heavy.add_text(
+        "comment", "x" * 3_000_000, zip=True
+    )  # more than Pillow unpacks: a ValueError of its own
     Image.new("RGB", (9, 9)).save(tmp_path / "heavy.png", pnginfo=heavy)
     with pytest.raises(MediaError, match=r"heavy\.png: broken picture"):
         read_media(tmp_path / "heavy.png", 8)
@@ -134,7 +172,9 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
     found = (tmp_path / "known.mkv").read_bytes()
     assert b"V_MPEG4/ISO/ASP" in found
     (tmp_path / "unknown.mkv").write_bytes(found.replace(b"V_MPEG4/ISO/ASP", b"V_MPEG9/ISO/ASP"))
-    with pytest.raises(MediaError, match=r"unknown\.mkv.*codec"):  # to decode it would end the process
+    with pytest.raises(
+        MediaError, match=r"unknown\.mkv.*codec"
+    ):  # to decode it would end the process
         read_media(tmp_path / "unknown.mkv", 8)
     write_clip(tmp_path / "empty.avi", 0)
     with pytest.raises(MediaError, match=r"empty\.avi"):

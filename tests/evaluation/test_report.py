@@ -10,7 +10,18 @@ from zipr1.evaluation.tables import markdown
 
 def records(rights: dict[str, list[int]], ratio: float = 0.5) -> list[Record]:
     return [
-        Record(task, f"{task}/{i}", "m", 0.9, "", "", bool(right), ratio if task == "a" else ratio / 2, (ratio,), 10)
+        Record(
+            task,
+            f"{task}/{i}",
+            "m",
+            0.9,
+            "",
+            "",
+            bool(right),
+            ratio if task == "a" else ratio / 2,
+            (ratio,),
+            10,
+        )
         for task, row in rights.items()
         for i, right in enumerate(row)
     ]
@@ -27,7 +38,13 @@ def test_interval_covers_as_it_should():
     rng = np.random.default_rng(0)
     held = 0
     for trial in range(200):
-        _, low, high = interval({"a": (rng.random(150) < 0.8).astype(float), "b": (rng.random(150) < 0.6).astype(float)}, trial)
+        _, low, high = interval(
+            {
+                "a": (rng.random(150) < 0.8).astype(float),
+                "b": (rng.random(150) < 0.6).astype(float),
+            },
+            trial,
+        )
         held += low <= 0.7 <= high
     assert 180 <= held <= 199
 
@@ -41,6 +58,11 @@ def test_differences_are_paired():
 
 
 def test_markdown_has_a_line_a_method():
-    rows = [table_row("Full", records({"a": [1], "b": [0]})), table_row("ZipR1", records({"a": [1], "b": [1]}), preset="exact")]
+    rows = [
+        table_row("Full", records({"a": [1], "b": [0]})),
+        table_row("ZipR1", records({"a": [1], "b": [1]}), preset="exact"),
+    ]
     lines = markdown(rows).splitlines()
-    assert len(lines) == 4 and lines[3].startswith("| ZipR1 (exact) | 0.9 | 37.5 % | 100.0 | 100.0 | **100.0**")
+    assert len(lines) == 4 and lines[3].startswith(
+        "| ZipR1 (exact) | 0.9 | 37.5 % | 100.0 | 100.0 | **100.0**"
+    )

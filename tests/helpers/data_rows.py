@@ -21,7 +21,9 @@ PUBLISHED = [  # data type, problem type, options, answer, path
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """Where datasets keeps its Arrow files."""
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)  # packages of lmms-eval's tests switch it on
+    monkeypatch.setattr(
+        ImageFile, "LOAD_TRUNCATED_IMAGES", False
+    )  # packages of lmms-eval's tests switch it on
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
@@ -36,12 +38,20 @@ def root(tmp_path):
         stream = container.add_stream("ffv1", rate=8)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
         for i in range(24):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * i, dtype=np.uint8), "rgb24")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(
+                        np.full((48, 64, 3), 10 * i, dtype=np.uint8), "rgb24"
+                    )
+                )
+            )
         container.mux(stream.encode())
     return tmp_path
 
 
-def published(number: int, data_type: str, problem_type: str, options: list, answer: str, path: str) -> dict:
+def published(
+    number: int, data_type: str, problem_type: str, options: list, answer: str, path: str
+) -> dict:
     return {
         "problem_id": number, "problem": f"Question {number}?", "data_type": data_type, "problem_type": problem_type,
         "options": options, "solution": f"<answer>{answer}</answer>", "path": path, "data_source": "" if number else "CLEVR",
@@ -49,17 +59,26 @@ def published(number: int, data_type: str, problem_type: str, options: list, ans
 
 
 def write(path, rows: list) -> str:
-    path.write_text("\n".join(map(json.dumps, rows)) if path.suffix == ".jsonl" else json.dumps(rows))
+    path.write_text(
+        "\n".join(map(json.dumps, rows)) if path.suffix == ".jsonl" else json.dumps(rows)
+    )
     return str(path)
 
 
 def video_r1(root, *more: dict) -> str:
-    return write(root / "rows.json", [*(published(i, *row) for i, row in enumerate(PUBLISHED)), *more])
+    return write(
+        root / "rows.json", [*(published(i, *row) for i, row in enumerate(PUBLISHED)), *more]
+    )
 
 
 GENERAL = [
     {"prompt": "Which colour?", "image": "pictures/blue.png", "answer": "blue", "level": 1},
-    {"prompt": "Same size?", "images": ["pictures/blue.png", "pictures/red.png"], "answer": "no", "level": 2},
+    {
+        "prompt": "Same size?",
+        "images": ["pictures/blue.png", "pictures/red.png"],
+        "answer": "no",
+        "level": 2,
+    },
     {"prompt": "Brighter?", "video": "clips/grey.mkv", "answer": "yes", "level": 3},
     {"prompt": "One and one?", "answer": "2", "problem_type": "numerical", "level": 4},
 ]

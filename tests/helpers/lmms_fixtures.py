@@ -41,14 +41,22 @@ def clip(path: Path) -> None:
 
 OPTIONS = ["A. right", "B. left", "C. up", "D. down"]
 LETTERS = ("A", "B")  # the right answers of the two rows of a multiple choice task
-WHERE = {"duration": "short", "domain": "Knowledge", "sub_category": "Geography", "task_type": "Action Recognition"}
+WHERE = {
+    "duration": "short",
+    "domain": "Knowledge",
+    "sub_category": "Geography",
+    "task_type": "Action Recognition",
+}
 PLOTS = ("anomaly_reco", "count", "ego", "needle", "order", "plotQA", "topic_reasoning")
 DIMENSIONS = ("speed", "direction", "action", "order", "attribute_change")
 MOVE = "Which way does the disc move?"
 
 
 def tempcompass(answers: tuple[str, ...], question: str) -> list[dict]:
-    return [{"video_id": "v", "question": question, "answer": answers[i % 2], "dim": dim} for i, dim in enumerate(DIMENSIONS)]
+    return [
+        {"video_id": "v", "question": question, "answer": answers[i % 2], "dim": dim}
+        for i, dim in enumerate(DIMENSIONS)
+    ]
 
 
 def videommmu() -> list[dict]:
@@ -61,7 +69,14 @@ def videommmu() -> list[dict]:
 
 def video_mme() -> list[dict]:
     return [
-        {"videoID": "v", "question_id": f"q{i}", "question": MOVE, "options": OPTIONS, "answer": letter} | WHERE
+        {
+            "videoID": "v",
+            "question_id": f"q{i}",
+            "question": MOVE,
+            "options": OPTIONS,
+            "answer": letter,
+        }
+        | WHERE
         for i, letter in enumerate(LETTERS)
     ]
 
@@ -140,7 +155,9 @@ CLIPS = (
     "videomme/data/v.mp4", "mlvu/v.mp4", "perceptiontest_val/videos/v.mp4", "egoschema/videos/v.mp4",
     "tempcompass/videos/v.mp4", "video_mmmu/Art/validation_Art_0.mp4", "video_mmmu/Art/validation_Art_1.mp4",
 )  # fmt: skip
-SUBTITLE = '1\n00:00:00,000 --> 00:00:01,000\n<font color="white" size=".72c">A disc moves.</font>\n\n'
+SUBTITLE = (
+    '1\n00:00:00,000 --> 00:00:01,000\n<font color="white" size=".72c">A disc moves.</font>\n\n'
+)
 
 
 def features(rows: list[dict]) -> Features:

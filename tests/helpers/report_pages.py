@@ -18,8 +18,29 @@ HOSTILE = "</script><script>document.title = 'owned'</script><!--<script><img sr
 def run(tmp_path_factory):
     """A real evaluation."""
     folder = tmp_path_factory.mktemp("runs") / "eval"
-    flags = ["--tasks", "shapes,motion", "--questions", str(QUESTIONS), "--methods", "full,zipvl", "--p", str(P)]
-    main(["eval", "zipr1/tiny", *flags, "--curve", "0.7,0.9", "--threads", "1", "--output_dir", str(folder)])
+    flags = [
+        "--tasks",
+        "shapes,motion",
+        "--questions",
+        str(QUESTIONS),
+        "--methods",
+        "full,zipvl",
+        "--p",
+        str(P),
+    ]
+    main(
+        [
+            "eval",
+            "zipr1/tiny",
+            *flags,
+            "--curve",
+            "0.7,0.9",
+            "--threads",
+            "1",
+            "--output_dir",
+            str(folder),
+        ]
+    )
     return folder
 
 
@@ -43,7 +64,9 @@ def page_of(*arguments) -> str:
 
 
 def data_of(page: str) -> dict:
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    return json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1]
+    )
 
 
 def refused(capsys, *arguments) -> str:
@@ -56,7 +79,9 @@ def refused(capsys, *arguments) -> str:
 
 def unpacked(row: dict) -> np.ndarray:
     """(layers, T, H, W) of a record."""
-    bits = [np.unpackbits(np.frombuffer(base64.b64decode(layer), np.uint8)) for layer in row["kept"]]
+    bits = [
+        np.unpackbits(np.frombuffer(base64.b64decode(layer), np.uint8)) for layer in row["kept"]
+    ]
     return np.stack([layer[: np.prod(row["grid"])].reshape(row["grid"]) for layer in bits])
 
 

@@ -11,7 +11,10 @@ SMALL = {"tasks": ["shapes"], "prompts_per_step": 2, "num_generations": 4, "prob
 
 def command(settings: dict, folder: Path, *more: str) -> list[str]:
     """`zipr1 train` for a process of its own."""
-    flags = [f"--{name}={json.dumps(value) if isinstance(value, list) else value}" for name, value in settings.items()]
+    flags = [
+        f"--{name}={json.dumps(value) if isinstance(value, list) else value}"
+        for name, value in settings.items()
+    ]
     return [sys.executable, "-m", "zipr1.cli", "train", *flags, f"--output_dir={folder}", *more]
 
 

@@ -9,15 +9,28 @@ from zipr1.lab.demo import DemoConfig, demo
 
 @pytest.mark.slow
 def test_demo_leaves_everything(tmp_path):
-    rows, found = demo(DemoConfig(output_dir=str(tmp_path), questions=4, curve_questions=2, curve="0.9,0.975", max_steps=3))
+    rows, found = demo(
+        DemoConfig(
+            output_dir=str(tmp_path), questions=4, curve_questions=2, curve="0.9,0.975", max_steps=3
+        )
+    )
     assert [(row["method"], row["preset"]) for row in rows] == [
         ("Full", None), ("ZipVL", None), ("ZipR1", "paper"), ("ZipR1", "exact")
     ]  # fmt: skip
     assert json.loads((tmp_path / "table.json").read_text()) == rows
     assert "ZipR1 (exact) answers from" in found
     curves = json.loads((tmp_path / "curve.json").read_text())
-    assert {row["questions"] for rows in curves.values() for row in rows} == {2 * len(rows[0]["per_task"])}  # Full's too
-    for name in ("table.md", "curve.png", "training.png", "kept-shapes-after.png", "kept-motion-after.png", "config.json"):
+    assert {row["questions"] for rows in curves.values() for row in rows} == {
+        2 * len(rows[0]["per_task"])
+    }  # Full's too
+    for name in (
+        "table.md",
+        "curve.png",
+        "training.png",
+        "kept-shapes-after.png",
+        "kept-motion-after.png",
+        "config.json",
+    ):
         assert (tmp_path / name).stat().st_size > 200, name
     for preset in ("paper", "exact"):
         assert (tmp_path / preset / "final" / "model.safetensors").is_file()

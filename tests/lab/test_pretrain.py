@@ -25,7 +25,10 @@ def test_packed_questions_equal_single_ones():
         for row, (scene, questions) in enumerate(zip(scenes, asked, strict=True)):
             for number, (question, answer) in enumerate(questions, 1):
                 example = Example("x", "shapes", question, answer, scene.image)
-                chat = [*conversation(example), {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+                chat = [
+                    *conversation(example),
+                    {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+                ]
                 alone = prepare(processor, [example], [chat])
                 single = model.model(**alone, use_cache=False).last_hidden_state[0]
                 packed = hidden[row][inputs["segment"][row] == number]
@@ -38,7 +41,9 @@ def test_labels_are_the_answers():
     scene = TASKS["digits"].scene("val", 3)
     inputs = pack(processor, [scene], [list(scene.questions[:2])])
     labels = inputs["labels"][0]
-    assert processor.tokenizer.decode(labels[labels != IGNORE]) == "".join(f"{a}<|im_end|>" for _, a in scene.questions[:2])
+    assert processor.tokenizer.decode(labels[labels != IGNORE]) == "".join(
+        f"{a}<|im_end|>" for _, a in scene.questions[:2]
+    )
 
 
 def test_the_command_trains_stage_by_stage_from_a_recipe(tmp_path):
@@ -66,8 +71,21 @@ def test_the_command_goes_on_from_a_model(tmp_path):
     main(["pretrain", str(recipe), "--output_dir", str(tmp_path / "one")])
     first = str(tmp_path / "one" / "checkpoint")
     assert load(first)[0].config.text_config.num_hidden_layers == 2
-    main(["pretrain", str(recipe), "--seed", "1", "--start", first, "--output_dir", str(tmp_path / "two")])
-    one, two = (load(str(tmp_path / name / "checkpoint"))[0].state_dict() for name in ("one", "two"))
+    main(
+        [
+            "pretrain",
+            str(recipe),
+            "--seed",
+            "1",
+            "--start",
+            first,
+            "--output_dir",
+            str(tmp_path / "two"),
+        ]
+    )
+    one, two = (
+        load(str(tmp_path / name / "checkpoint"))[0].state_dict() for name in ("one", "two")
+    )
     moved = [(one[name] - two[name]).abs().max() for name in one]
     assert 0 < max(moved) < 1e-2
     (row,) = (tmp_path / "two" / "log.jsonl").read_text().splitlines()

@@ -33,8 +33,26 @@ def trained(tmp_path_factory):
 
 
 def command(folder, trained, *more: str) -> list[str]:
-    flags = ["--tasks", "shapes,motion", "--questions", str(QUESTIONS), "--curve_questions", "2", "--curve", "0.6"]
-    flags += ["--trained", f"exact={trained}", "--p", "0.8", "--threads", "1", "--output_dir", str(folder)]
+    flags = [
+        "--tasks",
+        "shapes,motion",
+        "--questions",
+        str(QUESTIONS),
+        "--curve_questions",
+        "2",
+        "--curve",
+        "0.6",
+    ]
+    flags += [
+        "--trained",
+        f"exact={trained}",
+        "--p",
+        "0.8",
+        "--threads",
+        "1",
+        "--output_dir",
+        str(folder),
+    ]
     return ["eval", "zipr1/tiny", "--suite", "tiny13", *flags, *more]
 
 
@@ -79,8 +97,14 @@ def test_the_baselines_run_at_the_ratio_that_was_measured(table, records):
     for name in ENGINE:  # rounded up to a token of a hundred
         assert kept - 0.001 <= table[name]["token_ratio"] < kept + 0.011
     ids = [record.id for record in records["Full"]]
-    assert all([record.id for record in records[name]] == ids for name in ("ZipVL", *ENGINE, "Downsample"))
-    assert table["Full"]["token_ratio"] == 1 and "difference" not in table["Full"] and "difference" in table["TopK"]
+    assert all(
+        [record.id for record in records[name]] == ids for name in ("ZipVL", *ENGINE, "Downsample")
+    )
+    assert (
+        table["Full"]["token_ratio"] == 1
+        and "difference" not in table["Full"]
+        and "difference" in table["TopK"]
+    )
 
 
 def test_a_smaller_picture_is_counted_against_fulls_prompt(table, records):
@@ -92,19 +116,30 @@ def test_a_smaller_picture_is_counted_against_fulls_prompt(table, records):
         full = prepare(processor, [example])["input_ids"].shape[1]
         (record,) = (record for record in records["Downsample"] if record.id == example.id)
         assert record.tokens == full
-        assert record.token_ratio == pytest.approx((full - pairs * (side * side - rows * columns)) / full)
+        assert record.token_ratio == pytest.approx(
+            (full - pairs * (side * side - rows * columns)) / full
+        )
         assert abs(rows * columns / side / side - table["Downsample"]["ratio"]) < 0.1
 
 
 def test_nearest_by_hand():
-    assert nearest(8, 8, 0.25) == (4, 4) and nearest(8, 8, 0.3) == (4, 5) and nearest(4, 16, 0.25) == (2, 8)
+    assert (
+        nearest(8, 8, 0.25) == (4, 4)
+        and nearest(8, 8, 0.3) == (4, 5)
+        and nearest(4, 16, 0.25) == (2, 8)
+    )
     assert nearest(8, 8, 1.0) == (8, 8) and nearest(8, 8, 0.001) == (1, 1)
 
 
 def test_fewer_frames_are_evenly_spaced_pairs_of_clips_alone(table, records):
     clip = examples_of(["motion"], "test", 1)[0]
     numbered = replace(clip, frames=tuple(Image.new("RGB", (96, 96), (i, i, i)) for i in range(8)))
-    for ratio, expected in ((0.3, [0, 7]), (0.5, [0, 2, 5, 7]), (0.01, [0, 7]), (1.0, list(range(8)))):
+    for ratio, expected in (
+        (0.3, [0, 7]),
+        (0.5, [0, 2, 5, 7]),
+        (0.01, [0, 7]),
+        (1.0, list(range(8))),
+    ):
         less = FewerFrames(ratio).shorten(numbered, (4, 6, 6), 16)
         assert [frame.getpixel((0, 0))[0] for frame in less.frames] == expected
         assert less.fps == pytest.approx(clip.fps * (len(expected) - 1) / 7)
@@ -113,22 +148,31 @@ def test_fewer_frames_are_evenly_spaced_pairs_of_clips_alone(table, records):
     assert row["accuracy"] == row["per_task"]["motion"]
     assert row["difference"] == pytest.approx(row["accuracy"] - table["Full"]["per_task"]["motion"])
     frames = 2 * max(1, round(row["ratio"] * 4))
-    assert all(record.token_ratio == pytest.approx(1 - (8 - frames) * 18 / record.tokens) for record in few)
+    assert all(
+        record.token_ratio == pytest.approx(1 - (8 - frames) * 18 / record.tokens) for record in few
+    )
 
 
 def test_pairs_by_hand():
     def rows(task: str, rights: list[bool]) -> list[Record]:
         return [
-            Record(task, f"{task}/test/{i}/0", "Full", None, "", "", right, 1.0, (1.0,), 9) for i, right in enumerate(rights)
+            Record(task, f"{task}/test/{i}/0", "Full", None, "", "", right, 1.0, (1.0,), 9)
+            for i, right in enumerate(rights)
         ]
 
-    records = rows("perceive", [True, True, True, False, False, True, True, True, True]) + rows("chart", [True, True])
+    records = rows("perceive", [True, True, True, False, False, True, True, True, True]) + rows(
+        "chart", [True, True]
+    )
     records += rows("tempo", [True])
     found = pairs_of(records)
-    assert list(found) == ["perceive"]  # the last of perceive has no second, tempo's one neither; chart asks in no pairs
+    assert list(found) == [
+        "perceive"
+    ]  # the last of perceive has no second, tempo's one neither; chart asks in no pairs
     share, low, high = found["perceive"]
     assert share == 0.5 and 0 <= low < 0.5 < high <= 1
-    table = pair_table([{"method": "Full", "pairs": found}, {"method": "Fewer frames", "pairs": {}}])
+    table = pair_table(
+        [{"method": "Full", "pairs": found}, {"method": "Fewer frames", "pairs": {}}]
+    )
     assert "| Full | 50.0 (0.0 to 100.0) |" in table and "| Fewer frames | - |" in table
     assert pair_table([{"method": "Full", "pairs": {}}]) == ""
 
@@ -137,8 +181,12 @@ def test_a_pair_is_drawn_together():
     """Two questions of one scene right, two of another wrong: a draw is 0, a half or 1, never a quarter."""
     rows = {"perceive": np.array([1.0, 1, 0, 0]), "chart": np.array([1.0, 1, 0, 0])}
     assert interval({"perceive": rows["perceive"]}) == (0.5, 0.0, 1.0)
-    one = [np.array([1.0, 0.0] * 20) for _ in range(2)]  # in each pair one is right: no draw is anything but a half
-    assert interval({"perceive": one[0]}) == (0.5, 0.5, 0.5) and interval({"chart": one[1]})[1] < 0.45
+    one = [
+        np.array([1.0, 0.0] * 20) for _ in range(2)
+    ]  # in each pair one is right: no draw is anything but a half
+    assert (
+        interval({"perceive": one[0]}) == (0.5, 0.5, 0.5) and interval({"chart": one[1]})[1] < 0.45
+    )
 
 
 def test_costs_by_hand(table, records):
@@ -147,16 +195,29 @@ def test_costs_by_hand(table, records):
         flops, kv, dense = {}, {}, {}
         for record in records[name]:
             short = name in ("Downsample", "Fewer frames")
-            pairs = [(r * record.tokens, 1) if short else (record.tokens, r) for r in record.layer_ratios]
-            flops[record.task] = flops.get(record.task, 0) + sum(layer_flops(shape, *pair) for pair in pairs)
+            pairs = [
+                (r * record.tokens, 1) if short else (record.tokens, r) for r in record.layer_ratios
+            ]
+            flops[record.task] = flops.get(record.task, 0) + sum(
+                layer_flops(shape, *pair) for pair in pairs
+            )
             dense[record.task] = dense.get(record.task, 0) + 5 * layer_flops(shape, record.tokens)
-            kv.setdefault(record.task, []).append((record.token_ratio * record.tokens, record.tokens))
-        assert table[name]["flops"] == pytest.approx(np.mean([flops[task] / dense[task] for task in flops]), abs=1e-4)
-        share = [np.sum([kept for kept, _ in rows]) / np.sum([tokens for _, tokens in rows]) for rows in kv.values()]
+            kv.setdefault(record.task, []).append(
+                (record.token_ratio * record.tokens, record.tokens)
+            )
+        assert table[name]["flops"] == pytest.approx(
+            np.mean([flops[task] / dense[task] for task in flops]), abs=1e-4
+        )
+        share = [
+            np.sum([kept for kept, _ in rows]) / np.sum([tokens for _, tokens in rows])
+            for rows in kv.values()
+        ]
         assert table[name]["kv_bytes"] == pytest.approx(np.mean(share))
         assert 0 < table[name]["time_low"] <= table[name]["time"] <= table[name]["time_high"]
         tokens = np.mean([np.mean([kept for kept, _ in rows]) for rows in kv.values()])
-        assert table[name]["kv_bytes_kept"] == pytest.approx(5 * 2 * 2 * 32 * 4 * tokens)  # layers, k and v, heads of 32, bytes
+        assert table[name]["kv_bytes_kept"] == pytest.approx(
+            5 * 2 * 2 * 32 * 4 * tokens
+        )  # layers, k and v, heads of 32, bytes
     assert [table["Full"][name] for name in ("flops", "kv_bytes", "time")] == [1, 1, 1]
     assert table["Downsample"]["flops"] < table["TopK"]["flops"] < 1
 
@@ -167,12 +228,20 @@ def test_tasks_that_are_not_learned_are_marked(suite, table):
     poor = [task for task in full if full[task] - priors[task] < 0.15]
     assert saved["unlearned"] == poor and set(priors) == {"shapes", "motion"}
     heads = " | ".join(f"{task}*" if task in poor else task for task in full)
-    assert f"| {heads} |" in text and ("mean without *" in text) == ("not learned" in text) == bool(poor)
+    assert f"| {heads} |" in text and ("mean without *" in text) == ("not learned" in text) == bool(
+        poor
+    )
     for name, row in table.items():
         rest = [accuracy for task, accuracy in row["per_task"].items() if task not in poor]
-        assert row["learned"]["accuracy"] == pytest.approx(np.mean(rest)) if rest else row["learned"] is None, name
+        assert (
+            row["learned"]["accuracy"] == pytest.approx(np.mean(rest))
+            if rest
+            else row["learned"] is None
+        ), name
     lines = text.splitlines()
-    assert len({line.count("|") for line in lines[:11]}) == 1 and lines[2].startswith("| Full | - | 100.0 % |")
+    assert len({line.count("|") for line in lines[:11]}) == 1 and lines[2].startswith(
+        "| Full | - | 100.0 % |"
+    )
     assert lines[10].startswith("| Fewer frames | ratio 0.") and "| - |" in lines[10]
     latex = (suite / "table.tex").read_text()
     assert latex.count(r"\\") == 10 and r"Fewer frames & " in latex and " & -- & " in latex
@@ -181,15 +250,23 @@ def test_tasks_that_are_not_learned_are_marked(suite, table):
 def test_the_table_marks_what_full_has_not_learned(tmp_path):
     def made(name: str, **right: int) -> tuple[dict, list[Record]]:
         answers = [(task, i, i < count) for task, count in right.items() for i in range(10)]
-        mine = [Record(task, f"{task}/test/{i}/0", name, None, "", "", good, 1.0, (1.0,), 10) for task, i, good in answers]
+        mine = [
+            Record(task, f"{task}/test/{i}/0", name, None, "", "", good, 1.0, (1.0,), 10)
+            for task, i, good in answers
+        ]
         row = table_row(name, mine) | {"ratio": None, "learned": mean_of(mine, {"shapes"})}
         row["pairs"] = pairs_of(mine)
-        return row | dict.fromkeys(("flops", "kv_bytes", "time", "time_low", "time_high"), 1.0), mine
+        return row | dict.fromkeys(
+            ("flops", "kv_bytes", "time", "time_low", "time_high"), 1.0
+        ), mine
 
     rows = [made("Full", shapes=9, motion=5)[0], made("Fewer frames", motion=7)[0]]
     text = write_table(rows, {"shapes": 0.5, "motion": 0.4}, {}, tmp_path)
     assert json.loads((tmp_path / "table.json").read_text())["unlearned"] == ["motion"]
-    assert "| shapes | motion* |" in text and "shapes & motion*" in (tmp_path / "table.tex").read_text()
+    assert (
+        "| shapes | motion* |" in text
+        and "shapes & motion*" in (tmp_path / "table.tex").read_text()
+    )
     full, few = (line for line in text.splitlines() if line.startswith(("| Full", "| Fewer")))
     assert "| **70.0**" in full and "| 90.0 (" in full and "| - | - | 100 |" in few
     assert "not learned: Full is less than 15 points above it" in text
@@ -199,18 +276,33 @@ def test_the_table_marks_what_full_has_not_learned(tmp_path):
 def test_curves(suite, records):
     found = json.loads((suite / "curve.json").read_text())
     assert list(found) == ["mean", "shapes", "motion"]
-    whole = ["Full", "ZipVL", "ZipR1 (exact)", *ENGINE, "Downsample"]  # not Fewer frames: no mean over all tasks
-    assert list(found["mean"]) == list(found["shapes"]) == whole and list(found["motion"]) == [*whole, "Fewer frames"]
+    whole = [
+        "Full",
+        "ZipVL",
+        "ZipR1 (exact)",
+        *ENGINE,
+        "Downsample",
+    ]  # not Fewer frames: no mean over all tasks
+    assert list(found["mean"]) == list(found["shapes"]) == whole and list(found["motion"]) == [
+        *whole,
+        "Fewer frames",
+    ]
     for task, curves in found.items():
         few = [record.right for name in ("shapes", "motion") if task in (name, "mean")
                for record in [one for one in records["Full"] if one.task == name][:2]]  # fmt: skip
         (full,) = curves.pop("Full")
-        assert full["accuracy"] == np.mean(few) and full["questions"] == len(few)  # of the same questions as the curves
+        assert full["accuracy"] == np.mean(few) and full["questions"] == len(
+            few
+        )  # of the same questions as the curves
         for name, rows in curves.items():
             assert len(rows) == 2 and rows[0]["token_ratio"] <= rows[1]["token_ratio"]
-            assert all(row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in rows)
+            assert all(
+                row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"] for row in rows
+            )
             assert all(row["questions"] == len(few) for row in rows)
-            assert sorted(row["p"] or 0 for row in rows) == ([0.6, 0.8] if name.startswith("Zip") else [0, 0])
+            assert sorted(row["p"] or 0 for row in rows) == (
+                [0.6, 0.8] if name.startswith("Zip") else [0, 0]
+            )
     for name in ("mean", "shapes", "motion"):
         image = np.asarray(Image.open(suite / "curves" / f"{name}.png").convert("RGB"))
         assert image[0, 0].min() == 255 and image.std() > 10  # on white, whatever the page
@@ -224,7 +316,9 @@ def test_it_goes_on_where_it_stopped(suite, trained, tmp_path, capsys):
     main([*command(folder, trained), "--json"])
     rows = json.loads(capsys.readouterr().out)
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "answers").iterdir()}
-    assert before.keys() == after.keys() and [name for name in before if before[name] != after[name]] == [gone]
+    assert before.keys() == after.keys() and [
+        name for name in before if before[name] != after[name]
+    ] == [gone]
     timeless = [[{k: v for k, v in row.items() if "time" not in k} for row in found] for found in
                 (rows, json.loads((suite / "table.json").read_text())["rows"])]  # fmt: skip
     assert timeless[0] == timeless[1]
@@ -237,7 +331,9 @@ def test_answers_of_other_settings_are_not_taken(suite, trained, tmp_path, capsy
     assert "holds results of another questions; give another --output_dir" in said
     other = shutil.copytree(trained, tmp_path / "final")
     state = json.loads((folder / "suite.json").read_text())
-    assert state["weights"]["zipr1/tiny"]["model.safetensors"] == stamp(EMBEDDED["zipr1/tiny"] / "model.safetensors")
+    assert state["weights"]["zipr1/tiny"]["model.safetensors"] == stamp(
+        EMBEDDED["zipr1/tiny"] / "model.safetensors"
+    )
     for model in (str(trained), "zipr1/tiny"):  # trained anew since
         old = json.loads(json.dumps(state))
         old["weights"][model]["model.safetensors"][1] -= 1
@@ -262,23 +358,48 @@ def test_answers_of_other_settings_are_not_taken(suite, trained, tmp_path, capsy
     ],
 )
 def test_bad_settings_are_refused(capsys, tmp_path, flags, word):
-    arguments = ["eval", "zipr1/tiny", "--suite", "tiny13", "--output_dir", str(tmp_path), "--threads", "1", *flags]
+    arguments = [
+        "eval",
+        "zipr1/tiny",
+        "--suite",
+        "tiny13",
+        "--output_dir",
+        str(tmp_path),
+        "--threads",
+        "1",
+        *flags,
+    ]
     assert word in refused(capsys, *arguments) and not list(tmp_path.glob("answers/*"))
 
 
 def test_fewer_frames_of_pictures_is_refused(capsys, tmp_path):
-    flags = ["--methods", "fewer_frames", "--tasks", "shapes", "--questions", "1", "--output_dir", str(tmp_path)]
+    flags = [
+        "--methods",
+        "fewer_frames",
+        "--tasks",
+        "shapes",
+        "--questions",
+        "1",
+        "--output_dir",
+        str(tmp_path),
+    ]
     assert "choose tasks that show clips" in refused(capsys, "eval", "zipr1/tiny", *flags)
 
 
 def test_the_report_reads_the_folder(suite, tmp_path):
     main(["report", str(suite), "-o", str(tmp_path / "report.html")])
     page = (tmp_path / "report.html").read_text()
-    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    data = json.loads(
+        page.split('<script type="application/json" id="data">')[1].split("</script>")[0]
+    )
     assert [method["name"] for method in data["methods"]][:3] == ["Full", "ZipVL", "ZipR1 (exact)"]
-    assert [method["full"] for method in data["methods"]] == [None] + 8 * [0] and data["asked"] == 2 * QUESTIONS
+    assert [method["full"] for method in data["methods"]] == [None] + 8 * [0] and data[
+        "asked"
+    ] == 2 * QUESTIONS
     assert [method["shorter"] for method in data["methods"]] == 7 * [False] + 2 * [True]
-    assert page.count("<svg") == 3 and "KV bytes" in page and page.count("<tr>") == 10  # the mean, each task
+    assert (
+        page.count("<svg") == 3 and "KV bytes" in page and page.count("<tr>") == 10
+    )  # the mean, each task
     table = json.loads((suite / "table.json").read_text())
     ratio = table["rows"][-1]["ratio"]
     assert "p or ratio" in page and f"<td>ratio {ratio}</td>" in page and "Fewer frames†" in page
@@ -291,7 +412,12 @@ def test_the_report_reads_the_folder(suite, tmp_path):
         (folder / "table.json").write_text(json.dumps(table | {"unlearned": poor}))
         main(["report", str(folder), "-o", str(folder / "report.html")])
         page = (folder / "report.html").read_text()
-        assert (">motion*<" in page) == ("Mean without *" in page) == ("* not learned" in page) == bool(poor)
+        assert (
+            (">motion*<" in page)
+            == ("Mean without *" in page)
+            == ("* not learned" in page)
+            == bool(poor)
+        )
         assert page.count("<td>98.7") == 9 * len(poor)
 
 

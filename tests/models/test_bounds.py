@@ -4,7 +4,14 @@ import pytest
 from torch import nn
 
 from zipr1.bench.phases import build
-from zipr1.models.flops import Shape, attention_flops, decode_bound, kv_bytes, layer_flops, prefill_bound
+from zipr1.models.flops import (
+    Shape,
+    attention_flops,
+    decode_bound,
+    kv_bytes,
+    layer_flops,
+    prefill_bound,
+)
 from zipr1.models.loading import decoder
 
 SMALL = Shape(layers=2, hidden=8, heads=2, kv_heads=1, head=4, mlp=16)
@@ -13,7 +20,9 @@ SMALL = Shape(layers=2, hidden=8, heads=2, kv_heads=1, head=4, mlp=16)
 def test_flops_by_hand():
     # q 8*8, k and v 8*4 each; o 8*8, gate, up and down 8*16 each
     assert SMALL.inward == 128 and SMALL.outward == 64 + 384
-    assert attention_flops(SMALL, 10) == 2 * 2 * 2 * 4 * 50  # two products, 2 heads of 4, 50 causal pairs, 2 a pair
+    assert (
+        attention_flops(SMALL, 10) == 2 * 2 * 2 * 4 * 50
+    )  # two products, 2 heads of 4, 50 causal pairs, 2 a pair
     assert layer_flops(SMALL, 10) == 2 * 10 * 576 + 1600
     assert layer_flops(SMALL, 10, 0.5) == 2 * 10 * 576 + 400
     assert layer_flops(SMALL, 10, 0.5, "layer") == 2 * 10 * (128 + 224) + 400
@@ -21,7 +30,9 @@ def test_flops_by_hand():
 
 def test_bounds_by_hand():
     assert prefill_bound(SMALL, 10, [1.0, 1.0], "layer") == 1
-    assert prefill_bound(SMALL, 10, [0.5, 1.0], "layer") == pytest.approx(2 * 13120 / (7440 + 13120))
+    assert prefill_bound(SMALL, 10, [0.5, 1.0], "layer") == pytest.approx(
+        2 * 13120 / (7440 + 13120)
+    )
     assert kv_bytes(SMALL, 10, 4) == 2 * 2 * 4 * 10 * 4
     # 2 layers of 576 weights, 640 bytes of keys and values a sequence
     assert decode_bound(SMALL, 3, 10, 0.5, 4) == pytest.approx((4608 + 1920) / (4608 + 960))
@@ -33,6 +44,8 @@ def test_the_shape_counts_a_real_layer():
 
     model = build("3b", 1, False, torch.device("meta"), torch.bfloat16)
     shape = Shape.of(decoder(model).config)
-    linear = [module for module in decoder(model).layers[0].modules() if isinstance(module, nn.Linear)]
+    linear = [
+        module for module in decoder(model).layers[0].modules() if isinstance(module, nn.Linear)
+    ]
     assert sum(module.weight.numel() for module in linear) == shape.inward + shape.outward
     assert 36 * kv_bytes(shape, 1, 2) == 36 * 1024

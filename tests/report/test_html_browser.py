@@ -15,21 +15,38 @@ from report_pages import HOSTILE, QUESTIONS, page_of, rows_of, unpacked, write
 copy, run = report_pages.copy, report_pages.run  # fixtures
 
 CHROMIUM = shutil.which("chromium")
-browser = pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the path: apt-get install chromium")
+browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no `chromium` on the path: apt-get install chromium"
+)
 CARD = re.compile(r'<article data-id="([^"]*)">')
 
 
 def opened(page, hash: str, profile, *flags: str) -> str:
     """What a headless browser prints; it may not reach a network."""
-    quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", *quiet, f"--user-data-dir={profile}"]
+    quiet = (
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+    )
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        *quiet,
+        f"--user-data-dir={profile}",
+    ]
     command += ["--virtual-time-budget=5000", *flags, f"file://{page}#{hash}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 def places(dom: str, kind: str) -> set[tuple[int, int]]:
     """(x, y) of the cells drawn with a class."""
-    return {(int(x), int(y)) for x, y in re.findall(rf'<rect x="(\d+)" y="(\d+)"[^>]* class="{kind}"', dom)}
+    return {
+        (int(x), int(y))
+        for x, y in re.findall(rf'<rect x="(\d+)" y="(\d+)"[^>]* class="{kind}"', dom)
+    }
 
 
 @pytest.fixture
@@ -46,10 +63,16 @@ def mixed(copy):
     return copy
 
 
-def ids(folder, method: str, *numbers: int, tasks: tuple[str, ...] = ("shapes", "motion")) -> list[str]:
+def ids(
+    folder, method: str, *numbers: int, tasks: tuple[str, ...] = ("shapes", "motion")
+) -> list[str]:
     """Of the questions with these numbers of each task, sorted."""
     rows = [row for row in rows_of(folder) if row["method"] == method]
-    return sorted([row["id"] for row in rows if row["task"] == task][number] for task in tasks for number in numbers)
+    return sorted(
+        [row["id"] for row in rows if row["task"] == task][number]
+        for task in tasks
+        for number in numbers
+    )
 
 
 @browser
@@ -65,7 +88,9 @@ def test_a_browser_shows_the_cards_that_the_hash_asks_for(mixed, tmp_path):
         "method=0&show=right&text=SHAPES": ids(mixed, "full", 0, 1, 3, 4, tasks=("shapes",)),
     }
     for hash, expected in views.items():
-        assert sorted(CARD.findall(opened(page, hash, tmp_path / "a", "--dump-dom"))) == expected, hash
+        assert sorted(CARD.findall(opened(page, hash, tmp_path / "a", "--dump-dom"))) == expected, (
+            hash
+        )
 
 
 # Before the end of the page: what a reader does, by the events of the page's own controls, and what it then says.
@@ -98,7 +123,11 @@ def test_a_browser_turns_pages_and_filters_when_told_to(copy, tmp_path):
     """30 questions: Full has those with an even number right, ZipVL those that three divides; Downsample's are shorter."""
     whole, sparse = rows_of(copy)[0], next(row for row in rows_of(copy) if row["method"] == "zipvl")
     rows = []
-    for method, divisor, row in (("full", 2, whole), ("zipvl", 3, sparse), ("Downsample", 1, whole | {"token_ratio": 0.4})):
+    for method, divisor, row in (
+        ("full", 2, whole),
+        ("zipvl", 3, sparse),
+        ("Downsample", 1, whole | {"token_ratio": 0.4}),
+    ):
         for i in range(30):
             right = i % divisor == 0
             own = {
@@ -116,19 +145,40 @@ def test_a_browser_turns_pages_and_filters_when_told_to(copy, tmp_path):
     dom = opened(page, "method=1", tmp_path / "e", "--dump-dom")
     said = json.loads(html.unescape(re.search(r'<pre id="said">(.*?)</pre>', dom, re.DOTALL)[1]))
     start, second, back, _, lost, gained, searched, again, all_again, layer, full, shorter = said
-    assert len(start["cards"]) == len(back["cards"]) == 24 and start["cards"] == back["cards"] and start["off"] == ["previous"]
-    assert len(second["cards"]) == 6 and second["off"] == ["next"] and not {*second["cards"]} & {*start["cards"]}
+    assert (
+        len(start["cards"]) == len(back["cards"]) == 24
+        and start["cards"] == back["cards"]
+        and start["off"] == ["previous"]
+    )
+    assert (
+        len(second["cards"]) == 6
+        and second["off"] == ["next"]
+        and not {*second["cards"]} & {*start["cards"]}
+    )
     assert second["count"] == "Questions 25 to 30 of 30" and "page=2" in second["hash"]
 
     def number(cards: list[str]) -> list[int]:
         return sorted(int(card.split("/")[2]) for card in cards)
 
-    assert number(lost["cards"]) == [i for i in range(30) if i % 2 == 0 and i % 3] and "page=1" in lost["hash"]
-    assert number(gained["cards"]) == number(again["cards"]) == [i for i in range(30) if i % 2 and i % 3 == 0]
-    assert searched["cards"] == [] and searched["count"].startswith("No question")  # 5 is neither lost nor gained
-    assert len(all_again["cards"]) == 24 and "layer=2" in layer["hash"] and "method=0" in full["hash"]
+    assert (
+        number(lost["cards"]) == [i for i in range(30) if i % 2 == 0 and i % 3]
+        and "page=1" in lost["hash"]
+    )
+    assert (
+        number(gained["cards"])
+        == number(again["cards"])
+        == [i for i in range(30) if i % 2 and i % 3 == 0]
+    )
+    assert searched["cards"] == [] and searched["count"].startswith(
+        "No question"
+    )  # 5 is neither lost nor gained
+    assert (
+        len(all_again["cards"]) == 24 and "layer=2" in layer["hash"] and "method=0" in full["hash"]
+    )
     assert "method=2" in shorter["hash"] and "the prompt was shortened to 40 % of Full's" in dom
-    assert "run it again to see them" not in dom.split('<script type="application/json"')[0]  # of the cards
+    assert (
+        "run it again to see them" not in dom.split('<script type="application/json"')[0]
+    )  # of the cards
 
 
 @browser
@@ -146,7 +196,9 @@ def test_a_browser_draws_the_tokens_that_were_kept(run, tmp_path):
                 at[bool(kept)].add((x + frame % 2 * width, y + frame // 2 * height))
             hash = f"method=1&text={row['id']}&layer={layer}"
             dom = opened(run / "out" / "report.html", hash, tmp_path / "b", "--dump-dom")
-            assert places(dom, "kept") == at[True] and at[True] and at[False] <= places(dom, "dropped")
+            assert (
+                places(dom, "kept") == at[True] and at[True] and at[False] <= places(dom, "dropped")
+            )
             assert len(CARD.findall(dom)) == 1
 
 
@@ -156,7 +208,10 @@ def test_a_browser_runs_nothing_of_an_answer(copy, tmp_path):
     write(copy, [row | {"answer": HOSTILE} for row in rows_of(copy)])
     page_of(copy)
     dom = opened(copy / "out" / "report.html", "", tmp_path / "c", "--dump-dom")
-    assert re.search(r"<title>(.*?)</title>", dom)[1].startswith("zipr1 report") and len(CARD.findall(dom)) == 2 * QUESTIONS
+    assert (
+        re.search(r"<title>(.*?)</title>", dom)[1].startswith("zipr1 report")
+        and len(CARD.findall(dom)) == 2 * QUESTIONS
+    )
     assert html.escape(HOSTILE, quote=False) in dom
 
 
@@ -165,9 +220,17 @@ def test_a_browser_runs_nothing_of_an_answer(copy, tmp_path):
 def test_a_screenshot_is_not_blank(run, tmp_path):
     page_of(run)
     shots, gold = {}, {}
-    for name, method, scheme in (("plain", 0, 1), ("light", 1, 1), ("dark", 1, 0)):  # plain: Full, over which nothing is drawn
+    for name, method, scheme in (
+        ("plain", 0, 1),
+        ("light", 1, 1),
+        ("dark", 1, 0),
+    ):  # plain: Full, over which nothing is drawn
         picture = tmp_path / f"{name}.png"
-        flags = (f"--screenshot={picture}", "--window-size=1200,2400", f"--blink-settings=preferredColorScheme={scheme}")
+        flags = (
+            f"--screenshot={picture}",
+            "--window-size=1200,2400",
+            f"--blink-settings=preferredColorScheme={scheme}",
+        )
         opened(run / "out" / "report.html", f"method={method}", tmp_path / "d", *flags)
         shots[name] = np.asarray(Image.open(picture).convert("RGB")).astype(int)
         gold[name] = (shots[name] == (255, 200, 0)).all(-1).sum()

@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 import report_pages
 from PIL import Image
-from report_pages import HOSTILE, QUESTIONS, P, data_of, disagreeing, page_of, refused, rows_of, unpacked, write
+from report_pages import (
+    HOSTILE,
+    QUESTIONS,
+    P,
+    data_of,
+    disagreeing,
+    page_of,
+    refused,
+    rows_of,
+    unpacked,
+    write,
+)
 
 from zipr1.data.processor import prepare, visual_grid
 from zipr1.evaluation.evaluate import evaluate
@@ -36,10 +47,19 @@ def test_records_hold_what_the_model_kept(run):
         rows = [row for row in rows_of(run) if row["task"] == task and row["method"] == "zipvl"]
         for i, (example, row) in enumerate(zip(examples, rows, strict=True)):
             visual = inputs["mm_token_type_ids"][i].bool().numpy()
-            masks = layer_masks([layer[i] for layer in trace.kept], visual, visual_grid(inputs, i, processor))
-            assert row["id"] == example.id and (unpacked(row) == masks).all() and 0 < masks.mean() < 1
-    assert all(row["kept"] is row["grid"] is None for row in rows_of(run) if row["method"] == "full")
-    assert packed(np.array([1, 0, 0, 0, 0, 0, 0, 0, 0, 1], bool)) == base64.b64encode(bytes([0x80, 0x40])).decode()
+            masks = layer_masks(
+                [layer[i] for layer in trace.kept], visual, visual_grid(inputs, i, processor)
+            )
+            assert (
+                row["id"] == example.id and (unpacked(row) == masks).all() and 0 < masks.mean() < 1
+            )
+    assert all(
+        row["kept"] is row["grid"] is None for row in rows_of(run) if row["method"] == "full"
+    )
+    assert (
+        packed(np.array([1, 0, 0, 0, 0, 0, 0, 0, 0, 1], bool))
+        == base64.b64encode(bytes([0x80, 0x40])).decode()
+    )
 
 
 def test_padding_does_not_shift_the_kept_tokens():
@@ -48,28 +68,48 @@ def test_padding_does_not_shift_the_kept_tokens():
     examples = examples_of(["shapes"], "test", 3)
     assert prepare(processor, examples)["attention_mask"].sum(-1).unique().numel() > 1
     together = evaluate(model, processor, examples, rule_of("zipvl", P, 1.0), "zipvl", quiet=True)
-    apart = [evaluate(model, processor, [one], rule_of("zipvl", P, 1.0), "zipvl", quiet=True)[0] for one in examples]
+    apart = [
+        evaluate(model, processor, [one], rule_of("zipvl", P, 1.0), "zipvl", quiet=True)[0]
+        for one in examples
+    ]
     assert [(one.grid, one.kept) for one in together] == [(one.grid, one.kept) for one in apart]
 
 
 def test_the_page_holds_tables_curves_and_answers(run, capsys):
     page = page_of(run)
-    assert re.search(r"report\.html: 0\.\d MB, 1 run, 12 of 12 questions to browse", capsys.readouterr().out)
+    assert re.search(
+        r"report\.html: 0\.\d MB, 1 run, 12 of 12 questions to browse", capsys.readouterr().out
+    )
     data, rows = data_of(page), rows_of(run)
-    full, zipvl = {"name": "full", "full": None, "shorter": False}, {"name": "zipvl", "full": 0, "shorter": False}
+    full, zipvl = (
+        {"name": "full", "full": None, "shorter": False},
+        {"name": "zipvl", "full": 0, "shorter": False},
+    )
     assert data["methods"] == [full, zipvl]
     shown = {question["id"]: question for question in data["questions"]}
     assert len(shown) == 2 * QUESTIONS
     for row in rows:
         answer = shown[row["id"]]["answers"]["0" if row["method"] == "full" else "1"]
-        assert (answer["answer"], answer["right"], answer["kept"]) == (row["answer"], row["right"], row["kept"])
+        assert (answer["answer"], answer["right"], answer["kept"]) == (
+            row["answer"],
+            row["right"],
+            row["kept"],
+        )
         assert answer["differs"] == (row["method"] == "zipvl" and row["id"] in disagreeing(rows))
     for example in examples_of(["shapes", "motion"], "test", QUESTIONS):
         question = shown[example.id]
-        picture = Image.open(io.BytesIO(base64.b64decode(question["picture"].removeprefix("data:image/webp;base64,"))))
+        picture = Image.open(
+            io.BytesIO(
+                base64.b64decode(question["picture"].removeprefix("data:image/webp;base64,"))
+            )
+        )
         first = np.asarray(example.image or example.frames[2], float)
-        left = 0 if example.image else first.shape[1]  # of a clip's sheet the second tile: the third frame
-        drawn = np.asarray(picture.convert("RGB"), float)[: first.shape[0], left : left + first.shape[1]]
+        left = (
+            0 if example.image else first.shape[1]
+        )  # of a clip's sheet the second tile: the third frame
+        drawn = np.asarray(picture.convert("RGB"), float)[
+            : first.shape[0], left : left + first.shape[1]
+        ]
         assert np.abs(drawn - first).mean() < 6 and question["question"] == example.question
     table = json.loads((run / "table.json").read_text())
     for row in table["rows"]:
@@ -78,7 +118,10 @@ def test_the_page_holds_tables_curves_and_answers(run, capsys):
 
 
 def test_nothing_is_fetched(run):
-    names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # of XML: no browser opens them
+    names = {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }  # of XML: no browser opens them
     page = page_of(run)
     assert set(re.findall(r"\w+://[^\s\"'<>)]+", page)) <= names
     assert not re.search(r"@import|<link|<script[^>]+src|<iframe", page)
@@ -94,12 +137,20 @@ def test_hostile_text_stays_text(copy):
     page = page_of(copy)
     for tag in ("<script", "</script", "<!--", "<img"):
         assert page.count(tag) == clean.count(tag), tag
-    assert {one["answer"] for q in data_of(page)["questions"] for one in q["answers"].values()} == {HOSTILE}
+    assert {one["answer"] for q in data_of(page)["questions"] for one in q["answers"].values()} == {
+        HOSTILE
+    }
     assert html.escape(HOSTILE).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in page
 
 
 def test_records_of_earlier_versions(copy):
-    write(copy, [{name: value for name, value in row.items() if name not in ("grid", "kept")} for row in rows_of(copy)])
+    write(
+        copy,
+        [
+            {name: value for name, value in row.items() if name not in ("grid", "kept")}
+            for row in rows_of(copy)
+        ],
+    )
     assert all(record.kept is None for record in read_records(copy / "records.jsonl"))
     questions = data_of(page_of(copy))["questions"]
     assert len(questions) == 2 * QUESTIONS and all(question["picture"] for question in questions)
@@ -117,8 +168,14 @@ def test_records_of_earlier_versions(copy):
 def test_what_cannot_be_drawn_again_says_so(copy, change, word):
     first, *others = [row for row in rows_of(copy) if row["method"] == "full"]
     write(copy, [first | change, *others])
-    without = [question for question in data_of(page_of(copy))["questions"] if "picture" not in question]
-    assert len(without) == 1 and word in without[0]["missing"] and without[0]["answers"]["0"]["answer"] == first["answer"]
+    without = [
+        question for question in data_of(page_of(copy))["questions"] if "picture" not in question
+    ]
+    assert (
+        len(without) == 1
+        and word in without[0]["missing"]
+        and without[0]["answers"]["0"]["answer"] == first["answer"]
+    )
 
 
 def test_disagreements_come_first(copy):
@@ -131,7 +188,9 @@ def test_disagreements_come_first(copy):
             row["answer"] = " Same."  # the metric takes it for the same
     write(copy, rows)
     page = page_of(copy, "--per_task", "2")
-    starts = [re.match(r"\w+/test/\d+/", question["id"])[0] for question in data_of(page)["questions"]]
+    starts = [
+        re.match(r"\w+/test/\d+/", question["id"])[0] for question in data_of(page)["questions"]
+    ]
     assert starts == ["shapes/test/4/", "shapes/test/0/", "motion/test/5/", "motion/test/0/"]
     assert "4 of 12 questions are here" in page
 
@@ -147,16 +206,34 @@ def test_several_runs_and_every_kind_of_folder(copy, tmp_path):
         (demo / f"records-{kind}.jsonl").write_text("".join(lines))
     write(copy, [row for row in rows if row["method"] == "zipvl"])
     (demo / "table.json").write_text(json.dumps(table["rows"]))
-    (demo / "curve.json").write_text(json.dumps({"before": json.loads((copy / "curve.json").read_text())}))
-    (demo / "paper" / "metrics.jsonl").write_text('{"step": 0, "probe/accuracy": 0.5}\n{"step": 1, "rewards/accuracy": 1}\n')
-    said = [{"step": step, "id": f"row {step}", "completion": "<b>42</b>", "token_ratio": 0.25} for step in (1, 2)]
+    (demo / "curve.json").write_text(
+        json.dumps({"before": json.loads((copy / "curve.json").read_text())})
+    )
+    (demo / "paper" / "metrics.jsonl").write_text(
+        '{"step": 0, "probe/accuracy": 0.5}\n{"step": 1, "rewards/accuracy": 1}\n'
+    )
+    said = [
+        {"step": step, "id": f"row {step}", "completion": "<b>42</b>", "token_ratio": 0.25}
+        for step in (1, 2)
+    ]
     (demo / "paper" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
     shutil.copytree(demo / "paper", training)
-    (training / "run.json").write_text(json.dumps({"config": {}} | {k: table[k] for k in ("versions", "commit", "device")}))
+    (training / "run.json").write_text(
+        json.dumps({"config": {}} | {k: table[k] for k in ("versions", "commit", "device")})
+    )
     cell = {"score": [58.2], "low": [57.0], "high": [59.0]}
     cell |= {"difference": [-0.3], "difference_low": [-1.0], "difference_high": [0.4]}
-    entries = [{"table": 2, "method": "ZipVL", "token_ratio": 0.71, "benchmarks": {"MLVU-dev": cell, "VideoMME": None}}]
-    (suite / "tables.json").write_text(json.dumps({"rows": entries, "failed": {"ZipVL, VideoMME": "a <reason>"}}))
+    entries = [
+        {
+            "table": 2,
+            "method": "ZipVL",
+            "token_ratio": 0.71,
+            "benchmarks": {"MLVU-dev": cell, "VideoMME": None},
+        }
+    ]
+    (suite / "tables.json").write_text(
+        json.dumps({"rows": entries, "failed": {"ZipVL, VideoMME": "a <reason>"}})
+    )
     page = page_of(copy, demo, suite, training)
     methods = data_of(page)["methods"]
     assert methods == [
@@ -165,8 +242,14 @@ def test_several_runs_and_every_kind_of_folder(copy, tmp_path):
         {"name": f"{demo}: ZipR1 (exact)", "full": 1, "shorter": False},
     ]
     assert page.count("<svg") == 4  # two curves, two trainings
-    assert "58.2 <small>(57.0 to 59.0) [-0.3, -1.0 to +0.4]</small>" in page and "71.0 <small>(1 of 2)</small>" in page
-    assert page.count("<td>row 2</td><td>&lt;b&gt;42&lt;/b&gt;</td><td>0.25</td>") == 2 and "row 1" not in page
+    assert (
+        "58.2 <small>(57.0 to 59.0) [-0.3, -1.0 to +0.4]</small>" in page
+        and "71.0 <small>(1 of 2)</small>" in page
+    )
+    assert (
+        page.count("<td>row 2</td><td>&lt;b&gt;42&lt;/b&gt;</td><td>0.25</td>") == 2
+        and "row 1" not in page
+    )
     assert "<td>failed</td>" in page and "a &lt;reason&gt;" in page
 
 

@@ -20,9 +20,17 @@ def row(problem_type: str, answer: str) -> Example:
             for said in ("B", "B.", "(B)", "B) a cat", "B. a cat", " B\n", "<answer>B</answer>")
         ),
         *(("multiple choice", "B", said, 0) for said in ("C", "C. B", "(A)")),
-        *(("multiple choice", "B", said, None) for said in ("b", "A cat", "Banana", "the second", "", "<answer></answer>")),
+        *(
+            ("multiple choice", "B", said, None)
+            for said in ("b", "A cat", "Banana", "the second", "", "<answer></answer>")
+        ),
         ("multiple choice", "B. a cat", "B", 1),
-        ("multiple choice", "B", "<think>A, or C? <answer>C</answer> no.</think> <answer>B</answer>", 1),
+        (
+            "multiple choice",
+            "B",
+            "<think>A, or C? <answer>C</answer> no.</think> <answer>B</answer>",
+            1,
+        ),
         ("numerical", "12", "<think>There are 12", None),  # no answer yet
         ("numerical", "1234.5", "1,234.5", 1),
         ("numerical", "1234567", "1,234,567", 1),
@@ -42,17 +50,30 @@ def row(problem_type: str, answer: str) -> Example:
         ("numerical", "3", r"$\log_2 8$", 1),
         *(("numerical", "12", said, None) for said in ("twelve", "nan", "1/0", "9^9^9^9^9", "inf")),
         # What would take for ever to work out is no answer.
-        *(("numerical", "12", said, None) for said in ("$20000000!$", r"$\binom{10^9}{10^8}$", r"$\prod_{n=1}^{99999999} n$")),
-        *(("numerical", "1500", said, 1) for said in ("1.5 \N{MULTIPLICATION SIGN} 10^3", r"1.5 \times 10^{3}", "1.5x10^3")),
+        *(
+            ("numerical", "12", said, None)
+            for said in ("$20000000!$", r"$\binom{10^9}{10^8}$", r"$\prod_{n=1}^{99999999} n$")
+        ),
+        *(
+            ("numerical", "1500", said, 1)
+            for said in ("1.5 \N{MULTIPLICATION SIGN} 10^3", r"1.5 \times 10^{3}", "1.5x10^3")
+        ),
         ("numerical", "1500", "9 \N{MULTIPLICATION SIGN} 10^3", 0),
         ("regression", "0.00035", "3.5E-4 m", 1),
         *(("numerical", "1.5", said, 1) for said in ("1 1/2", r"1\frac{1}{2}", "(1.5)")),
         *(("numerical", "-5", said, 1) for said in ("- 5", "-$5", "\N{EN DASH}5", "- 5 m")),
         ("numerical", "3.46", "2\N{SQUARE ROOT}3", 1),
-        *(("numerical", "5", said, None) for said in ("5-6", "5 \N{EN DASH} 6", "5:30")),  # a range, a time
+        *(
+            ("numerical", "5", said, None) for said in ("5-6", "5 \N{EN DASH} 6", "5:30")
+        ),  # a range, a time
         ("OCR", "STOP AHEAD", "STOP\nAHEAD", 1),
         ("OCR", "STOP AHEAD NOW PLEASE", "STOP AHEAD NOW", 3 / 4),  # one of four words is missing
-        ("OCR", "GO", "GO LEFT THEN RIGHT", 0),  # three words too many for one: 1 - 3, but no less than 0
+        (
+            "OCR",
+            "GO",
+            "GO LEFT THEN RIGHT",
+            0,
+        ),  # three words too many for one: 1 - 3, but no less than 0
         # one-word pairs: 2 of 3 and 2 of 4, F = 4/7, as is the longest common subsequence; pairs: 1 of 2 and 1 of 3, F = 2/5
         ("free-form", "a red ball rolls", "the red ball", (4 / 7 + 4 / 7 + 2 / 5) / 3),
         ("free-form", "red", "Red.", 1),  # one word has no pairs
@@ -80,7 +101,12 @@ def test_scores(problem_type, answer, completion, expected):
     [
         ("OCR", "TURN LEFT", "TURN RIGHT", "STOP RIGHT"),  # 1/2 and 0
         ("OCR", "A B C D E", "A B C", "A B"),  # 3/5 and 2/5
-        ("free-form", "a red ball rolls", "the red ball", "the red bus"),  # 0.51, and (2/7 + 0 + 2/7) / 3
+        (
+            "free-form",
+            "a red ball rolls",
+            "the red ball",
+            "the red bus",
+        ),  # 0.51, and (2/7 + 0 + 2/7) / 3
         ("regression", "2.0", "2.1", "2.11"),  # 5 % off, and 5.5 %
         ("regression", "2.2", "2.09", "2.08"),  # 5 %, which floats make a little more
         ("numerical", "3.14", "3.144", "3.146"),
@@ -92,7 +118,9 @@ def test_a_binary_grade_has_a_threshold(problem_type, answer, right, wrong):
 
 
 def test_an_unknown_problem_type_is_an_error():
-    with pytest.raises(ValueError, match="row 7: problem type 'golf': expected one of exact, multiple choice"):
+    with pytest.raises(
+        ValueError, match="row 7: problem type 'golf': expected one of exact, multiple choice"
+    ):
         grade(row("golf", "B"), "B")
 
 

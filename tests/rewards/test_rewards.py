@@ -13,12 +13,26 @@ from PIL import Image
 from zipr1.data.columns import general
 from zipr1.data.example import Example
 from zipr1.data.video_r1 import published
-from zipr1.rewards.functions import RewardLog, asked, from_function, load_function, summary, without_lost
+from zipr1.rewards.functions import (
+    RewardLog,
+    asked,
+    from_function,
+    load_function,
+    summary,
+    without_lost,
+)
 from zipr1.rewards.reward import reward
 from zipr1.tasks import TASKS
 
 ROWS = [
-    Example("1", "", "Which?", "B", problem_type="multiple choice", columns={"level": 3, "path": "a.png"}),
+    Example(
+        "1",
+        "",
+        "Which?",
+        "B",
+        problem_type="multiple choice",
+        columns={"level": 3, "path": "a.png"},
+    ),
     Example("2", "", "How far?", "10", problem_type="regression", columns={"level": 5}),
 ]
 SAID = ["B", "red", "9", "9.8"]  # two for each row
@@ -30,7 +44,9 @@ def test_each_row_by_its_own_type():
     assert got.accuracy.tolist() == [[1, 0], [0, 1]]
     assert got.efficiency.tolist() == [[0.5, 0.75], [0, 0.25]]
     assert got.unparsable.tolist() == [[False, True], [False, False]]
-    torch.testing.assert_close(reward(ROWS, SAID, RATIO, graded=True).accuracy, torch.tensor([[1, 0], [0.9, 0.98]]))
+    torch.testing.assert_close(
+        reward(ROWS, SAID, RATIO, graded=True).accuracy, torch.tensor([[1, 0], [0.9, 0.98]])
+    )
 
 
 def test_a_task_and_a_row_in_one_batch():
@@ -68,7 +84,11 @@ def test_a_users_function_gets_the_columns(module, path):
     torch.testing.assert_close(got.accuracy, torch.tensor([[0.1, 0.3], [0.1, 0.3]]))
     seen = sys.modules["own_rewards"].seen
     assert seen.keys() >= {"trainer_state", "log_extra", "log_metric"}
-    assert {name: value for name, value in seen.items() if name in ("prompts", "answer", "level", "path", "problem_type")} == {
+    assert {
+        name: value
+        for name, value in seen.items()
+        if name in ("prompts", "answer", "level", "path", "problem_type")
+    } == {
         "prompts": ["Which?", "Which?", "How far?", "How far?"],
         "answer": ["B", "B", "10", "10"],
         "level": [3, 3, 5, 5],
@@ -92,14 +112,21 @@ def test_what_a_function_must_return(module, name, word):
 
 def test_several_functions_with_weights(module):
     """A row to which one does not apply has the others' sum; one to which none applies has nothing, and is counted."""
-    got = reward(ROWS, SAID, RATIO, function=load_function("own_rewards:by_length, 0.5*own_rewards.few"))
+    got = reward(
+        ROWS, SAID, RATIO, function=load_function("own_rewards:by_length, 0.5*own_rewards.few")
+    )
     torch.testing.assert_close(got.accuracy, torch.tensor([[0.1 + 0.5, 0.3 + 1.5], [0.1, 0.3]]))
     assert not got.unparsable.any()
     got = reward(ROWS, SAID, RATIO, function=load_function("own_rewards:few"))
-    assert got.accuracy.tolist() == [[1, 3], [0, 0]] and got.unparsable.tolist() == [[False, False], [True, True]]
+    assert got.accuracy.tolist() == [[1, 3], [0, 0]] and got.unparsable.tolist() == [
+        [False, False],
+        [True, True],
+    ]
 
 
-def accuracy_reward(completions: list[list[dict[str, str]]], solution: list[str], **kwargs) -> list[float | None]:
+def accuracy_reward(
+    completions: list[list[dict[str, str]]], solution: list[str], **kwargs
+) -> list[float | None]:
     """As people write them for TRL: a chat's completion is a list of messages, prompts are the rows' own."""
     assert all(message["role"] == "assistant" for (message,) in completions)
     assert kwargs["prompts"][0][-1] == {"role": "user", "content": "Which letter?"}
@@ -109,15 +136,27 @@ def accuracy_reward(completions: list[list[dict[str, str]]], solution: list[str]
 
 
 def test_a_function_for_trls_chats_runs_unchanged():
-    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which letter?"}]
+    chat = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Which letter?"},
+    ]
     row = general({"prompt": chat, "solution": "B"}, 0, Path())
-    got = reward([row.example], ["B", "C"], torch.ones(2), function=((1.0, accuracy_reward),), completion_ids=[[1, 2], [3]])
+    got = reward(
+        [row.example],
+        ["B", "C"],
+        torch.ones(2),
+        function=((1.0, accuracy_reward),),
+        completion_ids=[[1, 2], [3]],
+    )
     assert got.accuracy.tolist() == [[1, 0]]
 
 
 def has_tags(completions, **kwargs) -> list[float]:
     """The format reward of TRL's documentation."""
-    return [float(bool(re.fullmatch(r"<think>.*</think><answer>.*</answer>", one[0]["content"]))) for one in completions]
+    return [
+        float(bool(re.fullmatch(r"<think>.*</think><answer>.*</answer>", one[0]["content"])))
+        for one in completions
+    ]
 
 
 def test_rows_that_are_chats_to_trl(tmp_path):
@@ -130,12 +169,18 @@ def test_rows_that_are_chats_to_trl(tmp_path):
     examples = [row.read(1) for row in rows]
     got = reward(examples, said, torch.ones(3), function=((1.0, has_tags),))
     assert got.accuracy.tolist() == [[1], [0], [0]]
-    assert asked(examples[1])[0]["content"] == examples[1].question  # as the published trainer has it
-    assert asked(examples[2]) == [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Colour?"}]}]
+    assert (
+        asked(examples[1])[0]["content"] == examples[1].question
+    )  # as the published trainer has it
+    assert asked(examples[2]) == [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Colour?"}]}
+    ]
 
 
 def test_a_function_that_fails_is_named():
-    with pytest.raises(RuntimeError, match=r"test_rewards:has_tags failed on rows 1, 2: .*string indices") as failed:
+    with pytest.raises(
+        RuntimeError, match=r"test_rewards:has_tags failed on rows 1, 2: .*string indices"
+    ) as failed:
         reward(ROWS, SAID, RATIO, function=((1.0, has_tags),))
     assert isinstance(failed.value.__cause__, TypeError)
 
@@ -143,11 +188,18 @@ def test_a_function_that_fails_is_named():
 def test_an_answer_reaches_a_function_as_it_stands():
     row = general({"prompt": "?", "answer": "Six. <answer>6</answer>"}, 0, Path())
     seen = {}
-    reward([row.example], ["6"], torch.ones(1), function=((1.0, lambda completions, **columns: seen.update(columns) or [1.0]),))
+    reward(
+        [row.example],
+        ["6"],
+        torch.ones(1),
+        function=((1.0, lambda completions, **columns: seen.update(columns) or [1.0]),),
+    )
     assert seen["answer"] == ["Six. <answer>6</answer>"] and seen["problem_type"] == ["exact"]
 
 
-def curriculum(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, level, **kwargs):
+def curriculum(
+    prompts, completions, completion_ids, trainer_state, log_extra, log_metric, level, **kwargs
+):
     """All that TRL 1.x passes, as its documentation writes it."""
     log_extra("levels", level)
     log_extra("parts", map(torch.tensor, level))
@@ -157,7 +209,10 @@ def curriculum(prompts, completions, completion_ids, trainer_state, log_extra, l
 
 def test_what_a_function_says_beside_its_rewards():
     log, more = (RewardLog(step=1, max_steps=4, completions=4) for _ in range(2))
-    functions = ((0.5, curriculum), (1.0, partial(lambda completions, **columns: [None, 1, 0, None])))
+    functions = (
+        (0.5, curriculum),
+        (1.0, partial(lambda completions, **columns: [None, 1, 0, None])),
+    )
     ids = [[1]] * 4
     got = reward(ROWS, SAID, RATIO, function=functions, completion_ids=ids, log=log)
     assert got.log is log and got.accuracy.tolist() == [[0.375, 1.375], [0.625, 0.625]]
@@ -167,7 +222,10 @@ def test_what_a_function_says_beside_its_rewards():
     found = summary([log, more])
     assert found.pop("mean_level") == 4.5  # of two passes: (3 + 5) / 2, and 5
     values = torch.tensor([0.75] * 2 + [1.25] * 6)
-    assert found.pop("rewards/curriculum/mean") == values.mean() and found.pop("rewards/partial/mean") == 0.5
+    assert (
+        found.pop("rewards/curriculum/mean") == values.mean()
+        and found.pop("rewards/partial/mean") == 0.5
+    )
     assert found.pop("rewards/curriculum/std") == pytest.approx(values.std(correction=0).item())
     assert found == {"rewards/partial/std": 0.5}
 
@@ -186,7 +244,10 @@ def test_a_column_of_another_length():
         log_extra("first", completions[:1])
         return [1.0] * len(completions)
 
-    with pytest.raises(RuntimeError, match=r"test_rewards:short failed on rows 1, 2: .*first: 1 values for 4 completions"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"test_rewards:short failed on rows 1, 2: .*first: 1 values for 4 completions",
+    ):
         reward(ROWS, SAID, RATIO, function=((1.0, short),))
 
 
@@ -200,7 +261,11 @@ def test_a_column_of_another_length():
         ("own_rewards:later", ValueError, "is async"),
         ("much*own_rewards:few", ValueError, "'much' is no weight"),
         ("own_rewards:few,", ValueError, "reward function '': expected package.module:name"),
-        ("torn_rewards:f", ModuleNotFoundError, "no_such_library"),  # the module is there, what it needs is not
+        (
+            "torn_rewards:f",
+            ModuleNotFoundError,
+            "no_such_library",
+        ),  # the module is there, what it needs is not
     ],
 )
 def test_a_function_that_is_not_there(module, path, error, word):
@@ -215,7 +280,10 @@ def test_an_answer_column_that_arrow_filled():
         Example("2", "", "?", "no", columns={"answer": "No."}),
     ]
     seen = []
-    from_function(((1.0, lambda answer, **columns: seen.extend(answer) or [1.0, 1.0]),), [(row, "") for row in rows])
+    from_function(
+        ((1.0, lambda answer, **columns: seen.extend(answer) or [1.0, 1.0]),),
+        [(row, "") for row in rows],
+    )
     assert seen == ["yes", "No."]
 
 
@@ -227,7 +295,13 @@ def test_numbers_that_are_not_finite_are_told_apart(kind):
         return kind([1.0, float("nan"), 0.5])
 
     found = without_lost(half, lost)
-    assert [value if value is None else float(value) for value in found()] == [1.0, None, 0.5] and lost == [1]
+    assert [value if value is None else float(value) for value in found()] == [
+        1.0,
+        None,
+        0.5,
+    ] and lost == [1]
     assert found.__name__ == "half"
     named = without_lost(partial(half), [])
-    assert (named.__module__, named.__name__) == ("functools", "partial") and without_lost(half, []).__module__ == __name__
+    assert (named.__module__, named.__name__) == ("functools", "partial") and without_lost(
+        half, []
+    ).__module__ == __name__

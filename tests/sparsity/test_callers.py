@@ -39,7 +39,10 @@ def test_beam_search_over_every_token_equals_dense(model, batch):
 def test_embeddings_instead_of_tokens(model, batch):
     if model.config.model_type in VISION_FAMILIES:
         pytest.skip("a Qwen-VL model needs the tokens for its positions")
-    embeds = {"inputs_embeds": model.get_input_embeddings()(batch["input_ids"]), "attention_mask": batch["attention_mask"]}
+    embeds = {
+        "inputs_embeds": model.get_input_embeddings()(batch["input_ids"]),
+        "attention_mask": batch["attention_mask"],
+    }
     from_tokens, trace = generate(model, batch)
     from_embeds, other = generate(model, embeds)
     assert from_tokens[:, -5:].tolist() == from_embeds.tolist()
@@ -58,13 +61,22 @@ def test_several_pictures_and_clips_in_a_prompt_and_none_in_another(model, proce
 
     def inputs(rows):
         chats = [
-            [{"role": "user", "content": [{"type": k} for k in kinds] + [{"type": "text", "text": "What?"}]}]
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": k} for k in kinds] + [{"type": "text", "text": "What?"}],
+                }
+            ]
             for kinds, *_ in rows
         ]
-        media = {"images": [p for _, found, _ in rows for p in found], "videos": [c for *_, found in rows for c in found]}
+        media = {
+            "images": [p for _, found, _ in rows for p in found],
+            "videos": [c for *_, found in rows for c in found],
+        }
         if media["videos"]:
             media["video_metadata"] = [
-                {"fps": 2.0, "total_num_frames": 4, "frames_indices": list(range(4))} for _ in media["videos"]
+                {"fps": 2.0, "total_num_frames": 4, "frames_indices": list(range(4))}
+                for _ in media["videos"]
             ]
         text = processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
         media = {name: found for name, found in media.items() if found}
@@ -133,15 +145,29 @@ def test_a_second_turn_with_every_key_kept_is_dense_from_there_on(model, batch, 
 @pytest.mark.parametrize("keep_kv", [False, True])
 def test_a_chat_of_three_turns_goes_on_with_the_cache_of_generate(model, processor, keep_kv):
     """The text turns of a chat through generate(past_key_values=...): each answer is what one pass over the chat says next."""
-    turns = ["What is red? A red thing is", " And blue? Blue is", " So what is green, and what is it not?"]
+    turns = [
+        "What is red? A red thing is",
+        " And blue? Blue is",
+        " So what is green, and what is it not?",
+    ]
     turns = [processor(text=turn, return_tensors="pt")["input_ids"] for turn in turns]
-    first, cache, ids = turns[0].shape[1], DynamicCache(config=decoder(model).config), turns[0][:, :0]
+    first, cache, ids = (
+        turns[0].shape[1],
+        DynamicCache(config=decoder(model).config),
+        turns[0][:, :0],
+    )
     with torch.no_grad():
         with sparse(model, RULE, keep_kv=keep_kv) as trace:
             for turn in turns:
                 ids = torch.cat([ids, turn], dim=1)
                 mask = torch.ones_like(ids)
-                ids = model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=4, do_sample=False)
+                ids = model.generate(
+                    ids,
+                    attention_mask=mask,
+                    past_key_values=cache,
+                    max_new_tokens=4,
+                    do_sample=False,
+                )
         assert trace.kept[0].shape[1] < ids.shape[1] and (trace.token_ratio < 1).all()
         stored = ids.shape[1] - 1  # the last token was never read
         assert (cache.layers[-1].keys.shape[2] < stored) == (not keep_kv)
@@ -166,7 +192,9 @@ def cut(embeds: dict, begin: int, end: int) -> dict:
         visual, first = embeds["visual_pos_masks"], int(embeds["visual_pos_masks"][:, :begin].sum())
         count = int(visual[:, begin:end].sum())
         part["visual_pos_masks"] = visual[:, begin:end]
-        part["deepstack_visual_embeds"] = [layer[first : first + count] for layer in embeds["deepstack_visual_embeds"]]
+        part["deepstack_visual_embeds"] = [
+            layer[first : first + count] for layer in embeds["deepstack_visual_embeds"]
+        ]
     return part
 
 
@@ -181,33 +209,49 @@ def test_a_new_picture_in_the_second_turn(model, processor):
         {"role": "assistant", "content": [{"type": "text", "text": "A cat."}]},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "And this?"}]},
     ]
-    texts = [processor.apply_chat_template([turns[:n]], add_generation_prompt=True, tokenize=False) for n in (1, 3)]
+    texts = [
+        processor.apply_chat_template([turns[:n]], add_generation_prompt=True, tokenize=False)
+        for n in (1, 3)
+    ]
     first, both = (
-        front(model, processor(text=text, images=pictures[: i + 1], return_tensors="pt")) for i, text in enumerate(texts)
+        front(model, processor(text=text, images=pictures[: i + 1], return_tensors="pt"))
+        for i, text in enumerate(texts)
     )
     length, end = first["inputs_embeds"].shape[1], both["inputs_embeds"].shape[1]
     text = decoder(model)
     with torch.no_grad():
         with sparse(model, RULE) as trace:
             past = text(**cut(both, 0, length), use_cache=True).past_key_values
-            hidden = text(**cut(both, length, end), past_key_values=past, use_cache=True).last_hidden_state
+            hidden = text(
+                **cut(both, length, end), past_key_values=past, use_cache=True
+            ).last_hidden_state
         with sparse(model, RULE, prompt_length=length):
             expected = text(**both, use_cache=False).last_hidden_state[:, length:]
         torch.testing.assert_close(hidden, expected, **TOLERANCE)
-        assert trace.lengths.tolist() == [end] and all(kept[:, length:].all() for kept in trace.kept)
+        assert trace.lengths.tolist() == [end] and all(
+            kept[:, length:].all() for kept in trace.kept
+        )
         with sparse(model, RULE, keep_kv=True):
             past = text(**cut(both, 0, length), use_cache=True).past_key_values
-            whole = text(**cut(both, length, end), past_key_values=past, use_cache=True).last_hidden_state
-        assert past.layers[0].keys.shape[2] == end and not torch.allclose(whole, hidden, **TOLERANCE)
+            whole = text(
+                **cut(both, length, end), past_key_values=past, use_cache=True
+            ).last_hidden_state
+        assert past.layers[0].keys.shape[2] == end and not torch.allclose(
+            whole, hidden, **TOLERANCE
+        )
 
 
 def test_a_prompt_read_in_chunks_counts_the_chunks_that_stay_whole(model, batch):
     length = batch["input_ids"].shape[1]
     try:
         with torch.no_grad():
-            model.generate(**batch, max_new_tokens=5, do_sample=False, prefill_chunk_size=length - 6)
+            model.generate(
+                **batch, max_new_tokens=5, do_sample=False, prefill_chunk_size=length - 6
+            )
     except RuntimeError:
-        pytest.skip(f"dense transformers {transformers.__version__} cannot read this prompt in chunks")  # pictures in 5.17
+        pytest.skip(
+            f"dense transformers {transformers.__version__} cannot read this prompt in chunks"
+        )  # pictures in 5.17
     out, trace = generate(model, batch, prefill_chunk_size=length - 6)
     assert out.shape[1] == length + 5
     lengths = batch["attention_mask"].sum(-1)
@@ -229,15 +273,24 @@ def test_another_kind_of_cache_says_what_to_use(model, batch, kind):
             pytest.skip("this transformers quantises with further packages only")
         settings["cache_config"] = {"backend": "fp8"}
     with torch.no_grad():
-        assert model.generate(**batch, max_new_tokens=2, do_sample=False, **settings).shape[0] == len(batch["input_ids"])
+        assert model.generate(**batch, max_new_tokens=2, do_sample=False, **settings).shape[
+            0
+        ] == len(batch["input_ids"])
     with pytest.raises(TypeError, match="leave out cache_implementation"):
         generate(model, batch, **settings)
 
 
 def test_assisted_decoding_says_what_to_use(model, processor):
-    row = prompts(processor, [Example("a", "none", "What is red? What is", "red")])  # repeats, so that there is a draft
+    row = prompts(
+        processor, [Example("a", "none", "What is red? What is", "red")]
+    )  # repeats, so that there is a draft
     with torch.no_grad():
-        assert model.generate(**row, max_new_tokens=5, do_sample=False, prompt_lookup_num_tokens=2).shape[0] == 1
+        assert (
+            model.generate(
+                **row, max_new_tokens=5, do_sample=False, prompt_lookup_num_tokens=2
+            ).shape[0]
+            == 1
+        )
     with pytest.raises(NotImplementedError, match="plain generate"):
         generate(model, row, prompt_lookup_num_tokens=2)
     with pytest.raises(NotImplementedError, match="plain generate"):
@@ -249,7 +302,10 @@ def test_a_cache_goes_on_in_a_later_block_and_leaves_its_trace_alone(model, batc
     embeds = front(model, batch)
     new = extended(model, embeds, batch["input_ids"][:, -3:])
     length = batch["input_ids"].shape[1]
-    more = {"attention_mask": new["attention_mask"], "position_ids": new["position_ids"][..., length:]}
+    more = {
+        "attention_mask": new["attention_mask"],
+        "position_ids": new["position_ids"][..., length:],
+    }
     more |= {"inputs_embeds": new["inputs_embeds"][:, length:], "use_cache": True}
     outs = []
     for blocks in (1, 2):
@@ -285,7 +341,11 @@ def test_an_evicted_cache_is_refused_outside_the_block(model, processor, example
         past = prefill(decoder(model), front(model, batch))
     assert past.layers[0].keys.shape[2] == batch["input_ids"].shape[1]
     with torch.no_grad(), pytest.raises(RuntimeError, match="inside `with"):
-        decoder(model)(inputs_embeds=front(model, batch)["inputs_embeds"][:, -1:], past_key_values=past, use_cache=True)
+        decoder(model)(
+            inputs_embeds=front(model, batch)["inputs_embeds"][:, -1:],
+            past_key_values=past,
+            use_cache=True,
+        )
     embeds = front(model, prompts(processor, examples[:1]))
     word = embeds["inputs_embeds"][:, -1:]
     with torch.no_grad():
@@ -296,4 +356,6 @@ def test_an_evicted_cache_is_refused_outside_the_block(model, processor, example
         with sparse(model, RULE, keep_kv=True):
             past = prefill(decoder(model), embeds)
         assert not past.layers[0].ragged  # a mask without padding: decoding needs none
-        decoder(model)(inputs_embeds=word, past_key_values=past, use_cache=True)  # nothing was dropped
+        decoder(model)(
+            inputs_embeds=word, past_key_values=past, use_cache=True
+        )  # nothing was dropped

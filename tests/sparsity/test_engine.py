@@ -41,7 +41,9 @@ def test_keeping_everything_equals_dense(model, batch, rule, scope):
 
 
 @both_scopes
-@pytest.mark.parametrize("rule", [TopP(0.9), TopP((0.8, 0.9, 0.95, 0.99)), TopK(0.4), Random(0.3), Recent(0.3)])
+@pytest.mark.parametrize(
+    "rule", [TopP(0.9), TopP((0.8, 0.9, 0.95, 0.99)), TopK(0.4), Random(0.3), Recent(0.3)]
+)
 def test_a_padded_batch_equals_single_runs(model, processor, examples, batch, rule, scope):
     together, trace = logits(model, batch, rule=rule, scope=scope)
     for row, example in enumerate(examples):
@@ -49,7 +51,9 @@ def test_a_padded_batch_equals_single_runs(model, processor, examples, batch, ru
         alone, single = logits(model, prompts(processor, [example]), rule=one, scope=scope)
         length = alone.shape[1]
         torch.testing.assert_close(together[row, -length:], alone[0], **TOLERANCE)
-        assert [k[row, -length:].tolist() for k in trace.kept] == [k[0].tolist() for k in single.kept]
+        assert [k[row, -length:].tolist() for k in trace.kept] == [
+            k[0].tolist() for k in single.kept
+        ]
         assert trace.token_ratio[row] == single.token_ratio[0]
     assert 0.05 < trace.token_ratio.mean() < 0.95  # the test is about something
 
@@ -61,14 +65,21 @@ def one_pass(model, rule, scope: str, implementation: str, kept, replay: bool = 
         with sparse(model, rule, scope=scope) as trace:
             yield trace
         return
-    with sparse(model, rule, implementation=implementation, replay=kept if replay else None) as trace, ExitStack() as stack:
+    with (
+        sparse(
+            model, rule, implementation=implementation, replay=kept if replay else None
+        ) as trace,
+        ExitStack() as stack,
+    ):
         if scope == "layer":
             stack.enter_context(masked_scope(model, kept))
         yield trace
 
 
 @both_scopes
-@pytest.mark.parametrize("rule", [TopP(0.9), TopP(0.7, choice="accumulated"), TopP((0.5, 0.9, 0.95, 1.0))])
+@pytest.mark.parametrize(
+    "rule", [TopP(0.9), TopP(0.7, choice="accumulated"), TopP((0.5, 0.9, 0.95, 1.0))]
+)
 def test_sparse_equals_the_reference_in_value_and_gradient(model, batch, rule, scope):
     """float32: at most twice the error that plain PyTorch makes against the same reference in float64. By norms: the
     largest single error is of the one token with the smallest residual, and a matter of the CPU."""
@@ -84,14 +95,23 @@ def test_sparse_equals_the_reference_in_value_and_gradient(model, batch, rule, s
     ):
         model.to(dtype)
         embeds = encoded["inputs_embeds"].to(dtype).detach().requires_grad_(True)
-        replay = results["fast"][2] if name != "fast" else None  # the same tokens: a near tie may fall either way
+        replay = (
+            results["fast"][2] if name != "fast" else None
+        )  # the same tokens: a near tie may fall either way
         with one_pass(model, rule, scope, implementation, replay) as trace:
             hidden = decoder(model)(**encoded | {"inputs_embeds": embeds}, use_cache=False)[0]
         (gradient,) = torch.autograd.grad((hidden[real] * direction).sum(), embeds)
         results[name] = hidden[real].detach().double(), gradient[real].double(), trace.kept
-        with one_pass(model, rule, scope, implementation, replay, replay=False) as fresh, torch.no_grad():
+        with (
+            one_pass(model, rule, scope, implementation, replay, replay=False) as fresh,
+            torch.no_grad(),
+        ):
             decoder(model)(**encoded | {"inputs_embeds": embeds}, use_cache=False)
-        agree = torch.stack([a == b for a, b in zip(fresh.kept, results["fast"][2], strict=True)]).float().mean()
+        agree = (
+            torch.stack([a == b for a, b in zip(fresh.kept, results["fast"][2], strict=True)])
+            .float()
+            .mean()
+        )
         assert agree > 0.999, name
     model.to(torch.float32)
     for i in (0, 1):
@@ -118,7 +138,9 @@ def test_half_precision_is_as_close_as_plain_pytorch(model, batch, scope, half):
         replay = replay or trace.kept
         results[name] = hidden[real].float()
     model.to(torch.float32)
-    plain, fast = ((results[name] - results["truth"]).pow(2).mean().sqrt() for name in ("plain", "fast"))
+    plain, fast = (
+        (results[name] - results["truth"]).pow(2).mean().sqrt() for name in ("plain", "fast")
+    )
     assert fast <= 2 * plain, (fast, plain)
 
 
@@ -144,7 +166,9 @@ def manual_decode(model, inputs, steps: int):
 def test_generate_equals_a_manual_loop(model, batch, rule, scope):
     with torch.no_grad():
         with sparse(model, rule, scope=scope) as trace:
-            generated = model.generate(**batch, max_new_tokens=6, do_sample=False, suppress_tokens=None)
+            generated = model.generate(
+                **batch, max_new_tokens=6, do_sample=False, suppress_tokens=None
+            )
             ratios = trace.layer_ratios
         with sparse(model, rule, scope=scope) as again:
             manual, cache = manual_decode(model, batch, 6)
@@ -163,7 +187,13 @@ def test_one_pass_equals_prefill_and_decode(model, batch, scope):
     rule = TopP((0.8, 0.9, 0.95, 0.99))
     with torch.no_grad():
         with sparse(model, rule, scope=scope) as prefill:
-            out = model.generate(**batch, max_new_tokens=5, do_sample=False, return_dict_in_generate=True, output_logits=True)
+            out = model.generate(
+                **batch,
+                max_new_tokens=5,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
         length = batch["input_ids"].shape[1]
         inputs = extended(model, front(model, batch), out.sequences[:, length:])
         with sparse(model, rule, prompt_length=length, scope=scope) as one:
@@ -247,7 +277,9 @@ def test_gradient_checkpointing_recomputes_the_same_selection(model, batch, scop
             loss = out.logits[:, -1].logsumexp(-1).sum() + trace.relaxed_ratio.sum()
             loss.backward()
         assert len(trace.kept) == len(trace.relaxed) == 5
-        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        gradients.append(
+            {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        )
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
@@ -268,12 +300,21 @@ def test_relaxed_ratio_is_within_one_token_of_the_measured_one(model, batch):
     assert (difference >= 0).all() and (difference <= 1 / trace.lengths).all()
 
 
-def test_several_samples_of_a_prompt_are_those_of_a_batch_that_repeats_it(model, processor, examples, batch):
+def test_several_samples_of_a_prompt_are_those_of_a_batch_that_repeats_it(
+    model, processor, examples, batch
+):
     outs = []
-    for inputs, times in ((batch, 2), (prompts(processor, [example for example in examples for _ in range(2)]), 1)):
+    for inputs, times in (
+        (batch, 2),
+        (prompts(processor, [example for example in examples for _ in range(2)]), 1),
+    ):
         torch.manual_seed(0)
         with torch.no_grad(), sparse(model, TopP(0.9)):
-            outs.append(model.generate(**inputs, max_new_tokens=5, do_sample=True, num_return_sequences=times))
+            outs.append(
+                model.generate(
+                    **inputs, max_new_tokens=5, do_sample=True, num_return_sequences=times
+                )
+            )
     assert torch.equal(*outs)
     assert outs[0][0::2].tolist() != outs[0][1::2].tolist()  # they are samples
 
@@ -316,7 +357,9 @@ def test_what_is_not_supported_says_so(model, batch):
         with pytest.raises(ValueError, match="output_attentions"):
             model(**batch, output_attentions=True)
         with pytest.raises(ValueError, match="output_attentions"):
-            model.generate(**batch, max_new_tokens=2, output_attentions=True, return_dict_in_generate=True)
+            model.generate(
+                **batch, max_new_tokens=2, output_attentions=True, return_dict_in_generate=True
+            )
         with pytest.raises(TypeError, match="DynamicCache"):
             model.generate(**batch, max_new_tokens=2, cache_implementation="static")
         with pytest.raises(RuntimeError, match="already"), sparse(model, TopP(0.5)):
@@ -324,9 +367,15 @@ def test_what_is_not_supported_says_so(model, batch):
     with pytest.raises(ValueError, match="TopP"), sparse(model, Recent(0.5), relax=relaxed_count):
         model(**batch)
     replay = [torch.ones(1, 9, dtype=torch.bool)] * 9
-    with pytest.raises(ValueError, match="1 rows for a batch of 4"), sparse(model, TopP(0.9), replay=replay):
+    with (
+        pytest.raises(ValueError, match="1 rows for a batch of 4"),
+        sparse(model, TopP(0.9), replay=replay),
+    ):
         model(**batch)
-    with pytest.raises(RuntimeError, match="nothing was recorded"), sparse(model, TopP(0.9)) as trace:
+    with (
+        pytest.raises(RuntimeError, match="nothing was recorded"),
+        sparse(model, TopP(0.9)) as trace,
+    ):
         _ = trace.token_ratio
     with pytest.raises(ValueError, match="scope='all'"), sparse(model, TopP(0.9), scope="all"):
         pass

@@ -17,7 +17,9 @@ from zipr1.tasks.base import CELL, SPLITS, Scene
 from zipr1.tasks.draw import COLOUR_NAMES, COLOURS, SHAPES
 from zipr1.tasks.motion import DIRECTIONS
 
-NEW = {name: task for name, task in FAMILIES.items() if name not in TASKS}  # test_tasks.py has the others
+NEW = {
+    name: task for name, task in FAMILIES.items() if name not in TASKS
+}  # test_tasks.py has the others
 FRAMES = {"short": 4, "needle": 16}  # of the others that are clips: 8
 SIDES = ("left", "middle", "right")
 every_new = pytest.mark.parametrize("task", NEW.values(), ids=NEW)
@@ -46,8 +48,12 @@ def name_at(labels: np.ndarray, words: tuple[str, ...], where: np.ndarray) -> st
 
 
 def test_each_benchmark_of_the_paper_has_its_family_in_the_papers_order():
-    assert [task.mirrors for task in FAMILIES.values()] == [benchmark.name for benchmark in BENCHMARKS]
-    tables = [[task.name for task in FAMILIES.values() if task.clip == clip] for clip in (False, True)]
+    assert [task.mirrors for task in FAMILIES.values()] == [
+        benchmark.name for benchmark in BENCHMARKS
+    ]
+    tables = [
+        [task.name for task in FAMILIES.values() if task.clip == clip] for clip in (False, True)
+    ]
     assert [len(names) for names in tables] == [7, 6]
     assert list(FAMILIES) == tables[0] + tables[1]
 
@@ -136,14 +142,25 @@ def test_two_examples_in_a_row_are_a_pair(name):
     for index in range(0, 40, 2):
         one, two = task.example("test", index), task.example("test", index + 1)
         if name == "tempo":
-            assert one.question == two.question and [one.id.split("/")[k] for k in (2, 3)] == [str(index), two.id.split("/")[3]]
-            assert sorted(frame.tobytes() for frame in one.frames) == sorted(frame.tobytes() for frame in two.frames)
+            assert one.question == two.question and [one.id.split("/")[k] for k in (2, 3)] == [
+                str(index),
+                two.id.split("/")[3],
+            ]
+            assert sorted(frame.tobytes() for frame in one.frames) == sorted(
+                frame.tobytes() for frame in two.frames
+            )
         else:
             assert one.image == two.image and one.question != two.question
         if name == "choose":  # the same options, turned
-            (asked, *options), (again, *turned) = (example.question.split("\n") for example in (one, two))
+            (asked, *options), (again, *turned) = (
+                example.question.split("\n") for example in (one, two)
+            )
             words, other = ([line[2:] for line in lines] for lines in (options, turned))
-            assert asked == again and words != other and any(words[k:] + words[:k] == other for k in (1, 2, 3))
+            assert (
+                asked == again
+                and words != other
+                and any(words[k:] + words[:k] == other for k in (1, 2, 3))
+            )
         assert one.answer != two.answer
     assert [one.pairs for one in FAMILIES.values()].count(True) == 3
 
@@ -162,10 +179,15 @@ def test_choose_has_the_answer_under_its_letter_and_nowhere_else():
                 assert options[letter] == name_at(colour, COLOUR_NAMES, where)
                 picture = pixels(scene)[0]
                 patches = [picture[y * CELL :, x * CELL :][:CELL, :CELL] for y, x in where]
-                shares = {name: np.mean([of_colour(patch, name).mean() for patch in patches]) for name in COLOUR_NAMES}
+                shares = {
+                    name: np.mean([of_colour(patch, name).mean() for patch in patches])
+                    for name in COLOUR_NAMES
+                }
                 assert max(shares, key=shares.get) == options[letter]
             elif found := re.fullmatch(r"What shape is the (\w+) object\?", question):
-                assert options[letter] == name_at(shape, SHAPES, cells(colour, COLOUR_NAMES, found[1]))
+                assert options[letter] == name_at(
+                    shape, SHAPES, cells(colour, COLOUR_NAMES, found[1])
+                )
             else:
                 assert options[letter] == str(digit.max() - 1)
     assert max(letters.values()) < 0.35 * letters.total()
@@ -177,8 +199,13 @@ def test_the_digit_to_choose_is_a_sample_of_its_value():
         ink = 255 - pixels(scene)[0][y : y + CELL, x : x + CELL].mean(-1).ravel()
         likeness = {}
         for value, samples in enumerate(digits.by_value("test")):
-            large = [Image.fromarray(sample).resize((CELL, CELL), Image.Resampling.BICUBIC) for sample in samples]
-            likeness[value] = max(np.corrcoef(ink, np.asarray(sample).ravel())[0, 1] for sample in large)
+            large = [
+                Image.fromarray(sample).resize((CELL, CELL), Image.Resampling.BICUBIC)
+                for sample in samples
+            ]
+            likeness[value] = max(
+                np.corrcoef(ink, np.asarray(sample).ravel())[0, 1] for sample in large
+            )
         assert max(likeness, key=likeness.get) == scene.labels["digit"].max() - 1
         assert max(likeness.values()) > 0.99
 
@@ -189,8 +216,14 @@ def test_relate_names_the_letter_that_stands_there():
         shape, colour, option = (scene.labels[name][0] for name in ("shape", "colour", "option"))
         places = {letter: cells(option, tuple("abcd"), letter)[0] for letter in "abcd"}
         for question, letter in asked.items():
-            relation, thing = re.fullmatch(r"Which letter is (.+?) (?:of )?the (\w+)(?: object)?\?", question).groups()
-            where = cells(shape, SHAPES, thing) if thing in SHAPES else cells(colour, COLOUR_NAMES, thing)
+            relation, thing = re.fullmatch(
+                r"Which letter is (.+?) (?:of )?the (\w+)(?: object)?\?", question
+            ).groups()
+            where = (
+                cells(shape, SHAPES, thing)
+                if thing in SHAPES
+                else cells(colour, COLOUR_NAMES, thing)
+            )
             y, x = where.mean(0)
             dy, dx = places[letter] - (y, x)
             kinds[relation] += 1
@@ -211,7 +244,11 @@ def test_reason_follows_the_arrow_and_the_written_word():
         if direction := asked.get("Which way does the arrow point?"):
             dx, dy = DIRECTIONS[direction]
             arrow = pixels(scene)[0][48:80, 48:80]
-            dark = arrow.max(-1) < 34 if (arrow.max(-1) < 34).sum() > (arrow.min(-1) > 221).sum() else arrow.min(-1) > 221
+            dark = (
+                arrow.max(-1) < 34
+                if (arrow.max(-1) < 34).sum() > (arrow.min(-1) > 221).sum()
+                else arrow.min(-1) > 221
+            )
             lengths = dark.sum(0) if dx else dark.sum(1)  # the head is wider than the shaft
             assert (lengths.argmax() > 15.5) == (dx + dy > 0)
             y, x = 3 + 3 * dy, 3 + 3 * dx
@@ -234,8 +271,12 @@ def test_reason_follows_the_arrow_and_the_written_word():
 def test_short_says_what_is_there_when_and_where():
     for index, (scene, asked) in enumerate(scenes("short", count=30)):
         shape, colour = scene.labels["shape"], scene.labels["colour"]
-        assert asked["What colour comes first?"] == name_at(colour, COLOUR_NAMES, np.argwhere(colour > 0)[:1])
-        assert asked["What shape comes last?"] == name_at(shape, SHAPES, np.argwhere(shape > 0)[-1:])
+        assert asked["What colour comes first?"] == name_at(
+            colour, COLOUR_NAMES, np.argwhere(colour > 0)[:1]
+        )
+        assert asked["What shape comes last?"] == name_at(
+            shape, SHAPES, np.argwhere(shape > 0)[-1:]
+        )
         assert asked["What does the camera do?"] == ego.walk("test", index).action
         for question, reply in asked.items():
             if found := re.fullmatch(r"Does the (\w+) come first or last\?", question):
@@ -243,22 +284,31 @@ def test_short_says_what_is_there_when_and_where():
             elif found := re.fullmatch(r"Is the (\w+) on the left or right\?", question):
                 assert (cells(shape, SHAPES, found[1])[:, 2].mean() > 2.5) == (reply == "right")
             elif found := re.fullmatch(r"Is the (\w+) object at the top or bottom\?", question):
-                assert (cells(colour, COLOUR_NAMES, found[1])[:, 1].mean() > 2.5) == (reply == "bottom")
+                assert (cells(colour, COLOUR_NAMES, found[1])[:, 1].mean() > 2.5) == (
+                    reply == "bottom"
+                )
 
 
 def test_needle_counts_and_orders_the_cards():
     counts: Counter[str] = Counter()
     for scene, asked in scenes("needle"):
         clip = pixels(scene)
-        edges = np.concatenate([clip[:, :4].reshape(16, -1, 3), clip[:, -4:].reshape(16, -1, 3)], axis=1)
-        cards = [t for t in range(0, 16, 2) if edges[t].std(0).max() == 0 and edges[t].min() >= 225]  # plain paper
+        edges = np.concatenate(
+            [clip[:, :4].reshape(16, -1, 3), clip[:, -4:].reshape(16, -1, 3)], axis=1
+        )
+        cards = [
+            t for t in range(0, 16, 2) if edges[t].std(0).max() == 0 and edges[t].min() >= 225
+        ]  # plain paper
         assert asked["How many cards are shown?"] == str(len(cards))
         counts[asked["How many cards are shown?"]] += 1
         for end, t in (("first", cards[0]), ("last", cards[-1])):
             area = {name: of_colour(clip[t], name).sum() for name in COLOUR_NAMES}
             assert max(area, key=area.get) == asked[f"What colour is on the {end} card?"]
             shape = scene.labels["shape"][t // 2]
-            assert name_at(shape, SHAPES, np.argwhere(shape > 0)) == asked[f"What shape is on the {end} card?"]
+            assert (
+                name_at(shape, SHAPES, np.argwhere(shape > 0))
+                == asked[f"What shape is on the {end} card?"]
+            )
     assert counts.keys() == {"1", "2", "3"}
 
 
@@ -274,7 +324,10 @@ def test_lecture_gives_the_letter_on_the_plate_of_the_same_colour():
             case = max(area, key=area.get)  # the colour of the shape, by the pixels
             plates = [tuple(where) for where in np.argwhere(letter > 0)]
             assert all(slide < 2 for slide, _, _ in plates), "the rule comes before the cases"
-            on = {COLOUR_NAMES[colour[where] - 1]: lecture.ALPHABET[letter[where] - 1] for where in plates}
+            on = {
+                COLOUR_NAMES[colour[where] - 1]: lecture.ALPHABET[letter[where] - 1]
+                for where in plates
+            }
             assert len(on) == 4 and on[case] == reply
             decided += 1
         assert decided == 2
@@ -284,15 +337,21 @@ def test_objects_stay_under_their_cups():
     moved = 0
     for scene, asked in scenes("objects"):
         clip, shape = pixels(scene), scene.labels["shape"]
-        colours = [COLOUR_NAMES[v - 1] for v in scene.labels["colour"][0, 1, ::2]]  # raised cups, left to right
+        colours = [
+            COLOUR_NAMES[v - 1] for v in scene.labels["colour"][0, 1, ::2]
+        ]  # raised cups, left to right
         under = [SHAPES[v - 1] for v in shape[0, 3, ::2]]
         assert not shape[1:].any(), "hidden from then on"
         ends = {}
         for name in colours:
-            ends[name] = SIDES[int(np.argwhere(of_colour(clip[-1, 48:80], name))[:, 1].mean() // 32)]
+            ends[name] = SIDES[
+                int(np.argwhere(of_colour(clip[-1, 48:80], name))[:, 1].mean() // 32)
+            ]
         moved += sum(ends[name] != SIDES[i] for i, name in enumerate(colours))
         for question, reply in asked.items():
-            thing = next(word for word in re.findall(r"\w+", question) if word in SHAPES + COLOUR_NAMES)
+            thing = next(
+                word for word in re.findall(r"\w+", question) if word in SHAPES + COLOUR_NAMES
+            )
             i = under.index(thing) if thing in SHAPES else colours.index(thing)
             if question.startswith("What is under"):
                 assert reply == under[i]
@@ -314,7 +373,10 @@ def test_tempo_pairs_have_the_same_single_frames_and_other_answers():
         first, second = dict(one.questions), dict(two.questions)
         assert first.keys() == second.keys()
         timeless = [question for question in first if first[question] == second[question]]
-        assert all(question.startswith("What colour is") for question in timeless) and len(timeless) <= 1
+        assert (
+            all(question.startswith("What colour is") for question in timeless)
+            and len(timeless) <= 1
+        )
         kinds[next(iter(first)).split()[0]] += 1
     assert len(kinds) == 4 and min(kinds.values()) >= 4
 

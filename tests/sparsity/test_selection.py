@@ -22,7 +22,16 @@ def test_count_is_the_least_that_holds_p():
     # 4 probes; sorted 2.0, 1.0, 0.6, 0.3, 0.1 -> cumulative shares 0.5, 0.75, 0.9, 0.975, 1
     a = torch.tensor([[0.3, 2.0, 0.1, 1.0, 0.6]])
     valid = torch.ones(1, 5, dtype=torch.bool)
-    for p, n in ((0.4, 1), (0.5, 1), (0.51, 2), (0.75, 2), (0.89, 3), (0.97, 4), (0.98, 5), (1.0, 5)):
+    for p, n in (
+        (0.4, 1),
+        (0.5, 1),
+        (0.51, 2),
+        (0.75, 2),
+        (0.89, 3),
+        (0.97, 4),
+        (0.98, 5),
+        (1.0, 5),
+    ):
         assert top_p_count(a, torch.tensor([p]), valid).item() == n, p
 
 
@@ -36,7 +45,9 @@ def test_count_is_minimal_and_monotone_in_p():
         curve = a.sort(-1, descending=True).values.cumsum(-1)
         wanted = p * curve[:, -1]
         assert (curve.gather(1, n[:, None] - 1)[:, 0] >= wanted).all()
-        shorter = torch.where(n > 1, curve.gather(1, (n - 2).clamp(min=0)[:, None])[:, 0], -torch.ones(64))
+        shorter = torch.where(
+            n > 1, curve.gather(1, (n - 2).clamp(min=0)[:, None])[:, 0], -torch.ones(64)
+        )
         assert (shorter < wanted).all()
         assert (n >= before).all()
         before = n
@@ -45,8 +56,12 @@ def test_count_is_minimal_and_monotone_in_p():
 def test_choice_is_by_normalised_scores_and_keeps_the_last_token():
     # accumulated favours the first token, which all 4 probes see; normalised: 0.5, 0.4, 0.45, 0.3
     s = scores([[2.0, 1.2, 0.9, 0.3]], [[4.0, 3.0, 2.0, 1.0]])
-    assert TopP(0.7).keep(s).tolist() == [[True, False, False, True]]  # n = 2: best normalised, and the last
-    assert TopP(0.9).keep(s).tolist() == [[True, False, True, True]]  # n = 3: 0.5, 0.45 and the last
+    assert TopP(0.7).keep(s).tolist() == [
+        [True, False, False, True]
+    ]  # n = 2: best normalised, and the last
+    assert TopP(0.9).keep(s).tolist() == [
+        [True, False, True, True]
+    ]  # n = 3: 0.5, 0.45 and the last
     assert TopP(0.9, choice="accumulated").keep(s).tolist() == [[True, True, False, True]]
 
 
@@ -59,7 +74,9 @@ def test_accumulated_choice_holds_the_share_except_for_the_last_token():
 
 
 def test_padding_is_never_kept_and_p_differs_by_sample():
-    s = scores([[0.0, 3.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]], valid=[[False, True, True, False], [True] * 4])
+    s = scores(
+        [[0.0, 3.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]], valid=[[False, True, True, False], [True] * 4]
+    )
     kept = TopP((0.5, 0.5)).keep(s)
     assert kept.tolist() == [[False, False, True, False], [True, False, False, True]]
     assert TopP((0.9, 1.0)).keep(s).tolist() == [[False, True, True, False], [True] * 4]
@@ -84,16 +101,23 @@ def test_relaxed_gradient_is_that_of_a_finite_difference():
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(3, 12, 11, generator=generator, dtype=torch.float64) * 2
     direction = torch.randn(3, 12, 11, generator=generator, dtype=torch.float64)
-    p, valid = torch.tensor([0.6, 0.8, 0.95], dtype=torch.float64), torch.ones(3, 11, dtype=torch.bool)
+    p, valid = (
+        torch.tensor([0.6, 0.8, 0.95], dtype=torch.float64),
+        torch.ones(3, 11, dtype=torch.bool),
+    )
 
     def count(x: torch.Tensor) -> torch.Tensor:
-        return relaxed_count(x.softmax(-1).sum(1), p, valid)  # 12 probes: accumulated scores sum to 12
+        return relaxed_count(
+            x.softmax(-1).sum(1), p, valid
+        )  # 12 probes: accumulated scores sum to 12
 
     logits.requires_grad_(True)
     (gradient,) = torch.autograd.grad(count(logits).sum(), logits)
     step = 1e-6
     with torch.no_grad():
-        difference = (count(logits + step * direction) - count(logits - step * direction)) / (2 * step)
+        difference = (count(logits + step * direction) - count(logits - step * direction)) / (
+            2 * step
+        )
     torch.testing.assert_close((gradient * direction).sum((1, 2)), difference, rtol=1e-4, atol=1e-6)
 
 
@@ -108,10 +132,16 @@ def test_floor_bounds_the_gradient_and_leaves_the_value():
 def test_other_measures_of_sharpness_by_hand():
     p, valid = torch.tensor([0.9, 0.9]), torch.ones(2, 5, dtype=torch.bool)
     even, peaked = [1.0, 1.0, 1.0, 1.0, 0.0], [8.0, 0.0, 0.0, 0.0, 0.0]
-    torch.testing.assert_close(entropy_count(torch.tensor([even, peaked]), p, valid), torch.tensor([4.0, 1.0]))
+    torch.testing.assert_close(
+        entropy_count(torch.tensor([even, peaked]), p, valid), torch.tensor([4.0, 1.0])
+    )
     # of 4 equal scores 90 % takes all four, and each lies at the edge; the peak is its own edge
-    torch.testing.assert_close(soft_count(torch.tensor([even, peaked]), p, valid), torch.tensor([2.0, 0.5]))
-    steps = torch.tensor([[math.e, 1.0, 1 / math.e, 0.0, 0.0]] * 2)  # p = 0.9 ends at the second: 1, 0 and -1 nats from it
+    torch.testing.assert_close(
+        soft_count(torch.tensor([even, peaked]), p, valid), torch.tensor([2.0, 0.5])
+    )
+    steps = torch.tensor(
+        [[math.e, 1.0, 1 / math.e, 0.0, 0.0]] * 2
+    )  # p = 0.9 ends at the second: 1, 0 and -1 nats from it
     expected = sum(1 / (1 + math.exp(-nats / 0.5)) for nats in (1, 0, -1))
     torch.testing.assert_close(soft_count(steps, p, valid), torch.tensor([expected] * 2))
 
@@ -119,14 +149,19 @@ def test_other_measures_of_sharpness_by_hand():
 @pytest.mark.parametrize("measure", [entropy_count, soft_count])
 def test_a_step_down_the_other_measures_sharpens_attention(measure):
     logits = torch.randn(1, 12, 11, generator=torch.Generator().manual_seed(2), requires_grad=True)
-    p, valid = torch.tensor([0.9]), torch.arange(11)[None] > 1  # two of padding, which no probe sees
+    p, valid = (
+        torch.tensor([0.9]),
+        torch.arange(11)[None] > 1,
+    )  # two of padding, which no probe sees
 
     def scores(logits: torch.Tensor) -> torch.Tensor:
         return logits.masked_fill(~valid, float("-inf")).softmax(-1).sum(1)
 
     (gradient,) = torch.autograd.grad(measure(scores(logits), p, valid).sum(), logits)
     with torch.no_grad():
-        before, after = (relaxed_count(scores(x), p, valid) for x in (logits, logits - 5 * gradient))
+        before, after = (
+            relaxed_count(scores(x), p, valid) for x in (logits, logits - 5 * gradient)
+        )
     assert after < before - 0.1
 
 
@@ -140,8 +175,12 @@ def test_scores_by_hand_with_padding_and_grouped_heads():
     key = torch.log(torch.tensor([7.0, 1.0, 3.0])).view(1, 1, 3, 1)
     query = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]).view(1, 2, 3, 1)
     valid = torch.tensor([[False, True, True]])
-    accumulated, seeing = probe_scores(query, key, find_probes(torch.tensor([[0, 1, -1]]), valid), scaling=1.0)
-    torch.testing.assert_close(accumulated, torch.tensor([[0.0, 1 + (0.25 + 0.5) / 2, (0.75 + 0.5) / 2]]))
+    accumulated, seeing = probe_scores(
+        query, key, find_probes(torch.tensor([[0, 1, -1]]), valid), scaling=1.0
+    )
+    torch.testing.assert_close(
+        accumulated, torch.tensor([[0.0, 1 + (0.25 + 0.5) / 2, (0.75 + 0.5) / 2]])
+    )
     assert seeing.tolist() == [[0, 2, 1]]
 
 
@@ -152,13 +191,15 @@ def test_fixed_ratio_rules():
     assert KeepAll().keep(s).all()
     assert Random(0.5).keep(s).sum() == 3
     padded = scores([[0.0] * 2 + [0.1] * 6], valid=[[False] * 2 + [True] * 6])
-    assert Random(0.5).keep(padded)[0, 2:].tolist() == Random(0.5).keep(s)[0].tolist()  # not a matter of padding
+    assert (
+        Random(0.5).keep(padded)[0, 2:].tolist() == Random(0.5).keep(s)[0].tolist()
+    )  # not a matter of padding
 
 
 def test_ties_go_to_the_earlier_token():
-    assert keep_best(torch.ones(1, 4), torch.tensor([3]), torch.ones(1, 4, dtype=torch.bool)).tolist() == [
-        [True, True, False, True]
-    ]
+    assert keep_best(
+        torch.ones(1, 4), torch.tensor([3]), torch.ones(1, 4, dtype=torch.bool)
+    ).tolist() == [[True, True, False, True]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

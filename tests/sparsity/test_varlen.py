@@ -12,12 +12,18 @@ from zipr1.sparsity.rules import TopP
 
 def plain_varlen(query, key, value, starts, key_starts, most, most_keys, *, scale, window_size):
     """What torch.nn.attention.varlen.varlen_attn documents: (N, H, D), one causal sample after the other."""
-    assert window_size == (-1, 0) and torch.equal(starts, key_starts) and starts.dtype == torch.int32
+    assert (
+        window_size == (-1, 0) and torch.equal(starts, key_starts) and starts.dtype == torch.int32
+    )
     assert most == most_keys == int(starts.diff().max()) and query.shape == key.shape == value.shape
     parts = []
     for low, high in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         one = [states[low:high].transpose(0, 1) for states in (query, key, value)]
-        parts.append(torch.nn.functional.scaled_dot_product_attention(*one, is_causal=True, scale=scale).transpose(0, 1))
+        parts.append(
+            torch.nn.functional.scaled_dot_product_attention(
+                *one, is_causal=True, scale=scale
+            ).transpose(0, 1)
+        )
     return torch.cat(parts)
 
 
@@ -29,13 +35,18 @@ def test_packed_equals_padded_in_value_and_gradient(model, batch, monkeypatch, r
     request.addfinalizer(model.float)
     model.double()  # nothing but the order of sums may differ
     inputs["inputs_embeds"] = inputs["inputs_embeds"].double()
-    inputs |= {name: [one.double() for one in inputs[name]] for name in inputs.keys() & {"deepstack_visual_embeds"}}
+    inputs |= {
+        name: [one.double() for one in inputs[name]]
+        for name in inputs.keys() & {"deepstack_visual_embeds"}
+    }
     for packs in (False, True):
         monkeypatch.setattr("zipr1.sparsity.attention.packable", lambda *_, packs=packs: packs)
         monkeypatch.setattr(varlen.varlen, "varlen_attn", plain_varlen)
         embeds = inputs["inputs_embeds"].detach().requires_grad_(True)
         with zipr1.sparse(model, TopP((0.6, 0.8, 0.9, 0.95)), scope=scope) as trace:
-            hidden = decoder(model)(**inputs | {"inputs_embeds": embeds}, use_cache=False).last_hidden_state
+            hidden = decoder(model)(
+                **inputs | {"inputs_embeds": embeds}, use_cache=False
+            ).last_hidden_state
         assert len(set(trace.kept[1].sum(-1).tolist())) > 1  # unequal counts
         (gradient,) = torch.autograd.grad(hidden[real].square().sum() + hidden[real].sum(), embeds)
         results.append((hidden[real].detach(), gradient))
@@ -55,5 +66,7 @@ def test_torchs_kernel_equals_its_contract(dtype):
     found = varlen.packed_attention(*states, rows, counts, int(counts.max()), 0.125)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(varlen.varlen, "varlen_attn", plain_varlen)
-        expected = varlen.packed_attention(*[one.float() for one in states], rows, counts, int(counts.max()), 0.125)
+        expected = varlen.packed_attention(
+            *[one.float() for one in states], rows, counts, int(counts.max()), 0.125
+        )
     torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)

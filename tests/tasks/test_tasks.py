@@ -28,7 +28,12 @@ from zipr1.tasks.base import CELL, SPLITS, Scene, Task
 from zipr1.tasks.draw import COLOUR_NAMES, COLOURS, SHAPES
 
 ALL_MAPS = dict(walks.MAPS)
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x to the right, y down
+DIRECTIONS = {
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+}  # x to the right, y down
 every_task_and_family = pytest.mark.parametrize("task", ALL_TASKS.values(), ids=ALL_TASKS)
 every_task = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 
@@ -75,16 +80,25 @@ def test_no_source_serves_two_splits():
         split: {sign.font(name, 20).getname()[0].removesuffix(" Display") for name in names}
         for split, names in sign.FONTS.items()
     }
-    samples = {split: {sample.tobytes() for group in digits.by_value(split) for sample in group} for split in SPLITS}
+    samples = {
+        split: {sample.tobytes() for group in digits.by_value(split) for sample in group}
+        for split in SPLITS
+    }
     assert sum(map(len, samples.values())) == 1797
     sources = {
-        "photographs": {split: {name.replace("_right", "_left") for _, name in photos.PHOTOS[split]} for split in SPLITS},
-        "makes of cars": {split: {row["Name"].split()[0] for row in chart.rows(split)} for split in SPLITS},
+        "photographs": {
+            split: {name.replace("_right", "_left") for _, name in photos.PHOTOS[split]}
+            for split in SPLITS
+        },
+        "makes of cars": {
+            split: {row["Name"].split()[0] for row in chart.rows(split)} for split in SPLITS
+        },
         "digits": samples,
         "font families": family,
         "maps": ALL_MAPS,
         "frames of the street": {
-            split: {number for shot in street.SHOTS[split] for number in range(*shot)} for split in SPLITS
+            split: {number for shot in street.SHOTS[split] for number in range(*shot)}
+            for split in SPLITS
         },
     }
     for name, by_split in sources.items():
@@ -96,7 +110,9 @@ def test_no_source_serves_two_splits():
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_piece_of_street_stays_in_one_shot_of_its_split(split, monkeypatch):
     """Frames that are one colour each, their number: the pieces tell where they come from."""
-    film = tuple(Image.new("RGB", (300, 128), (number, 0, 0)) for number in range(len(street.film())))
+    film = tuple(
+        Image.new("RGB", (300, 128), (number, 0, 0)) for number in range(len(street.film()))
+    )
     monkeypatch.setattr(street, "film", lambda: film)
     rng = np.random.default_rng(0)
     for _ in range(100):
@@ -115,11 +131,20 @@ def test_the_shots_of_the_street_end_where_the_film_is_cut():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_scenes_use_the_sources_of_their_split_only(split, monkeypatch):
-    used: dict[str, set] = {"photo": set(), "font": set(), "digit": set(), "row": set(), "map": set(), "street": set()}
+    used: dict[str, set] = {
+        "photo": set(),
+        "font": set(),
+        "digit": set(),
+        "row": set(),
+        "map": set(),
+        "street": set(),
+    }
 
     def spy(module, function: str, kind: str, take) -> None:
         real = getattr(module, function)
-        monkeypatch.setattr(module, function, lambda *given: (used[kind].add(take(*given)), real(*given))[1])
+        monkeypatch.setattr(
+            module, function, lambda *given: (used[kind].add(take(*given)), real(*given))[1]
+        )
 
     spy(photos, "photo", "photo", lambda *given: given)
     for module in (sign, relate, reason, lecture):
@@ -166,8 +191,12 @@ def test_labels_lie_where_the_things_are():
             if len(cells) and f"What colour is the {name}?" in dict(scene.questions):
                 expected = answer(scene, f"What colour is the {name}?")
                 assert {COLOUR_NAMES[colour[y, x] - 1] for y, x in cells} == {expected}
-                found = np.concatenate([image[y * CELL :, x * CELL :][:CELL, :CELL].reshape(-1, 3) for y, x in cells])
-                assert (np.abs(found - COLOURS[expected]).max(1) <= 14).mean() > 0.1, "the pixels have the colour"
+                found = np.concatenate(
+                    [image[y * CELL :, x * CELL :][:CELL, :CELL].reshape(-1, 3) for y, x in cells]
+                )
+                assert (np.abs(found - COLOURS[expected]).max(1) <= 14).mean() > 0.1, (
+                    "the pixels have the colour"
+                )
 
         scene = TASKS["digits"].scene("test", index)
         columns = [set(column[column > 0].tolist()) for column in scene.labels["digit"][0].T]
@@ -194,7 +223,9 @@ def test_questions_and_answers_keep_to_the_form(task):
                 assert len(question.split()) <= 12
                 assert reply == reply.lower() and 1 <= len(reply.split()) <= 2
                 assert task.right(reply, reply) and task.right(f" {reply.upper()}.\n", reply)
-                assert not any(task.right(other, reply) for _, other in scene.questions if other != reply)
+                assert not any(
+                    task.right(other, reply) for _, other in scene.questions if other != reply
+                )
                 assert not task.right("", reply) and not task.right(f"{reply} {reply}", reply)
             example = task.example(split, index)
             assert (example.question, example.answer) in scene.questions
@@ -279,7 +310,9 @@ def test_the_order_of_appearance_is_that_of_the_frames():
             continue
         clip = pixels(scene)
         last = answer(scene, "What colour is the object that appears last?")
-        counts = {name: (np.abs(clip - COLOURS[name]).max(-1) <= 14).sum((1, 2)) for name in (first, last)}
+        counts = {
+            name: (np.abs(clip - COLOURS[name]).max(-1) <= 14).sum((1, 2)) for name in (first, last)
+        }
         begins = {name: int((count > 60).argmax()) for name, count in counts.items()}
         assert all(count[-1] > 60 for count in counts.values())
         assert begins[first] < begins[last]
@@ -310,7 +343,9 @@ def test_the_camera_did_what_the_answer_says(split):
             "turn right": turned < -25 and math.hypot(x, y) < 5,
         }
         assert found[said] and sum(found.values()) == 1
-        assert answer(scene, "Does the camera turn?") == ("yes" if said.startswith("turn") else "no")
+        assert answer(scene, "Does the camera turn?") == (
+            "yes" if said.startswith("turn") else "no"
+        )
         assert set(scene.labels["action"].ravel().tolist()) == {walks.ACTIONS.index(said) + 1}
         actions[said] += 1
     assert set(actions.values()) == {size // 2}
@@ -325,7 +360,10 @@ def test_a_turn_shifts_the_picture_the_other_way():
         if not said.startswith("turn"):
             continue
         grey = pixels(scene).mean(-1)[:, 24:72]
-        errors = {shift: np.abs(grey[1:, :, 12 + shift : 84 + shift] - grey[:-1, :, 12:84]).mean() for shift in range(-12, 13)}
+        errors = {
+            shift: np.abs(grey[1:, :, 12 + shift : 84 + shift] - grey[:-1, :, 12:84]).mean()
+            for shift in range(-12, 13)
+        }
         agree += (min(errors, key=errors.get) > 0) == (said == "turn left")
         total += 1
     assert total >= walks.CLIPS_PER_MAP and agree / total > 0.9
@@ -335,4 +373,6 @@ def test_the_fonts_and_photographs_are_in_the_wheels():
     for split in SPLITS:
         for source in photos.PHOTOS[split]:
             assert min(photos.photo(*source).size) == photos.SHORT_SIDE
-        assert all(isinstance(sign.font(name, 20), ImageFont.FreeTypeFont) for name in sign.FONTS[split])
+        assert all(
+            isinstance(sign.font(name, 20), ImageFont.FreeTypeFont) for name in sign.FONTS[split]
+        )

@@ -23,18 +23,27 @@ cache, root = data_rows.cache, data_rows.root  # fixtures
 def test_what_is_read_ahead_is_what_is_asked_for(root):
     """Rows of the next step are read while this one runs; a run that starts there reads the same. Nothing beyond the last."""
     file = write(
-        root / "rows.json", [GENERAL[i % 4] | {"id": i} for i in range(5)] + [{"prompt": "?", "answer": None, "id": 5}]
+        root / "rows.json",
+        [GENERAL[i % 4] | {"id": i} for i in range(5)] + [{"prompt": "?", "answer": None, "id": 5}],
     )
     config = TrainConfig(data=file, probe_data=file, prompts_per_step=4, max_steps=3, max_frames=4)
     questions = Questions(config, tiny_processor(), 4096)
     steps = [questions.read(range(4 * step, 4 * step + 4), step) for step in range(2)]
     assert sorted(questions.coming) == [8, 9, 10, 11]
     last = questions.read(range(8, 12), 2)
-    assert not questions.coming and sum("row 5" in reason for reason in questions.failed) == len(questions.failed) == 2
-    assert sorted(example.id for _, examples, _ in (*steps, last) for example in examples) == sorted("0123401234")
+    assert (
+        not questions.coming
+        and sum("row 5" in reason for reason in questions.failed) == len(questions.failed) == 2
+    )
+    assert sorted(
+        example.id for _, examples, _ in (*steps, last) for example in examples
+    ) == sorted("0123401234")
     resumed = Questions(config, tiny_processor(), 4096).read(range(8, 12), 2)
     assert resumed[0] == last[0] and [one.id for one in resumed[1]] == [one.id for one in last[1]]
-    assert all((one["input_ids"] == other["input_ids"]).all() for one, other in zip(resumed[2], last[2], strict=True))
+    assert all(
+        (one["input_ids"] == other["input_ids"]).all()
+        for one, other in zip(resumed[2], last[2], strict=True)
+    )
 
 
 SAID = [  # of each row of PUBLISHED what is right, what is not, and the grade of that
@@ -59,28 +68,52 @@ def test_rows_of_every_type_earn_what_their_answers_are_worth(root, graded):
         embeds={}, prompt_ids=tokens, p=(1.0,) * 12, tokens=tokens, mask=mask, clipped=~mask[:, -1], kept=[],
         logprobs=torch.zeros(tokens.shape), token_ratio=torch.full((12,), 0.25), temperature=1.0, suppress=[],
     )  # fmt: skip
-    got = rewarded(processor, [rows.example(i) for i in range(6)], rollout, 0, TrainConfig(graded=graded))
-    torch.testing.assert_close(got.accuracy, torch.tensor([[1.0, grade * graded] for _, _, grade in SAID]))
+    got = rewarded(
+        processor, [rows.example(i) for i in range(6)], rollout, 0, TrainConfig(graded=graded)
+    )
+    torch.testing.assert_close(
+        got.accuracy, torch.tensor([[1.0, grade * graded] for _, _, grade in SAID])
+    )
     assert (got.efficiency == 0.75).all() and not got.unparsable.any()
 
 
-SMALL = {"prompts_per_step": 6, "num_generations": 2, "max_steps": 2, "probe_per_task": 3, "max_completion_length": 4}
+SMALL = {
+    "prompts_per_step": 6,
+    "num_generations": 2,
+    "max_steps": 2,
+    "probe_per_task": 3,
+    "max_completion_length": 4,
+}
 
 
 def test_training_on_rows_of_every_kind(root):
     """Pictures, clips and text in one batch, a broken file among them: counted, named, and nothing in its place."""
     (root / "broken.png").write_bytes(b"no picture")
     probe = write(root / "probe.json", [published(i, *row) for i, row in enumerate(PUBLISHED)])
-    data = video_r1(root, published(7, "image", "OCR", [], "x", "broken.png"), {**published(8, "text", *PUBLISHED[0][1:4], "")})
+    data = video_r1(
+        root,
+        published(7, "image", "OCR", [], "x", "broken.png"),
+        {**published(8, "text", *PUBLISHED[0][1:4], "")},
+    )
     out = root / "out"
-    settings = SMALL | {"data": data, "probe_data": probe, "output_dir": str(out), "graded": True, "max_pixels": 4096}
+    settings = SMALL | {
+        "data": data,
+        "probe_data": probe,
+        "output_dir": str(out),
+        "graded": True,
+        "max_pixels": 4096,
+    }
     settings |= {"baseline": "group", "save_steps": 1}
     train(TrainConfig(**settings), quiet=True)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").open()]
     assert "probe/accuracy" in rows[0] and "probe/token_ratio" in rows[2]
     failed = list(map(json.loads, (out / "failed-rows-0.jsonl").open()))
-    assert [row["failed_rows"] for row in rows[1:]] == [sum(one["step"] == step for one in failed) for step in (1, 2)]
-    assert rows[2]["failed_rows"] and all("row 7" in one["reason"] and "broken.png" in one["reason"] for one in failed)
+    assert [row["failed_rows"] for row in rows[1:]] == [
+        sum(one["step"] == step for one in failed) for step in (1, 2)
+    ]
+    assert rows[2]["failed_rows"] and all(
+        "row 7" in one["reason"] and "broken.png" in one["reason"] for one in failed
+    )
     assert AutoProcessor.from_pretrained(out / "final").image_processor.size["longest_edge"] == 4096
     shutil.rmtree(out / "final")  # killed after step 2, whose rows are read again
     train(TrainConfig(**settings, resume=True), quiet=True)
@@ -112,10 +145,16 @@ def test_training_with_a_users_reward(root, monkeypatch, preset):
     assert both == pytest.approx(1.0)  # all twelve rows, half at level 1
     for step in (1, 2):
         mean = metrics[step]["rewards/level/mean"]
-        assert mean == pytest.approx(metrics[step]["rewards/accuracy"]) and metrics[step]["rewards/last/mean"] == 0
+        assert (
+            mean == pytest.approx(metrics[step]["rewards/accuracy"])
+            and metrics[step]["rewards/last/mean"] == 0
+        )
         assert metrics[step]["rewards/level/std"] == pytest.approx((mean * (1 - mean)) ** 0.5)
         assert metrics[step]["done"] == (step - 1) / 2 and metrics[step]["answers"] == 12
-    assert [row["probe/accuracy"] for row in (metrics[0], metrics[2])] == [1, 1]  # always as after the last step
+    assert [row["probe/accuracy"] for row in (metrics[0], metrics[2])] == [
+        1,
+        1,
+    ]  # always as after the last step
     samples = list(map(json.loads, (root / "out" / "samples.jsonl").open()))
     assert len(samples) == 8 and {row["prompt"] for row in samples} == {"Say a word."}
     assert all(row["twice"] == 2 * row["level"] == 2 * row["rewards/accuracy"] for row in samples)
@@ -127,8 +166,15 @@ def test_a_metric_of_a_name_that_is_taken(root, monkeypatch):
     monkeypatch.chdir(root)
     code = "def calm(completions, log_metric, **columns):\n    log_metric('loss', 0)\n    return [1.0] * len(completions)\n"
     (root / "calm.py").write_text(code)
-    data = write(root / "text.jsonl", [{"prompt": "Say a word.", "answer": "word"} for _ in range(6)])
-    settings = SMALL | {"data": data, "probe_data": data, "output_dir": str(root / "out"), "reward_function": "calm:calm"}
+    data = write(
+        root / "text.jsonl", [{"prompt": "Say a word.", "answer": "word"} for _ in range(6)]
+    )
+    settings = SMALL | {
+        "data": data,
+        "probe_data": data,
+        "output_dir": str(root / "out"),
+        "reward_function": "calm:calm",
+    }
     with pytest.raises(ValueError, match="log_metric: loss: zipr1's own"):
         train(TrainConfig(**settings), quiet=True)
 
@@ -140,10 +186,32 @@ def test_training_on_given_completions(root):
     text = "the way that a word is kept by the model is what it holds of the text before it "
     rows = [{"prompt": text[4 * i :] * 6, "completion": text[:24]} for i in range(8)]
     data = write(root / "text.jsonl", rows)
-    settings = {"data": data, "probe_data": data, "completions": "given", "chat_template": False, "probe_per_task": 8}
-    settings |= {"reward_weight": 0.0, "gate": "none", "governed": False, "sparsity_weight": 20.0, "learning_rate": 3e-3}
-    settings |= {"prompts_per_step": 4, "num_generations": 2, "max_steps": 12, "max_completion_length": 8}
-    train(TrainConfig(**settings, model=str(root / "model"), output_dir=str(root / "out"), decay_share=0.1), quiet=True)
+    settings = {
+        "data": data,
+        "probe_data": data,
+        "completions": "given",
+        "chat_template": False,
+        "probe_per_task": 8,
+    }
+    settings |= {
+        "reward_weight": 0.0,
+        "gate": "none",
+        "governed": False,
+        "sparsity_weight": 20.0,
+        "learning_rate": 3e-3,
+    }
+    settings |= {
+        "prompts_per_step": 4,
+        "num_generations": 2,
+        "max_steps": 12,
+        "max_completion_length": 8,
+    }
+    train(
+        TrainConfig(
+            **settings, model=str(root / "model"), output_dir=str(root / "out"), decay_share=0.1
+        ),
+        quiet=True,
+    )
     metrics = [json.loads(line) for line in (root / "out" / "metrics.jsonl").open()]
     assert metrics[-1]["probe/token_ratio"] < metrics[0]["probe/token_ratio"] - 0.05
     assert metrics[1]["completions/mean_length"] > 3

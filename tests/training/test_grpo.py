@@ -29,7 +29,14 @@ def test_std_floor_keeps_small_differences_small():
 
 
 def test_ties_by_hand():
-    answers = [[1, 2], [1, 2], [3], [1, 2], [3], [4]]  # two groups of three: equal answers count within a group
+    answers = [
+        [1, 2],
+        [1, 2],
+        [3],
+        [1, 2],
+        [3],
+        [4],
+    ]  # two groups of three: equal answers count within a group
     got = share_ties(torch.tensor([[0.2, 0.4, 0.9], [0.1, 0.5, 0.6]]), answers)
     torch.testing.assert_close(got, torch.tensor([[0.3, 0.3, 0.9], [0.1, 0.5, 0.6]]))
 
@@ -38,11 +45,18 @@ def test_ties_by_hand():
 def test_the_baseline_of_a_reference_has_the_least_variance(chance):
     """A policy of two outcomes with one logit, every outcome counted with its chance."""
     chances = torch.tensor([chance, 1 - chance], dtype=torch.float64)
-    slope = torch.tensor([1 - chance, -chance], dtype=torch.float64)  # of log-probability: right, wrong
+    slope = torch.tensor(
+        [1 - chance, -chance], dtype=torch.float64
+    )  # of log-probability: right, wrong
 
     def moments(baseline: float) -> tuple[float, float]:
         # rewards 1 and 0; c = 1 - baseline is what the reference would have to expect
-        gradient = reference_advantages(torch.tensor([[1.0, 0.0]]), torch.tensor([1 - baseline]))[0].double() * slope
+        gradient = (
+            reference_advantages(torch.tensor([[1.0, 0.0]]), torch.tensor([1 - baseline]))[
+                0
+            ].double()
+            * slope
+        )
         mean = (chances * gradient).sum()
         return mean.item(), (chances * (gradient - mean) ** 2).sum().item()
 
@@ -63,12 +77,20 @@ def test_surrogate_by_hand():
 
 def test_on_policy_gradient_is_the_score_function():
     logprobs = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-    clipped_surrogate(logprobs, logprobs.detach(), torch.tensor([3.0]), torch.ones(1, 2), 0.2).sum().backward()
+    clipped_surrogate(
+        logprobs, logprobs.detach(), torch.tensor([3.0]), torch.ones(1, 2), 0.2
+    ).sum().backward()
     torch.testing.assert_close(logprobs.grad, torch.tensor([[1.5, 1.5]]))  # A / |o|
 
 
 def test_log_ratio_is_limited():
-    got = clipped_surrogate(torch.tensor([[100.0]]), torch.tensor([[-100.0]]), torch.tensor([-1.0]), torch.ones(1, 1), 0.2)
+    got = clipped_surrogate(
+        torch.tensor([[100.0]]),
+        torch.tensor([[-100.0]]),
+        torch.tensor([-1.0]),
+        torch.ones(1, 1),
+        0.2,
+    )
     assert got.item() == pytest.approx(-math.exp(10), rel=1e-5)
 
 
@@ -76,7 +98,9 @@ def test_kl_by_hand():
     p, q = torch.tensor([[[0.75, 0.25]]]), torch.tensor([[[0.5, 0.5]]])
     exact = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     assert full_kl(p.log(), q.log(), torch.ones(1, 1)).item() == pytest.approx(exact, rel=1e-5)
-    estimates = [sampled_kl(p.log()[..., i], q.log()[..., i], torch.ones(1, 1)).item() for i in (0, 1)]
+    estimates = [
+        sampled_kl(p.log()[..., i], q.log()[..., i], torch.ones(1, 1)).item() for i in (0, 1)
+    ]
     assert 0.75 * estimates[0] + 0.25 * estimates[1] == pytest.approx(exact, rel=1e-5)  # unbiased
     assert min(estimates) >= 0
 
@@ -86,7 +110,9 @@ def test_the_forward_kl_still_pulls_a_policy_that_is_sure_and_wrong():
     reference = torch.tensor([[[0.9, 0.1]]]).log()
     policy = torch.tensor([[[1e-6, 1 - 1e-6]]]).log().requires_grad_(True)
     logp = policy.log_softmax(-1)
-    (own,) = torch.autograd.grad(full_kl(logp, reference, torch.ones(1, 1)).sum(), policy, retain_graph=True)
+    (own,) = torch.autograd.grad(
+        full_kl(logp, reference, torch.ones(1, 1)).sum(), policy, retain_graph=True
+    )
     (forward,) = torch.autograd.grad(full_kl(reference, logp, torch.ones(1, 1)).sum(), policy)
     assert own.abs().max() < 1e-4
     torch.testing.assert_close(forward, torch.tensor([[[1e-6 - 0.9, 0.9 - 1e-6]]]))

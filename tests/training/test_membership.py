@@ -29,11 +29,17 @@ def test_forward_is_that_of_the_fast_path(model, batch, scope, monkeypatch):
     settings = {"scope": scope, "prompt_length": prompt, "relax": FLOORED}
     passes = []
     for implementation in ("zipr1", MEMBERSHIP):
-        with torch.no_grad(), sparse(model, RULE, implementation=implementation, **settings) as trace:
+        with (
+            torch.no_grad(),
+            sparse(model, RULE, implementation=implementation, **settings) as trace,
+        ):
             out = model(**batch, use_cache=False).logits
         passes.append((out[:, prompt - 1 :], trace.kept, trace.relaxed_ratio))
     (fast, kept, ratio), (slow, same, again) = passes
-    assert all(torch.equal(a, b) for a, b in zip(kept, same, strict=True)) and trace.token_ratio.min() < 0.7
+    assert (
+        all(torch.equal(a, b) for a, b in zip(kept, same, strict=True))
+        and trace.token_ratio.min() < 0.7
+    )
     torch.testing.assert_close(slow, fast, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(again, ratio)
 
@@ -46,7 +52,9 @@ def test_a_token_left_out_gets_the_gradient_of_letting_it_in():
     weight = torch.randn(6, 4, dtype=torch.float64)
 
     def loss(member, row):
-        return (Attend.apply(query, key, value, member, kept > -1, 0.5, 10**6)[0, 0, row] * weight[row]).sum()
+        return (
+            Attend.apply(query, key, value, member, kept > -1, 0.5, 10**6)[0, 0, row] * weight[row]
+        ).sum()
 
     member, changes = kept.clone().requires_grad_(True), []
     for row, left_out in ((2, 1), (3, 1), (5, 1), (5, 4)):
@@ -55,7 +63,9 @@ def test_a_token_left_out_gets_the_gradient_of_letting_it_in():
         let_in[0, left_out] = 1
         changes.append(loss(let_in, row) - loss(kept, row))
         torch.testing.assert_close(gradient[0, left_out], changes[-1])
-        torch.testing.assert_close(loss(let_in, left_out), loss(kept, left_out))  # as it would look around itself
+        torch.testing.assert_close(
+            loss(let_in, left_out), loss(kept, left_out)
+        )  # as it would look around itself
     assert max(map(abs, changes)) > 1
 
 
@@ -63,14 +73,18 @@ def test_values_and_gradients_are_those_of_the_definition():
     """11 queries, all together and a few at a time; a padded sample; two heads to a key; some queries weighed with
     zero, and a whole sample."""
     torch.manual_seed(0)
-    query, key, value = (torch.randn(3, heads, 11, 4, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2))
+    query, key, value = (
+        torch.randn(3, heads, 11, 4, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)
+    )
     valid = torch.ones(3, 11, dtype=torch.bool)
     valid[1, :3] = False
     member = (torch.rand(3, 11) < 0.6).double().masked_fill(~valid, 0).requires_grad_(True)
     weight = torch.randn(3, 4, 11, 4, dtype=torch.float64)
     weight[0, :, [1, 5, 10]] = weight[1, :, [3, 4]] = weight[2] = 0
     inputs = [query, key, value, member]
-    expected = attend(query, *(one.repeat_interleave(2, 1) for one in (key, value)), member, valid, 0.5)
+    expected = attend(
+        query, *(one.repeat_interleave(2, 1) for one in (key, value)), member, valid, 0.5
+    )
     gradients = torch.autograd.grad((expected * weight).sum(), inputs)
     for piece in (10**6, 4 * 3 * 11):  # 4 queries forward, 3 backward
         out = Attend.apply(*inputs, valid, 0.5, piece)
@@ -78,7 +92,9 @@ def test_values_and_gradients_are_those_of_the_definition():
         torch.testing.assert_close(torch.autograd.grad((out * weight).sum(), inputs), gradients)
 
 
-def halfway(residual: float, inside: bool, asked: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+def halfway(
+    residual: float, inside: bool, asked: float
+) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Of a row (1, 1, 3) with a residual of that size under scope layer's weight: what is added to it, the output, and the
     gradient in membership of the part of the sum's direction that lies along the output."""
     torch.manual_seed(0)
@@ -90,7 +106,9 @@ def halfway(residual: float, inside: bool, asked: float) -> tuple[torch.Tensor, 
     weight = torch.full((1, 1, 1), float(inside)).requires_grad_(True)
     rows.weigh(weight, torch.full((1, 1, 1), asked))
     added = mlp(states)
-    along = torch.nn.functional.normalize(given + added, dim=-1) @ torch.nn.functional.normalize(output[0, 0], dim=-1)
+    along = torch.nn.functional.normalize(given + added, dim=-1) @ torch.nn.functional.normalize(
+        output[0, 0], dim=-1
+    )
     (gradient,) = torch.autograd.grad(along.sum(), weight)
     return added, output, gradient.item()
 
@@ -122,11 +140,17 @@ def test_every_row_is_asked_by_its_chance_however_it_is_padded(first):
     valid[1, :50] = False
     chance = torch.linspace(0, 0.25, 150)
     chances = torch.stack([torch.cat([chance, chance[:50]]), torch.cat([chance[:50], chance])])
-    passes = [asked_rows(chances, valid, layer, [first + n] * 2) for n in range(400) for layer in range(2)]
-    assert all(torch.equal(one[0, :150], one[1, 50:]) for one in passes) and not any((one * ~valid).any() for one in passes)
+    passes = [
+        asked_rows(chances, valid, layer, [first + n] * 2) for n in range(400) for layer in range(2)
+    ]
+    assert all(torch.equal(one[0, :150], one[1, 50:]) for one in passes) and not any(
+        (one * ~valid).any() for one in passes
+    )
     found = torch.stack(passes)
     assert (found[..., 0, 0] == 0).all() and not torch.equal(passes[0], passes[1])
-    torch.testing.assert_close(found.mean(0)[0, 10:150], torch.ones(140), rtol=0, atol=0.25)  # unbiased, each row
+    torch.testing.assert_close(
+        found.mean(0)[0, 10:150], torch.ones(140), rtol=0, atol=0.25
+    )  # unbiased, each row
     torch.testing.assert_close((found > 0).float().mean(0)[0, :150], chance, rtol=0, atol=0.01)
 
 
@@ -136,13 +160,20 @@ def test_rows_outside_are_asked_and_no_others(model, batch, numbers, monkeypatch
     found, prompt = [], batch["attention_mask"].shape[1] - 2
     weigh = KeptRows.weigh
     monkeypatch.setattr(KeptRows, "weigh", lambda *args: found.append(args[1:]) or weigh(*args))
-    settings = {"scope": "layer", "prompt_length": prompt, "relax": FLOORED, "implementation": MEMBERSHIP}
+    settings = {
+        "scope": "layer",
+        "prompt_length": prompt,
+        "relax": FLOORED,
+        "implementation": MEMBERSHIP,
+    }
     with torch.no_grad(), sparse(model, RULE, numbers=numbers, **settings) as trace:
         model(**batch, use_cache=False)
     assert len(found) == len(trace.kept)
     asked = torch.stack([asked[..., 0] > 0 for _, asked in found])
     outside = batch["attention_mask"].bool()[None, :, :prompt] & ~torch.stack(trace.kept)
-    assert asked.any() and not asked[..., prompt:].any() and not (asked[..., :prompt] & ~outside).any()
+    assert (
+        asked.any() and not asked[..., prompt:].any() and not (asked[..., :prompt] & ~outside).any()
+    )
     assert not asked[:, 3].any()  # p = 1
 
 
@@ -176,7 +207,10 @@ def test_membership_rises_with_the_score_and_only_where_there_is_a_choice():
 def test_it_is_for_passes_that_learn(model, batch):
     with pytest.raises(ValueError, match="relax"), sparse(model, RULE, implementation=MEMBERSHIP):
         model(**batch, use_cache=False)
-    with pytest.raises(ValueError, match="use_cache"), sparse(model, RULE, implementation=MEMBERSHIP, relax=FLOORED):
+    with (
+        pytest.raises(ValueError, match="use_cache"),
+        sparse(model, RULE, implementation=MEMBERSHIP, relax=FLOORED),
+    ):
         model(**batch, use_cache=True)
 
 
@@ -185,9 +219,12 @@ def test_without_the_choice_the_gradient_is_that_of_the_fast_path(model, batch, 
     """Weights of the decoder; membership held constant, nothing asked."""
     monkeypatch.setattr("zipr1.training.choice_gradient.ASKED", 0.0)
     monkeypatch.setattr(
-        "zipr1.training.choice_gradient.membership", lambda rule, scores, kept: (kept.float(), 0 * kept.float())
+        "zipr1.training.choice_gradient.membership",
+        lambda rule, scores, kept: (kept.float(), 0 * kept.float()),
     )
-    found = [gradients(model, batch, implementation, scope) for implementation in ("zipr1", MEMBERSHIP)]
+    found = [
+        gradients(model, batch, implementation, scope) for implementation in ("zipr1", MEMBERSHIP)
+    ]
     same_gradients(*found)
 
 
@@ -197,7 +234,10 @@ def test_bfloat16_comes_close_to_float32(model, batch):
         model(**batch, use_cache=False)
     errors = []
     for implementation in ("zipr1", MEMBERSHIP):
-        found = [gradients(model, batch, implementation, replay=trace.kept, bf16=on) for on in (False, True)]
+        found = [
+            gradients(model, batch, implementation, replay=trace.kept, bf16=on)
+            for on in (False, True)
+        ]
         full, half = (torch.cat([part.flatten() for part in one.values()]) for one in found)
         errors.append((half - full).norm() / full.norm())
     assert errors[1] < 2 * errors[0]
@@ -209,11 +249,15 @@ def test_checkpointing_recomputes_it(model, batch, scope):
     same_gradients(*found)
 
 
-def gradients(model, batch, implementation, scope="attention", checkpointing=False, replay=None, bf16=False) -> dict:
+def gradients(
+    model, batch, implementation, scope="attention", checkpointing=False, replay=None, bf16=False
+) -> dict:
     model = random_model(model.config.model_type).requires_grad_(True).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    with sparse(model, RULE, relax=FLOORED, implementation=implementation, scope=scope, replay=replay):
+    with sparse(
+        model, RULE, relax=FLOORED, implementation=implementation, scope=scope, replay=replay
+    ):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = model(**batch, use_cache=False).logits[:, -1].logsumexp(-1).sum()
         loss.backward()
@@ -232,8 +276,14 @@ def test_training_with_it(tmp_path):
     rows = []
     for on in (False, True):
         folder = tmp_path / str(on)
-        train(TrainConfig(**SMALL | {"max_steps": 1, "output_dir": str(folder)}, choice_gradient=on), quiet=True)
+        train(
+            TrainConfig(**SMALL | {"max_steps": 1, "output_dir": str(folder)}, choice_gradient=on),
+            quiet=True,
+        )
         rows.append(metrics(folder)[1])
     plain, asked = rows
-    assert asked["loss"] == pytest.approx(plain["loss"], abs=1e-4) and asked["token_ratio"] == plain["token_ratio"]
+    assert (
+        asked["loss"] == pytest.approx(plain["loss"], abs=1e-4)
+        and asked["token_ratio"] == plain["token_ratio"]
+    )
     assert asked["grad_norm"] > 1.1 * plain["grad_norm"]

@@ -43,7 +43,12 @@ def test_weights_and_states_are_those_of_the_model(lora):
     for parameter in trainable(model):
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    states = sum(t.numel() * t.element_size() for state in optimizer.state.values() for t in state.values() if t.ndim)
+    states = sum(
+        t.numel() * t.element_size()
+        for state in optimizer.state.values()
+        for t in state.values()
+        if t.ndim
+    )
     assert found.optimizer_gb * 1e9 == pytest.approx(states, rel=1e-6)
     assert found.gradients_gb * 1e9 == 4 * count
 
@@ -59,7 +64,10 @@ def test_flops_are_those_that_torch_counts():
             states = torch.zeros(1, tokens, text.hidden_size)
             hidden = decoder(model)(inputs_embeds=states, use_cache=False).last_hidden_state
             model.lm_head(hidden[:, :head])
-        return counter.get_total_flops() + 4 * text.num_attention_heads * 32 * tokens**2 / 2 * text.num_hidden_layers
+        return (
+            counter.get_total_flops()
+            + 4 * text.num_attention_heads * 32 * tokens**2 / 2 * text.num_hidden_layers
+        )
 
     prompt = counted(120, 0)
     answer = counted(128, 8) - prompt
@@ -67,34 +75,65 @@ def test_flops_are_those_that_torch_counts():
     # The prompt once, behind it a rollout and the expected answer.
     assert found.reference_tflop * 1e12 == pytest.approx(prompt + 2 * answer, rel=1e-3)
     assert found.seconds == pytest.approx(found.tflop / 1e-3)
-    given = plan(replace(config, completions="given", gate="none"), prompt=120, ratio=0.5, processes=1, tflops=None)
-    assert given.reference_tflop * 1e12 == pytest.approx(prompt + answer, rel=1e-3)  # nothing is asked
+    given = plan(
+        replace(config, completions="given", gate="none"),
+        prompt=120,
+        ratio=0.5,
+        processes=1,
+        tflops=None,
+    )
+    assert given.reference_tflop * 1e12 == pytest.approx(
+        prompt + answer, rel=1e-3
+    )  # nothing is asked
     with pytest.raises(ValueError, match=r"prompts_per_step=1: .* 64 processes"):
         plan(config, prompt=120, ratio=0.5, processes=64, tflops=None)
 
 
 def test_what_is_held_of_a_step():
     """Of its rollouts: embeddings of the prompts and logits of the reference."""
-    config = TrainConfig(tasks=["shapes"], prompts_per_step=2, num_generations=2, max_completion_length=3)
+    config = TrainConfig(
+        tasks=["shapes"], prompts_per_step=2, num_generations=2, max_completion_length=3
+    )
     accelerator = Accelerator(cpu=True)
     policy, reference, _, processor = load_policy(config, config.model, accelerator)
     asked = Questions(config, processor, 4096).read(range(2), 0)
     (part,) = gather_experience(
-        policy.eval(), reference, processor, accelerator, asked, 0, config, Stopwatch(accelerator.device)
+        policy.eval(),
+        reference,
+        processor,
+        accelerator,
+        asked,
+        0,
+        config,
+        Stopwatch(accelerator.device),
     )
     held = part.rollout.embeds["inputs_embeds"], part.reference_logits
     found = plan(config, prompt=part.rollout.prompt, ratio=0.5, processes=1, tflops=None)
-    assert found.experience_gb * 1e9 == sum(tensor.numel() * tensor.element_size() for tensor in held)
+    assert found.experience_gb * 1e9 == sum(
+        tensor.numel() * tensor.element_size() for tensor in held
+    )
 
 
 def test_a_small_pass_with_gradients_leaves_what_sampling_takes():
     """Whole weights where they are sharded, and all rollouts of a question: no budget of tokens makes that smaller."""
-    config = TrainConfig(preset="paper", num_generations=32, bf16=True, fsdp=True, max_tokens_per_batch=1000)
-    found, alone = plan(config, 1000, 0.25, 4, None), plan(replace(config, fsdp=False), 1000, 0.25, 4, None)
+    config = TrainConfig(
+        preset="paper", num_generations=32, bf16=True, fsdp=True, max_tokens_per_batch=1000
+    )
+    found, alone = (
+        plan(config, 1000, 0.25, 4, None),
+        plan(replace(config, fsdp=False), 1000, 0.25, 4, None),
+    )
     visual = sum(p.numel() for p in load("zipr1/tiny")[0].model.visual.parameters())
-    assert (found.sampling_gb - alone.sampling_gb) * 1e9 == pytest.approx(2 * (found.parameters - visual))
+    assert (found.sampling_gb - alone.sampling_gb) * 1e9 == pytest.approx(
+        2 * (found.parameters - visual)
+    )
     large = plan(replace(config, max_tokens_per_batch=100_000), 1000, 0.25, 4, None)
-    assert large.total_gb > found.total_gb > found.sampling_gb > found.activations_gb + found.logits_gb + found.gradients_gb
+    assert (
+        large.total_gb
+        > found.total_gb
+        > found.sampling_gb
+        > found.activations_gb + found.logits_gb + found.gradients_gb
+    )
     held = found.weights_gb + found.reference_gb + found.optimizer_gb + found.experience_gb
     assert found.total_gb == pytest.approx(held + found.sampling_gb)
 
@@ -109,23 +148,50 @@ def test_the_cache_of_a_rollout():
         with torch.no_grad(), zipr1.sparse(model, zipr1.TopP(p)) as trace:
             cache = decoder(model)(**embeds, use_cache=True).past_key_values
         held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-        sizes.append((held, plan(config, length, trace.token_ratio.item(), 1, None).sampling_gb * 1e9))
+        sizes.append(
+            (held, plan(config, length, trace.token_ratio.item(), 1, None).sampling_gb * 1e9)
+        )
     (few, planned_few), (many, planned_many) = sizes
     assert many - few == pytest.approx(planned_many - planned_few, rel=1e-4) and few < 0.9 * many
 
 
 def test_sharding_and_scope_take_less():
     config = TrainConfig(choice_gradient=False)
-    whole, sharded = plan(config, 1000, 0.25, 4, None), plan(replace(config, fsdp=True), 1000, 0.25, 4, None)
+    whole, sharded = (
+        plan(config, 1000, 0.25, 4, None),
+        plan(replace(config, fsdp=True), 1000, 0.25, 4, None),
+    )
     visual = sum(p.numel() for p in load("zipr1/tiny")[0].model.visual.parameters())  # not sharded
-    for before, after in ((whole.weights_gb, sharded.weights_gb), (whole.reference_gb, sharded.reference_gb)):
-        assert after * 1e9 == pytest.approx(4 * (visual + (whole.parameters - visual) / 4)) and after < before
-    assert plan(replace(config, scope="layer"), 1000, 0.25, 4, None).update_tflop < 0.7 * whole.update_tflop
-    few = plan(replace(config, max_tokens_per_batch=2 * (1000 + config.max_completion_length)), 1000, 0.25, 4, None)
-    assert few.activations_gb == pytest.approx(whole.activations_gb * 2 / 8)  # two of a question's eight rollouts
-    assert plan(replace(config, gradient_checkpointing=True), 1000, 0.25, 4, None).activations_gb < whole.activations_gb
+    for before, after in (
+        (whole.weights_gb, sharded.weights_gb),
+        (whole.reference_gb, sharded.reference_gb),
+    ):
+        assert (
+            after * 1e9 == pytest.approx(4 * (visual + (whole.parameters - visual) / 4))
+            and after < before
+        )
+    assert (
+        plan(replace(config, scope="layer"), 1000, 0.25, 4, None).update_tflop
+        < 0.7 * whole.update_tflop
+    )
+    few = plan(
+        replace(config, max_tokens_per_batch=2 * (1000 + config.max_completion_length)),
+        1000,
+        0.25,
+        4,
+        None,
+    )
+    assert few.activations_gb == pytest.approx(
+        whole.activations_gb * 2 / 8
+    )  # two of a question's eight rollouts
+    assert (
+        plan(replace(config, gradient_checkpointing=True), 1000, 0.25, 4, None).activations_gb
+        < whole.activations_gb
+    )
     dense = plan(config, 1000, 1.0, 4, None)
-    learned = replace(config, choice_gradient=True)  # all rows, in either scope; scores a piece at a time
+    learned = replace(
+        config, choice_gradient=True
+    )  # all rows, in either scope; scores a piece at a time
     for one in (learned, replace(learned, scope="layer")):
         found = plan(one, 1000, 0.25, 4, None)
         assert found.update_tflop == pytest.approx(3 * dense.rollout_tflop)
@@ -133,23 +199,54 @@ def test_sharding_and_scope_take_less():
 
 
 def test_the_command(capsys):
-    status, out, _ = run(capsys, "plan", str(ROOT / "zipr1/recipes/tiny_zipr1.yaml"), "--prompt", "100", "--json")
-    assert status == 0 and json.loads(out)["trained"] == plan(TrainConfig(), 100, 0.5, 1, None).trained
+    status, out, _ = run(
+        capsys, "plan", str(ROOT / "zipr1/recipes/tiny_zipr1.yaml"), "--prompt", "100", "--json"
+    )
+    assert (
+        status == 0 and json.loads(out)["trained"] == plan(TrainConfig(), 100, 0.5, 1, None).trained
+    )
     adapter = ("--use-peft", "true", "--lora_r=4")  # options of the training, in either spelling
-    _, out, _ = run(capsys, "plan", str(ROOT / "zipr1/recipes/tiny_zipr1.yaml"), "--prompt", "100", "--json", *adapter)
+    _, out, _ = run(
+        capsys,
+        "plan",
+        str(ROOT / "zipr1/recipes/tiny_zipr1.yaml"),
+        "--prompt",
+        "100",
+        "--json",
+        *adapter,
+    )
     expected = plan(TrainConfig(use_peft=True, lora_r=4), 100, 0.5, 1, None)
     assert json.loads(out)["trained"] == expected.trained and json.loads(out)["reference_gb"] == 0
     assert (
-        run(capsys, "train", str(ROOT / "zipr1/recipes/tiny_zipr1.yaml"), "--plan", "--prompt", "100", "--json", *adapter)[1]
+        run(
+            capsys,
+            "train",
+            str(ROOT / "zipr1/recipes/tiny_zipr1.yaml"),
+            "--plan",
+            "--prompt",
+            "100",
+            "--json",
+            *adapter,
+        )[1]
         == out
     )
-    status, _, err = run(capsys, "plan", str(ROOT / "zipr1/recipes/tiny_zipr1.yaml"), "--ratio", "2")
+    status, _, err = run(
+        capsys, "plan", str(ROOT / "zipr1/recipes/tiny_zipr1.yaml"), "--ratio", "2"
+    )
     assert status == 2 and "ratio=2" in err
 
 
 @pytest.mark.parametrize(
     "name",
-    ["qwen2_vl_7b", "qwen2_5_vl_3b", "qwen2_5_vl_7b", "smollm2_zipr1", "smollm2_answers", "smollm2_questions", "tiny_zipr1"],
+    [
+        "qwen2_vl_7b",
+        "qwen2_5_vl_3b",
+        "qwen2_5_vl_7b",
+        "smollm2_zipr1",
+        "smollm2_answers",
+        "smollm2_questions",
+        "tiny_zipr1",
+    ],
 )
 def test_recipes_are_read(name):
     config = read_recipe(TrainConfig, ROOT / f"zipr1/recipes/{name}.yaml")

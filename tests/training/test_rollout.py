@@ -42,7 +42,13 @@ def rolled(tiny):
         encoded = encode(model, prepare(processor, examples))
     place = (0, 0, range(4), 4)
     p = draw_thresholds("grid", *place)
-    return examples, encoded, sample(model, encoded, TopP(p), max_new_tokens=4, temperature=1.0, draws=token_draws(*place, 4))
+    return (
+        examples,
+        encoded,
+        sample(
+            model, encoded, TopP(p), max_new_tokens=4, temperature=1.0, draws=token_draws(*place, 4)
+        ),
+    )
 
 
 def test_thresholds_are_a_function_of_the_question():
@@ -57,9 +63,18 @@ def test_rollout_logprobs_are_those_of_one_pass(tiny, rolled):
     model, _ = tiny
     _, _, rollout = rolled
     prompt = rollout.embeds["attention_mask"].shape[1]
-    with torch.no_grad(), sparse(model, TopP(rollout.p), prompt_length=prompt, replay=rollout.kept) as trace:
-        logp = completion_logits(model, rollout).log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
-    torch.testing.assert_close(logp[rollout.mask], rollout.logprobs[rollout.mask], rtol=1e-4, atol=1e-4)
+    with (
+        torch.no_grad(),
+        sparse(model, TopP(rollout.p), prompt_length=prompt, replay=rollout.kept) as trace,
+    ):
+        logp = (
+            completion_logits(model, rollout)
+            .log_softmax(-1)
+            .gather(2, rollout.tokens[..., None])[..., 0]
+        )
+    torch.testing.assert_close(
+        logp[rollout.mask], rollout.logprobs[rollout.mask], rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(trace.token_ratio, rollout.token_ratio)
     assert torch.stack(trace.flipped).max() < 0.02
 
@@ -70,7 +85,14 @@ def test_a_row_of_a_rollout_does_not_depend_on_its_neighbours(tiny, rolled):
     with torch.no_grad():
         encoded = encode(model, prepare(processor, examples[2:3]))
     p = draw_thresholds("grid", 0, 0, [2], 4)
-    alone = sample(model, encoded, TopP(p), max_new_tokens=4, temperature=1.0, draws=token_draws(0, 0, [2], 4, 4))
+    alone = sample(
+        model,
+        encoded,
+        TopP(p),
+        max_new_tokens=4,
+        temperature=1.0,
+        draws=token_draws(0, 0, [2], 4, 4),
+    )
     assert alone.p == rollout.p[8:12]
     length = min(alone.tokens.shape[1], rollout.tokens.shape[1])
     mask = alone.mask[:, :length]
@@ -88,14 +110,24 @@ def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
     # With the expected answers beside them, in one pass: each answer to a question once.
     tokenizer, batches = processor.tokenizer, []
     with decoder(model).register_forward_pre_hook(
-        lambda module, args, inputs: batches.append(tuple(inputs["inputs_embeds"].shape[:2])), with_kwargs=True
+        lambda module, args, inputs: batches.append(tuple(inputs["inputs_embeds"].shape[:2])),
+        with_kwargs=True,
     ):
         logits, _ = consult(model, processor, examples, rollout)
     torch.testing.assert_close(logits[mask], every[mask], rtol=1e-4, atol=1e-4)
-    different = {(i // 4, *row[real].tolist()) for i, (row, real) in enumerate(zip(rollout.tokens, rollout.mask, strict=True))}
-    different |= {(i, *tokenizer.encode(example.answer), tokenizer.eos_token_id) for i, example in enumerate(examples)}
+    different = {
+        (i // 4, *row[real].tolist())
+        for i, (row, real) in enumerate(zip(rollout.tokens, rollout.mask, strict=True))
+    }
+    different |= {
+        (i, *tokenizer.encode(example.answer), tokenizer.eos_token_id)
+        for i, example in enumerate(examples)
+    }
     length = rollout.prompt
-    assert batches == [(4, length), (len(different), max(map(len, different)) - 1)]  # each prompt once
+    assert batches == [
+        (4, length),
+        (len(different), max(map(len, different)) - 1),
+    ]  # each prompt once
 
 
 def test_a_prompt_is_embedded_by_the_model_that_reads_it(tiny, rolled):
@@ -117,8 +149,12 @@ def test_a_prompt_is_embedded_by_the_model_that_reads_it(tiny, rolled):
     with torch.no_grad():
         step = 1e-2 * gradient[asked] / gradient[asked].norm()
         table[asked] += step
-        after = completion_logits(other, rollout).log_softmax(-1).gather(2, rollout.tokens[..., None])
-    assert (after - logp).sum().item() == pytest.approx((gradient[asked] * step).sum().item(), rel=0.1)
+        after = (
+            completion_logits(other, rollout).log_softmax(-1).gather(2, rollout.tokens[..., None])
+        )
+    assert (after - logp).sum().item() == pytest.approx(
+        (gradient[asked] * step).sum().item(), rel=0.1
+    )
 
 
 def test_expected_accuracy_is_the_share_of_right_samples(tiny, rolled):
@@ -127,9 +163,18 @@ def test_expected_accuracy_is_the_share_of_right_samples(tiny, rolled):
     examples, encoded, rollout = rolled
     _, expected = consult(model, processor, examples, rollout)
     place = (1, 0, range(4), 200)
-    many = sample(model, encoded, TopP((1.0,) * 800), max_new_tokens=5, temperature=1.0, draws=token_draws(*place, 5))
+    many = sample(
+        model,
+        encoded,
+        TopP((1.0,) * 800),
+        max_new_tokens=5,
+        temperature=1.0,
+        draws=token_draws(*place, 5),
+    )
     tokens = many.tokens.masked_fill(~many.mask, processor.tokenizer.pad_token_id)
-    right = reward(examples, processor.batch_decode(tokens, skip_special_tokens=True), many.token_ratio).accuracy
+    right = reward(
+        examples, processor.batch_decode(tokens, skip_special_tokens=True), many.token_ratio
+    ).accuracy
     torch.testing.assert_close(right.mean(-1), expected, rtol=0, atol=0.1)
 
 
@@ -143,20 +188,27 @@ def test_the_baseline_does_not_know_the_first_rollout(tiny):
     with model.model.visual.register_forward_hook(lambda *_: seen.append(1)):
         rolled = roll(model, processor, prepare(processor, examples), examples, *place)
         with decoder(model).register_forward_pre_hook(
-            lambda module, args, inputs: widths.append(inputs["inputs_embeds"].shape[1]), with_kwargs=True
+            lambda module, args, inputs: widths.append(inputs["inputs_embeds"].shape[1]),
+            with_kwargs=True,
         ):
             logits, asked = ask(model, rolled, *place)
     assert len(seen) == 1  # pictures are encoded once
-    assert widths.count(rolled.prompt) == 1 and max(widths[1:]) < 10  # and read once, for its answers and for its logits
+    assert (
+        widths.count(rolled.prompt) == 1 and max(widths[1:]) < 10
+    )  # and read once, for its answers and for its logits
     torch.testing.assert_close(logits, reference_logits(model, rolled, 2))
     again = sample(
         model, encode(model, prepare(processor, examples)), TopP((1.0,) * 8), max_new_tokens=config.max_completion_length,
         temperature=5.0, draws=token_draws(0, 0, range(8), 1, config.max_completion_length, reference=True),
     )  # fmt: skip
-    assert asked.tokens.tolist() == again.tokens.tolist() and asked.mask.tolist() == again.mask.tolist()
+    assert (
+        asked.tokens.tolist() == again.tokens.tolist()
+        and asked.mask.tolist() == again.mask.tolist()
+    )
     assert len(asked.p) == 8 and set(rolled.p + asked.p) == {1.0}
     first, second, reference = (
-        [tuple(tokens.tolist()) for tokens in one[:, :2]] for one in (rolled.tokens[::2], rolled.tokens[1::2], asked.tokens)
+        [tuple(tokens.tolist()) for tokens in one[:, :2]]
+        for one in (rolled.tokens[::2], rolled.tokens[1::2], asked.tokens)
     )
     same = [sum(a == b for a, b in zip(reference, one, strict=True)) for one in (first, second)]
     assert max(same) < 4, same  # all eight, were it the same draw
@@ -168,7 +220,9 @@ def test_answers_that_did_not_end_are_told(tiny):
     examples = examples_of(["chart"], "val", 4)
     inputs = prepare(processor, examples)
     for length, kind in ((1, "sampled"), (6, "sampled"), (1, "given"), (6, "given")):
-        config = TrainConfig(num_generations=2, max_completion_length=length, completions=kind, gate="none")
+        config = TrainConfig(
+            num_generations=2, max_completion_length=length, completions=kind, gate="none"
+        )
         rollout = roll(model, processor, inputs, examples, range(4), 0, config, False)
         assert rollout.clipped.shape == (8,) and rollout.clipped.all() == (length == 1), kind
         assert rollout.clipped.any() == (length == 1), kind
@@ -181,13 +235,26 @@ def test_a_group_in_parts_has_the_losses_of_the_whole(tiny, rolled):
     answered = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]])
     rewards = Reward(answered, 1 - rollout.token_ratio.view(4, 4), answered.bool())
     config = TrainConfig(baseline="group", gate="group", kl="sampled")
-    part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 4), torch.full((4,), 0.5), [0, 1, 2, 3])
+    part = Experience(
+        examples,
+        rollout,
+        rewards,
+        reference_logits(model, rollout, 4),
+        torch.full((4,), 0.5),
+        [0, 1, 2, 3],
+    )
     pieces = split(part, 8 * (rollout.prompt + rollout.tokens.shape[1]))
     assert [len(piece.rollout.p) for piece in pieces] == [8, 8] and split(part, 10**6) == [part]
-    assert part.rollout_numbers == list(range(16)) and [piece.rollout_numbers[:3] for piece in pieces] == [[0, 1, 4], [2, 3, 6]]
+    assert part.rollout_numbers == list(range(16)) and [
+        piece.rollout_numbers[:3] for piece in pieces
+    ] == [[0, 1, 4], [2, 3, 6]]
 
     def lost(part: Experience):
-        choice = {"prompt_length": rollout.prompt, "replay": part.rollout.kept, "relax": zipr1.relaxed_count}
+        choice = {
+            "prompt_length": rollout.prompt,
+            "replay": part.rollout.kept,
+            "relax": zipr1.relaxed_count,
+        }
         with torch.no_grad(), sparse(model, TopP(part.rollout.p), **choice) as trace:
             return losses(model, trace, part, Governor(0.02, 0.04), config)
 
@@ -202,12 +269,15 @@ def test_a_group_in_parts_has_the_losses_of_the_whole(tiny, rolled):
 def test_a_small_grade_opens_no_gate():
     """Graded answers earn for sparsity where they would be right; a user's reward from one half on, as on the probe set."""
     examples = [
-        Example(str(i), "", "?", "10", problem_type=kind) for i, kind in enumerate(("regression", "free-form", "exact"))
+        Example(str(i), "", "?", "10", problem_type=kind)
+        for i, kind in enumerate(("regression", "free-form", "exact"))
     ]
     grades = torch.tensor([[0.94, 0.95], [0.49, 0.5], [0.0, 1.0]])
     graded = right(examples, Reward(grades, grades, grades.bool()), TrainConfig(graded=True))
     assert graded.tolist() == [[False, True]] * 3
-    own = right(examples, Reward(grades, grades, grades.bool()), TrainConfig(reward_function="mine:own"))
+    own = right(
+        examples, Reward(grades, grades, grades.bool()), TrainConfig(reward_function="mine:own")
+    )
     assert own.tolist() == [[True, True], [False, False], [False, True]]
     assert gate(graded, "answer").tolist() == [[0, 1]] * 3
 
@@ -224,7 +294,11 @@ def test_placeholders_are_never_sampled(tiny, rolled):
 
 def test_reward_parts():
     examples = examples_of(["shapes"], "val", 2)
-    got = reward(examples, [examples[0].answer, "nonsense", "", examples[1].answer + "."], torch.tensor([0.8, 0.6, 0.5, 0.4]))
+    got = reward(
+        examples,
+        [examples[0].answer, "nonsense", "", examples[1].answer + "."],
+        torch.tensor([0.8, 0.6, 0.5, 0.4]),
+    )
     assert got.accuracy.tolist() == [[1, 0], [0, 1]]
     torch.testing.assert_close(got.efficiency, torch.tensor([[0.2, 0.4], [0.5, 0.6]]))
     gates = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -235,11 +309,14 @@ def test_equal_answers_earn_alike_if_asked(tiny, rolled):
     _, processor = tiny
     examples, _, rollout = rolled
     own, shared = (
-        rewarded(processor, examples, rollout, 0, TrainConfig(preset="paper", share_ties=ties)) for ties in (False, True)
+        rewarded(processor, examples, rollout, 0, TrainConfig(preset="paper", share_ties=ties))
+        for ties in (False, True)
     )
     assert own.accuracy.tolist() == shared.accuracy.tolist()
     assert own.efficiency.flatten().tolist() == pytest.approx((1 - rollout.token_ratio).tolist())
-    answers = [tuple(row[real].tolist()) for row, real in zip(rollout.tokens, rollout.mask, strict=True)]
+    answers = [
+        tuple(row[real].tolist()) for row, real in zip(rollout.tokens, rollout.mask, strict=True)
+    ]
     for row, answer in enumerate(answers):
         group = row // 4
         alike = [other for other in range(4 * group, 4 * group + 4) if answers[other] == answer]
@@ -253,33 +330,49 @@ def test_each_kind_of_question_has_its_own_sparsity_weight(tiny, rolled):
     model, processor = tiny
     examples, _, rollout = rolled
     tokens = rollout.tokens.masked_fill(~rollout.mask, processor.tokenizer.pad_token_id)
-    rewards = reward(examples, processor.batch_decode(tokens, skip_special_tokens=True), rollout.token_ratio)
+    rewards = reward(
+        examples, processor.batch_decode(tokens, skip_special_tokens=True), rollout.token_ratio
+    )
     config, half = TrainConfig(sparsity_weight=2.0), torch.full((4,), 0.5)
-    part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 4), half, [0, 1, 2, 3])
+    part = Experience(
+        examples, rollout, rewards, reference_logits(model, rollout, 4), half, [0, 1, 2, 3]
+    )
     choice = {"prompt_length": rollout.prompt, "replay": rollout.kept, "relax": zipr1.relaxed_count}
     with torch.no_grad(), sparse(model, TopP(rollout.p), **choice) as trace:
         free, metrics = losses(model, trace, part, Governor(0.02, 0.04), config)
         held, _ = losses(model, trace, part, Governor(0.02, 0.04, gaps={"digits": -0.04}), config)
         middle = rollout.token_ratio.median().item()  # itself, the target is reached
-        reached, told = losses(model, trace, part, Governor(0.02, 0.04), replace(config, target_ratio=middle))
-        back, asked = losses(model, trace, part, Governor(0.02, 0.04), replace(config, give_back=3.0))
+        reached, told = losses(
+            model, trace, part, Governor(0.02, 0.04), replace(config, target_ratio=middle)
+        )
+        back, asked = losses(
+            model, trace, part, Governor(0.02, 0.04), replace(config, give_back=3.0)
+        )
         dense = replace(part, rollout=replace(rollout, p=(1.0,) * 8 + rollout.p[8:]))
-        spared, _ = losses(model, trace, dense, Governor(0.02, 0.04), replace(config, give_back=3.0))
+        spared, _ = losses(
+            model, trace, dense, Governor(0.02, 0.04), replace(config, give_back=3.0)
+        )
         ratio = trace.relaxed_ratio
     assert [example.task for example in examples] == ["shapes"] * 2 + ["digits"] * 2
     torch.testing.assert_close(held[:8], free[:8])
     above = rollout.token_ratio > middle
     assert 0 < above.sum() < len(above) and torch.equal(told["frac_above_target"], above.float())
     torch.testing.assert_close(free - reached, ~above * 2.0 * rewards.accuracy.flatten() * ratio)
-    lost = 0.5 * (1 - rewards.accuracy.flatten())  # wrong, where the reference is right every other time
+    lost = 0.5 * (
+        1 - rewards.accuracy.flatten()
+    )  # wrong, where the reference is right every other time
     assert lost[:8].any() and not lost.all()
     torch.testing.assert_close(back, free - 3.0 * 2.0 * lost * ratio)
     assert torch.equal(asked["given_back"], lost) and "given_back" not in metrics
-    torch.testing.assert_close(spared[:8], (free - 2.0 * rewards.accuracy.flatten() * ratio)[:8])  # dense ones need no tokens
+    torch.testing.assert_close(
+        spared[:8], (free - 2.0 * rewards.accuracy.flatten() * ratio)[:8]
+    )  # dense ones need no tokens
     torch.testing.assert_close(spared[8:], back[8:])
     right = rewards.accuracy.flatten()[8:]
     assert right.any()
-    torch.testing.assert_close(free[8:] - held[8:], 0.5 * 2.0 * right * ratio[8:])  # half way through the margin
+    torch.testing.assert_close(
+        free[8:] - held[8:], 0.5 * 2.0 * right * ratio[8:]
+    )  # half way through the margin
     gap = (rewards.accuracy[2:] - 0.5).sum()
     torch.testing.assert_close(metrics["gap/digits"].sum(), gap)
     assert metrics["sparse/digits"].tolist() == [0.0] * 8 + [1.0] * 8
@@ -289,21 +382,36 @@ def test_given_completions_are_learned_by_their_cross_entropy(tiny, rolled):
     """Plain fine-tuning under sparse attention: the gradient of the loss is that of torch's cross-entropy."""
     model, processor = tiny
     examples, encoded, _ = rolled
-    config = TrainConfig(completions="given", gate="none", reward_weight=1.0, beta=0.0, sparsity_weight=0.0)
+    config = TrainConfig(
+        completions="given", gate="none", reward_weight=1.0, beta=0.0, sparsity_weight=0.0
+    )
     tokens, mask, clipped = given_tokens(processor, examples, config, "cpu")
     assert not clipped.any()
-    assert tokens[0][mask[0]].tolist() == [*processor.tokenizer.encode(examples[0].answer), processor.tokenizer.eos_token_id]
+    assert tokens[0][mask[0]].tolist() == [
+        *processor.tokenizer.encode(examples[0].answer),
+        processor.tokenizer.eos_token_id,
+    ]
     rollout = given(model, encoded, TopP((0.95,) * 4), tokens=tokens, mask=mask)
-    rollout = replace(rollout, logprobs=rollout.logprobs - 1)  # of an older policy: nothing is clipped here
+    rollout = replace(
+        rollout, logprobs=rollout.logprobs - 1
+    )  # of an older policy: nothing is clipped here
     zeros = torch.zeros(4, 1)
     rewards, numbers = Reward(zeros, zeros, zeros.bool()), [0, 1, 2, 3]
-    part = Experience(examples, rollout, rewards, reference_logits(model, rollout, 1), zeros[:, 0], numbers)
+    part = Experience(
+        examples, rollout, rewards, reference_logits(model, rollout, 1), zeros[:, 0], numbers
+    )
     weight = model.model.language_model.layers[1].mlp.up_proj.weight.requires_grad_(True)
     try:
-        with sparse(model, TopP(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept) as trace:
-            (ours,) = torch.autograd.grad(losses(model, trace, part, Governor(0.02, 0.04), config)[0].mean(), weight)
+        with sparse(
+            model, TopP(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept
+        ) as trace:
+            (ours,) = torch.autograd.grad(
+                losses(model, trace, part, Governor(0.02, 0.04), config)[0].mean(), weight
+            )
             logits = completion_logits(model, rollout)
-        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
+        nll = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), tokens.flatten(), reduction="none"
+        ).view(tokens.shape)
         (theirs,) = torch.autograd.grad(((nll * mask).sum(1) / mask.sum(1)).mean(), weight)
     finally:
         weight.requires_grad_(False)

@@ -43,7 +43,9 @@ def test_both_of_a_pair_are_asked(tiny):
     """Also where an even number of tasks takes turns."""
     questions = Questions(TrainConfig(tasks=["motion", "tempo"]), tiny[1], 4096)
     asked = [questions.example(number, 0).id.split("/") for number in range(16)]
-    assert [task for task, *_ in asked] == ["motion", "tempo"] * 8 and len({tuple(id) for id in asked}) == 16
+    assert [task for task, *_ in asked] == ["motion", "tempo"] * 8 and len(
+        {tuple(id) for id in asked}
+    ) == 16
     assert [int(scene) % 2 for task, _, scene, _ in asked if task == "tempo"] == [0, 1] * 4
 
 
@@ -53,7 +55,10 @@ def test_other_families_train(tmp_path, family):
     random_model(family).save_pretrained(tmp_path / "model")
     family_processor(family).save_pretrained(tmp_path / "model")
     settings = SMALL | {"tasks": ["shapes", "motion"], "max_steps": 2, "kl": "sampled"}
-    final = train(TrainConfig(**settings, output_dir=str(tmp_path / "out"), model=str(tmp_path / "model")), quiet=True)
+    final = train(
+        TrainConfig(**settings, output_dir=str(tmp_path / "out"), model=str(tmp_path / "model")),
+        quiet=True,
+    )
     rows = metrics(tmp_path / "out")
     assert [0.3 < row["token_ratio"] < 1 for row in rows[1:]] == [True, True]
     assert load(final)[0].config.model_type == family
@@ -61,7 +66,9 @@ def test_other_families_train(tmp_path, family):
 
 def two_steps(folder: Path, **change) -> torch.Tensor:
     final = train(TrainConfig(**SMALL, max_steps=2, output_dir=str(folder), **change), quiet=True)
-    assert json.loads((final / "zipr1.json").read_text())["scope"] == change.get("scope", "attention")
+    assert json.loads((final / "zipr1.json").read_text())["scope"] == change.get(
+        "scope", "attention"
+    )
     return load(final)[0].model.language_model.layers[0].mlp.up_proj.weight
 
 
@@ -100,7 +107,11 @@ def test_a_trained_model_is_a_plain_folder(tmp_path):
     AutoProcessor.from_pretrained(final)
     settings = json.loads((Path(final) / "zipr1.json").read_text())
     assert settings["rule"] == "TopP" and settings["p"] == 0.975
-    moved = [n for n, p in model.named_parameters() if not torch.equal(p, before.get_parameter(n).to(p.dtype))]
+    moved = [
+        n
+        for n, p in model.named_parameters()
+        if not torch.equal(p, before.get_parameter(n).to(p.dtype))
+    ]
     assert moved and not any("visual" in name for name in moved)  # the vision tower stays as it was
     assert not list(Path(final).glob("*.bin")) and not list(Path(final).glob("*.pt"))
 
@@ -109,10 +120,16 @@ def test_an_adapter_is_trained_and_the_model_without_it_is_the_reference(tmp_pat
     """LoRA: a small folder that `load` and PEFT take; the base is untouched."""
     from peft import PeftModel
 
-    final = train(TrainConfig(**SMALL, max_steps=2, use_peft=True, output_dir=str(tmp_path)), quiet=True)
-    assert sorted(path.name for path in final.glob("*.safetensors")) == ["adapter_model.safetensors"]
+    final = train(
+        TrainConfig(**SMALL, max_steps=2, use_peft=True, output_dir=str(tmp_path)), quiet=True
+    )
+    assert sorted(path.name for path in final.glob("*.safetensors")) == [
+        "adapter_model.safetensors"
+    ]
     names = list(load_file(final / "adapter_model.safetensors"))
-    assert len(names) == 2 * 7 * 5 and not any("visual" in name for name in names)  # A and B of seven projections, five layers
+    assert len(names) == 2 * 7 * 5 and not any(
+        "visual" in name for name in names
+    )  # A and B of seven projections, five layers
     model, processor = load(final)
     base, _ = tiny
     inputs = prepare(processor, examples_of(["shapes"], "val", 2))
@@ -161,31 +178,58 @@ def test_the_hub_is_asked_first(tmp_path, monkeypatch):
             asked.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
 
     monkeypatch.setattr("zipr1.training.train.HfApi", Hub)
-    final = train(TrainConfig(**SMALL, max_steps=1, push_to_hub="me/mine", output_dir=str(tmp_path)), quiet=True)
-    assert asked == [("me/mine", True, False), ("me/mine", sorted(path.name for path in final.iterdir()))]
+    final = train(
+        TrainConfig(**SMALL, max_steps=1, push_to_hub="me/mine", output_dir=str(tmp_path)),
+        quiet=True,
+    )
+    assert asked == [
+        ("me/mine", True, False),
+        ("me/mine", sorted(path.name for path in final.iterdir())),
+    ]
     assert {"README.md", "zipr1.json", "model.safetensors"} <= set(asked[1][1])
 
 
 def test_several_inner_epochs_by_hand(tmp_path):
     """Two steps on one batch of the paper's objective, by formulas written out here; the metrics are of both."""
-    change = {"preset": "paper", "num_iterations": 2, "learning_rate": 2e-4, "warmup_steps": 1, "max_grad_norm": 0.5}
-    change |= {"temperature": 3.0, "max_completion_length": 4, "max_steps": 1}  # hot: likely answers hardly move
+    change = {
+        "preset": "paper",
+        "num_iterations": 2,
+        "learning_rate": 2e-4,
+        "warmup_steps": 1,
+        "max_grad_norm": 0.5,
+    }
+    change |= {
+        "temperature": 3.0,
+        "max_completion_length": 4,
+        "max_steps": 1,
+    }  # hot: likely answers hardly move
     config = TrainConfig(**SMALL | change, output_dir=str(tmp_path))
     final = load(train(config, quiet=True))[0].state_dict()
     accelerator = Accelerator(cpu=True)
     policy, reference, optimizer, processor = load_policy(config, config.model, accelerator)
     asked = Questions(config, processor, 4096).read(range(2), 0)
     (part,) = gather_experience(
-        policy.eval(), reference, processor, accelerator, asked, 0, config, Stopwatch(accelerator.device)
+        policy.eval(),
+        reference,
+        processor,
+        accelerator,
+        asked,
+        0,
+        config,
+        Stopwatch(accelerator.device),
     )
     rollout, model = part.rollout, policy.model
     reward = part.rewards.accuracy + part.rewards.efficiency
-    advantage = (reward - reward.mean(1, keepdim=True)) / reward.std(1, correction=0, keepdim=True).clamp(min=1e-4)
+    advantage = (reward - reward.mean(1, keepdim=True)) / reward.std(
+        1, correction=0, keepdim=True
+    ).clamp(min=1e-4)
     count, tokens = rollout.mask.sum(1), rollout.tokens[..., None]
     other = part.reference_logits.log_softmax(-1).gather(2, tokens)[..., 0]
     lost, outside = [], []
     for _ in range(2):
-        with sparse(model, config.rule(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept):
+        with sparse(
+            model, config.rule(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept
+        ):
             logprob = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens)[..., 0]
         ratio, weight = (logprob - rollout.logprobs).exp(), advantage.flatten()[:, None]
         gain = torch.minimum(ratio * weight, ratio.clamp(0.8, 1.2) * weight)
@@ -196,14 +240,18 @@ def test_several_inner_epochs_by_hand(tmp_path):
         optimizer.step()
         optimizer.zero_grad()
         lost.append(loss.item())
-        outside.append((((ratio < 0.8) | (ratio > 1.2)) * rollout.mask).sum(1).div(count).mean().item())
+        outside.append(
+            (((ratio < 0.8) | (ratio > 1.2)) * rollout.mask).sum(1).div(count).mean().item()
+        )
     row = metrics(tmp_path)[1]
     assert outside[0] == 0 and outside[1] > 0.02
-    assert row["clip_ratio/region_mean"] == pytest.approx(sum(outside) / 2) and row["loss"] == pytest.approx(
-        sum(lost) / 2, rel=1e-3
-    )
+    assert row["clip_ratio/region_mean"] == pytest.approx(sum(outside) / 2) and row[
+        "loss"
+    ] == pytest.approx(sum(lost) / 2, rel=1e-3)
     before = load("zipr1/tiny")[0].state_dict()
-    moved = sum((tensor - before[name]).square().sum() for name, tensor in model.state_dict().items())
+    moved = sum(
+        (tensor - before[name]).square().sum() for name, tensor in model.state_dict().items()
+    )
     off = sum((tensor - final[name]).square().sum() for name, tensor in model.state_dict().items())
     assert moved.sqrt() > 0.1 and off < 1e-6 * moved
 
@@ -214,23 +262,37 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
 
     flags = [
         f"--{name}={json.dumps(value)}"
-        for name, value in (SMALL | {"max_steps": 2, "probe_every": 1, "prompts_per_step": 4, "give_back": 1.0}).items()
+        for name, value in (
+            SMALL | {"max_steps": 2, "probe_every": 1, "prompts_per_step": 4, "give_back": 1.0}
+        ).items()
     ]
     main(["train", *flags, f"--output_dir={tmp_path}", "--json"])
     found = json.loads(capsys.readouterr().out)
     rows = metrics(tmp_path)
-    assert found["token_ratio"] == rows[2]["probe/token_ratio"] and found["baseline_accuracy"] == rows[0]["probe/accuracy"]
-    assert found["worst_accuracy"] == min(row["probe/accuracy"] for row in rows) and found["step"] == 2
+    assert (
+        found["token_ratio"] == rows[2]["probe/token_ratio"]
+        and found["baseline_accuracy"] == rows[0]["probe/accuracy"]
+    )
+    assert (
+        found["worst_accuracy"] == min(row["probe/accuracy"] for row in rows) and found["step"] == 2
+    )
     described = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
-    names = {re.sub("governor/(gap|factor)/.*", r"governor/\1/KIND", name) for name in set().union(*rows) - {"step"}}
-    shown = {name: name if name == "seconds/read" else name.replace("seconds/", "/") for name in names}
+    names = {
+        re.sub("governor/(gap|factor)/.*", r"governor/\1/KIND", name)
+        for name in set().union(*rows) - {"step"}
+    }
+    shown = {
+        name: name if name == "seconds/read" else name.replace("seconds/", "/") for name in names
+    }
     assert [name for name in names if f"`{shown[name]}`" not in described] == []
     tracked = EventAccumulator(str(tmp_path / "zipr1")).Reload()  # tensorboard, the default
     assert [event.step for event in tracked.Scalars("token_ratio")] == [1, 2]
     assert tracked.Scalars("probe/token_ratio")[-1].value == pytest.approx(found["token_ratio"])
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").open()]
     assert [row["step"] for row in samples] == [1] * 8 + [2] * 8
-    assert len({row["id"] for row in samples[:8]}) == len({row["id"] for row in samples}) / 2 == 4  # not the rollouts of two
+    assert (
+        len({row["id"] for row in samples[:8]}) == len({row["id"] for row in samples}) / 2 == 4
+    )  # not the rollouts of two
     (shown,) = tracked.Tensors("samples/text_summary")[-1].tensor_proto.string_val
     assert shown.decode().count("\n") == 10 and f"| {samples[8]['id']} |" in shown.decode()
     for row in samples:
@@ -241,14 +303,18 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
     shutil.copy(Path(__file__).parents[2] / "docs/shapes.png", tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(compile(re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1), "card", "exec"), names)
+    exec(
+        compile(re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1), "card", "exec"), names
+    )
     assert 0 < names["trace"].token_ratio.item() < 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's way with memory")
 def test_freed_memory_goes_back_to_the_system():
     """Of tensors that lie between others that stay; the others stay whole."""
-    tensors = [torch.full((16384,), float(i)) for i in range(4096)]  # 64 KiB each, below what malloc asks the system for
+    tensors = [
+        torch.full((16384,), float(i)) for i in range(4096)
+    ]  # 64 KiB each, below what malloc asks the system for
     kept = tensors[63::64]
     del tensors
     before = psutil.Process().memory_info().rss
@@ -262,9 +328,22 @@ def test_trackers_by_name(tmp_path):
     flags = [f"--{name}={json.dumps(value)}" for name, value in (SMALL | {"max_steps": 1}).items()]
 
     def run(tracker: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "zipr1.cli", "train", *flags, f"--output_dir={tmp_path}/{tracker}"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
-        return subprocess.run([*command, "--report_to", tracker], env=environment, capture_output=True, text=True)
+        command = [
+            sys.executable,
+            "-m",
+            "zipr1.cli",
+            "train",
+            *flags,
+            f"--output_dir={tmp_path}/{tracker}",
+        ]
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "WANDB_MODE": "offline",
+            "WANDB_DIR": str(tmp_path),
+        }
+        return subprocess.run(
+            [*command, "--report_to", tracker], env=environment, capture_output=True, text=True
+        )
 
     if find_spec("wandb"):
         assert run("wandb").returncode == 0
@@ -276,20 +355,35 @@ def test_trackers_by_name(tmp_path):
 
 def test_computing_in_bfloat16_trains_float32_weights(tmp_path):
     """In a process of its own: accelerate fixes the precision of a process once."""
-    flags = [f"--{name}={json.dumps(value)}" for name, value in (SMALL | {"max_steps": 2, "bf16": True}).items()]
+    flags = [
+        f"--{name}={json.dumps(value)}"
+        for name, value in (SMALL | {"max_steps": 2, "bf16": True}).items()
+    ]
     command = [sys.executable, "-m", "zipr1.cli", "train", *flags, f"--output_dir={tmp_path}"]
-    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
-    weights, before = load_file(tmp_path / "final" / "model.safetensors"), load("zipr1/tiny")[0].model.language_model
+    weights, before = (
+        load_file(tmp_path / "final" / "model.safetensors"),
+        load("zipr1/tiny")[0].model.language_model,
+    )
     moved = weights["model.layers.0.mlp.up_proj.weight"] - before.layers[0].mlp.up_proj.weight
-    assert weights["model.layers.0.mlp.up_proj.weight"].dtype == torch.float32 and 0 < moved.abs().max() < 1e-3
+    assert (
+        weights["model.layers.0.mlp.up_proj.weight"].dtype == torch.float32
+        and 0 < moved.abs().max() < 1e-3
+    )
     rows = metrics(tmp_path)
-    assert 0 <= rows[1]["kl"] < 0.1 and rows[1]["flip_rate"] < 0.1  # policy and reference agree on what they are given
+    assert (
+        0 <= rows[1]["kl"] < 0.1 and rows[1]["flip_rate"] < 0.1
+    )  # policy and reference agree on what they are given
 
 
 def test_dense_rollouts(tmp_path):
     """They keep everything, earn nothing for sparsity and are not what the governor goes by."""
-    assert draw_thresholds("grid", 0, 0, range(200), 4, 0.25).count(1.0) == pytest.approx(200, abs=40)
+    assert draw_thresholds("grid", 0, 0, range(200), 4, 0.25).count(1.0) == pytest.approx(
+        200, abs=40
+    )
     settings = SMALL | {"max_steps": 1, "output_dir": str(tmp_path)}
     train(TrainConfig(**settings, dense_share=1.0), quiet=True)
     row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])
@@ -315,5 +409,8 @@ def test_dense_rollouts(tmp_path):
 )
 def test_settings_that_cannot_be(tmp_path, change, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        train(TrainConfig(**SMALL | {"max_steps": 1, "output_dir": str(tmp_path)} | change), quiet=True)
+        train(
+            TrainConfig(**SMALL | {"max_steps": 1, "output_dir": str(tmp_path)} | change),
+            quiet=True,
+        )
     assert not (tmp_path / "final").exists()

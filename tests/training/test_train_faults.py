@@ -34,7 +34,13 @@ root = data_rows.root  # a fixture
         {"preset": "exact"},
         {"use_peft": True},
         {"use_peft": True, "bf16": True},
-        {"data": "rows.json", "scope": "layer", "mini_batches": 2, "num_iterations": 2, "prompts_per_step": 4},
+        {
+            "data": "rows.json",
+            "scope": "layer",
+            "mini_batches": 2,
+            "num_iterations": 2,
+            "prompts_per_step": 4,
+        },
     ],
     ids=["paper", "exact", "lora", "lora-bf16", "rows"],
 )
@@ -46,13 +52,20 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(root, tmp_path, mo
         monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))  # of the processes
         broken = published(6, "image", "OCR", [], "GO", "gone.png")
         rows = video_r1(root, broken, published(7, "text", "numerical", [], "12", ""))
-        settings |= {"data": rows, "probe_data": write(root / "probe.json", [published(0, *PUBLISHED[0])])}
+        settings |= {
+            "data": rows,
+            "probe_data": write(root / "probe.json", [published(0, *PUBLISHED[0])]),
+        }
     whole, folder = tmp_path / "whole", tmp_path / "broken"
     done = run(settings, whole)
     assert done.returncode == 0, done.stderr
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command(settings, folder), env=environment, stderr=subprocess.DEVNULL)
-    while not (folder / "checkpoint-2").is_dir() and process.poll() is None:  # it ends, be the machine ever so busy
+    process = subprocess.Popen(
+        command(settings, folder), env=environment, stderr=subprocess.DEVNULL
+    )
+    while (
+        not (folder / "checkpoint-2").is_dir() and process.poll() is None
+    ):  # it ends, be the machine ever so busy
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -65,7 +78,14 @@ def test_resumed_run_ends_with_the_weights_of_an_unbroken_one(root, tmp_path, mo
         assert torch.equal(tensor, second[name]), name
     rows = [metrics(path) for path in (whole, folder)]
     ran = [
-        [{name: value for name, value in row.items() if "seconds" not in name and name != "step_time"} for row in one]
+        [
+            {
+                name: value
+                for name, value in row.items()
+                if "seconds" not in name and name != "step_time"
+            }
+            for row in one
+        ]
         for one in rows
     ]
     assert ran[0] == ran[1] and [row["step"] for row in ran[0]] == list(range(7))
@@ -77,7 +97,10 @@ def test_killed_while_it_wrote_a_checkpoint(tmp_path):
     half a row of metrics one."""
     settings = SMALL | {"max_steps": 4, "save_steps": 1}
     final = train(TrainConfig(**settings, output_dir=str(tmp_path)), quiet=True)
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-3",
+    ]
     before = load_file(final / "model.safetensors")
     code = f"""
 import os, signal
@@ -114,7 +137,10 @@ checkpoint.write(Path({str(tmp_path)!r}), 4, *load("zipr1/tiny"), {{"optimizer":
 )
 def test_killed_at_other_moments(tmp_path, moment):
     settings = SMALL | {"max_steps": 3, "save_steps": 1, "save_total_limit": 1}
-    before = load_file(train(TrainConfig(**settings, output_dir=str(tmp_path / "whole")), quiet=True) / "model.safetensors")
+    before = load_file(
+        train(TrainConfig(**settings, output_dir=str(tmp_path / "whole")), quiet=True)
+        / "model.safetensors"
+    )
     folder = tmp_path / "broken"
     code = f"""
 import os, shutil, signal
@@ -135,11 +161,19 @@ def half(path, *args, **kwargs):
 {moment}
 training.train(TrainConfig(**{settings!r}, output_dir={str(folder)!r}), quiet=True)
 """
-    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode
+        == -signal.SIGKILL
+    )
     assert not (folder / "final").exists()
-    after = load_file(train(TrainConfig(**settings, output_dir=str(folder), resume=True), quiet=True) / "model.safetensors")
+    after = load_file(
+        train(TrainConfig(**settings, output_dir=str(folder), resume=True), quiet=True)
+        / "model.safetensors"
+    )
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    assert [row["step"] for row in metrics(folder)] == [0, 1, 2, 3] and not list(folder.glob(".partial-*"))
+    assert [row["step"] for row in metrics(folder)] == [0, 1, 2, 3] and not list(
+        folder.glob(".partial-*")
+    )
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
@@ -159,21 +193,39 @@ def test_a_result_without_checkpoints_is_not_written_over(tmp_path, resume):
 
 def test_what_may_change_when_a_run_goes_on(tmp_path):
     """What makes it another experiment may not; what an error advises may, and run.json says so."""
-    settings = SMALL | {"max_steps": 2, "save_steps": 1, "output_dir": str(tmp_path), "resume": True}
+    settings = SMALL | {
+        "max_steps": 2,
+        "save_steps": 1,
+        "output_dir": str(tmp_path),
+        "resume": True,
+    }
     first = train(TrainConfig(**settings), quiet=True)
     before = load_file(first / "model.safetensors")
-    with pytest.raises(checkpoint.CheckpointError, match=r"beta=None.* 9.0; .*only.*learning_rate.*may change"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match=r"beta=None.* 9.0; .*only.*learning_rate.*may change"
+    ):
         train(TrainConfig(**settings, beta=9.0), quiet=True)
-    same = {"gradient_checkpointing": True, "max_tokens_per_batch": 500, "probe_batch_size": 1, "max_skipped_steps": 9}
+    same = {
+        "gradient_checkpointing": True,
+        "max_tokens_per_batch": 500,
+        "probe_batch_size": 1,
+        "max_skipped_steps": 9,
+    }
     train(TrainConfig(**settings, **same), quiet=True)
     after = load_file(first / "model.safetensors")
-    assert all(torch.allclose(tensor, after[name], rtol=1e-3, atol=1e-6) for name, tensor in before.items())
+    assert all(
+        torch.allclose(tensor, after[name], rtol=1e-3, atol=1e-6) for name, tensor in before.items()
+    )
     train(TrainConfig(**settings, **same, learning_rate=1e-6, relax_floor=0.2), quiet=True)
     rates = [row.get("learning_rate") for row in metrics(tmp_path)]
     assert rates == [None, pytest.approx(3e-5), pytest.approx(2e-7)]
     resumed = json.loads((tmp_path / "run.json").read_text())["resumed"]
-    assert [one["step"] for one in resumed] == [1, 1] and resumed[0]["changed"].keys() == same.keys()
-    assert all(one["before"]["versions"]["torch"] == torch.__version__.split("+")[0] for one in resumed)
+    assert [one["step"] for one in resumed] == [1, 1] and resumed[0][
+        "changed"
+    ].keys() == same.keys()
+    assert all(
+        one["before"]["versions"]["torch"] == torch.__version__.split("+")[0] for one in resumed
+    )
     assert resumed[1]["changed"] == {"learning_rate": [3e-4, 1e-6], "relax_floor": [0.1, 0.2]}
 
 
@@ -205,7 +257,9 @@ except checkpoint.CheckpointError as error:
 
 
 def test_a_row_that_cannot_be_written_says_where(tmp_path):
-    with pytest.raises(CheckpointError, match=r"/dev/full: could not be written .*No space left.* use --resume"):
+    with pytest.raises(
+        CheckpointError, match=r"/dev/full: could not be written .*No space left.* use --resume"
+    ):
         append(Path("/dev/full"), [{"step": 1}])
     (tmp_path / "new-run.json").symlink_to("/dev/full")
     (tmp_path / "run.json").write_text("old")
@@ -214,14 +268,24 @@ def test_a_row_that_cannot_be_written_says_where(tmp_path):
     assert (tmp_path / "run.json").read_text() == "old"
 
 
-@pytest.mark.parametrize(("name", "size"), [("trainer.pt", 1000), ("trainer.pt", 0), ("model.safetensors", 1000)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("trainer.pt", 1000), ("trainer.pt", 0), ("model.safetensors", 1000)]
+)
 def test_a_checkpoint_that_was_torn_says_what_to_do(tmp_path, name, size):
     """As a power cut leaves it; the one before is there."""
-    settings = SMALL | {"max_steps": 3, "save_steps": 1, "output_dir": str(tmp_path), "resume": True}
+    settings = SMALL | {
+        "max_steps": 3,
+        "save_steps": 1,
+        "output_dir": str(tmp_path),
+        "resume": True,
+    }
     train(TrainConfig(**settings), quiet=True)
     state = tmp_path / "checkpoint-2" / name
     state.write_bytes(state.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match=r"checkpoint-2: cannot be read .*delete this checkpoint and resume from the one"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"checkpoint-2: cannot be read .*delete this checkpoint and resume from the one",
+    ):
         train(TrainConfig(**settings), quiet=True)
     shutil.rmtree(state.parent)
     train(TrainConfig(**settings), quiet=True)
@@ -239,21 +303,35 @@ def test_a_result_that_cannot_be_written_leaves_the_last_checkpoint(tmp_path):
     done = run(settings, tmp_path, "--resume", preexec_fn=fill)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "final: could not be written" in done.stderr and "checkpoint-1, is intact" in done.stderr
-    assert not list(tmp_path.glob(".partial*")) and not (tmp_path / "final" / "model.safetensors").exists()
+    assert (
+        not list(tmp_path.glob(".partial*"))
+        and not (tmp_path / "final" / "model.safetensors").exists()
+    )
     train(TrainConfig(**settings, output_dir=str(tmp_path), resume=True), quiet=True)
     load(tmp_path / "final")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     """The step is not taken and counted; after a few, the run stops, and its questions are kept."""
-    settings = SMALL | {"max_steps": 5, "learning_rate": 1e30, "max_skipped_steps": 1, "warmup_steps": 1}
-    with pytest.raises(FloatingPointError, match=r"2 steps had a loss, gradient or reward .* lower learning_rate"):
+    settings = SMALL | {
+        "max_steps": 5,
+        "learning_rate": 1e30,
+        "max_skipped_steps": 1,
+        "warmup_steps": 1,
+    }
+    with pytest.raises(
+        FloatingPointError, match=r"2 steps had a loss, gradient or reward .* lower learning_rate"
+    ):
         train(TrainConfig(**settings, output_dir=str(tmp_path)), quiet=True)
     assert [row.get("skipped") for row in metrics(tmp_path)] == [None, 0.0, 1.0, 1.0]
     batch = torch.load(tmp_path / "not-finite-0.pt", weights_only=True)
     assert batch["step"] == 2 and batch["questions"] == [[4, 5]]
     ((part,),) = batch["parts"]
-    assert len(part["p"]) == len(part["tokens"]) == 8 and len(part["kept"]) == 5 and part["accuracy"].shape == (2, 4)
+    assert (
+        len(part["p"]) == len(part["tokens"]) == 8
+        and len(part["kept"]) == 5
+        and part["accuracy"].shape == (2, 4)
+    )
 
 
 def test_logits_that_are_not_finite_stop_the_run(tmp_path):
@@ -266,7 +344,10 @@ def test_logits_that_are_not_finite_stop_the_run(tmp_path):
     settings = SMALL | {"max_steps": 3, "max_skipped_steps": 1, "model": str(tmp_path / "model")}
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "not-finite-0.pt").symlink_to("/dev/full")
-    with pytest.raises(FloatingPointError, match=r"2 steps had a loss.*batch could not be written to .*not-finite-0.pt"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"2 steps had a loss.*batch could not be written to .*not-finite-0.pt",
+    ):
         train(TrainConfig(**settings, output_dir=str(tmp_path / "out")), quiet=True)
 
 
@@ -277,11 +358,26 @@ def test_a_reward_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     function = "def level(completions, level, **columns):\n    return [float('nan') if one else 1.0 for one in level]\n"
     (tmp_path / "unsure.py").write_text(function)
     for name, level in (("rows", 1), ("probe", 0)):
-        rows = [{"prompt": f"Say {i}.", "answer": "word", "level": level * (i % 4 == 0)} for i in range(4)]
+        rows = [
+            {"prompt": f"Say {i}.", "answer": "word", "level": level * (i % 4 == 0)}
+            for i in range(4)
+        ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    settings = SMALL | {"data": "rows.jsonl", "probe_data": "probe.jsonl", "reward_function": "unsure:level"}
-    settings |= {"prompts_per_step": 4, "num_generations": 2, "max_steps": 9, "max_skipped_steps": 2, "output_dir": "out"}
-    with pytest.raises(FloatingPointError, match=r"3 steps had a .* mend unsure:level and use --resume"):
+    settings = SMALL | {
+        "data": "rows.jsonl",
+        "probe_data": "probe.jsonl",
+        "reward_function": "unsure:level",
+    }
+    settings |= {
+        "prompts_per_step": 4,
+        "num_generations": 2,
+        "max_steps": 9,
+        "max_skipped_steps": 2,
+        "output_dir": "out",
+    }
+    with pytest.raises(
+        FloatingPointError, match=r"3 steps had a .* mend unsure:level and use --resume"
+    ):
         train(TrainConfig(**settings), quiet=True)
     rows = metrics(tmp_path / "out")
     assert [row.get("skipped") for row in rows] == [None, 1.0, 1.0, 1.0]

@@ -11,8 +11,20 @@ PHASES = ("attention", "prefill", "decode", "vision")
 RULES = ("topk", "recent", "fastv", "downsample")
 # Of Qwen2.5-VL-3B-Instruct and 7B-Instruct (their config.json): decoder and vision tower.
 SHAPES = {
-    "3b": {"hidden_size": 2048, "intermediate_size": 11008, "num_attention_heads": 16, "num_key_value_heads": 2, "layers": 36},
-    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_key_value_heads": 4, "layers": 28},
+    "3b": {
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "layers": 36,
+    },
+    "7b": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "layers": 28,
+    },
 }
 
 
@@ -65,4 +77,6 @@ class BenchConfig:
         try:
             return [kind(number) for number in getattr(self, name).split(",")]
         except ValueError as error:
-            raise ValueError(f"{name}={getattr(self, name)}: expected numbers with commas between them ({error})") from error
+            raise ValueError(
+                f"{name}={getattr(self, name)}: expected numbers with commas between them ({error})"
+            ) from error

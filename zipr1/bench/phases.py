@@ -34,7 +34,11 @@ def build(
     """A Qwen2.5-VL without its vocabulary, random weights; a vision tower of one layer unless it is measured on a GPU."""
     text = {name: value for name, value in SHAPES[shape].items() if name != "layers"}
     text |= {"num_hidden_layers": layers, "vocab_size": 64, "max_position_embeddings": 1 << 18}
-    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    text["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": 1e6,
+        "mrope_section": [16, 24, 24],
+    }
     depth = VISION["depth"] if vision and device.type == "cuda" else 1
     tower = VISION | {"depth": depth, "out_hidden_size": text["hidden_size"]}
     if depth == 1:
@@ -44,7 +48,9 @@ def build(
         default = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=tower))
+            model = Qwen2_5_VLForConditionalGeneration(
+                Qwen2_5_VLConfig(text_config=text, vision_config=tower)
+            )
         finally:
             torch.set_default_dtype(default)
     return model.requires_grad_(False).eval()
@@ -57,7 +63,12 @@ def judged(times: dict, bound: float, **more) -> dict:
 def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig) -> list[dict]:
     """The attention operation of one layer with its choice of tokens; and the choice alone, as Top-p makes it."""
     text = decoder(model)
-    shape, module, device, dtype = Shape.of(text.config), text.layers[0].self_attn, model.device, model.dtype
+    shape, module, device, dtype = (
+        Shape.of(text.config),
+        text.layers[0].self_attn,
+        model.device,
+        model.dtype,
+    )
     query, key, value = (
         torch.randn(1, heads, tokens, shape.head, device=device, dtype=dtype)
         for heads in (shape.heads, shape.kv_heads, shape.kv_heads)
@@ -75,18 +86,33 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
                 continue
 
             def run(rule=rule):
-                sparse_attention(module, query, key, value, None, **{NAME: lambda: Call(rule, Trace())}, **settings)
+                sparse_attention(
+                    module,
+                    query,
+                    key,
+                    value,
+                    None,
+                    **{NAME: lambda: Call(rule, Trace())},
+                    **settings,
+                )
 
             times = paired(
-                lambda: sdpa_attention_forward(module, query, key, value, None, **settings), run, config.repeats, device
+                lambda: sdpa_attention_forward(module, query, key, value, None, **settings),
+                run,
+                config.repeats,
+                device,
             )
             bound = attention_flops(shape, tokens) / attention_flops(shape, ratio * tokens)
-            rows.append(judged(times, bound, rule=name, ratio=ratio, scope="attention", choice_ms=choice))
+            rows.append(
+                judged(times, bound, rule=name, ratio=ratio, scope="attention", choice_ms=choice)
+            )
     return rows
 
 
 def rules_of(config: BenchConfig, ratio: float) -> list[tuple[str, Rule | None]]:
-    return [(name, RULES[name](ratio) if name in RULES else None) for name in config.rules.split(",")]
+    return [
+        (name, RULES[name](ratio) if name in RULES else None) for name in config.rules.split(",")
+    ]
 
 
 def prefill_rows(model, tokens: int, ratios: list[float], config: BenchConfig) -> list[dict]:
@@ -108,7 +134,12 @@ def prefill_rows(model, tokens: int, ratios: list[float], config: BenchConfig) -
         for name, rule in rules_of(config, ratio):
             if rule is None:  # a smaller picture
                 short = max(int(ratio * tokens), 1)
-                times = paired(lambda: read("dense"), lambda short=short: read("sparse", short), config.repeats, device)
+                times = paired(
+                    lambda: read("dense"),
+                    lambda short=short: read("sparse", short),
+                    config.repeats,
+                    device,
+                )
                 bound = layer_flops(shape, tokens) / layer_flops(shape, short)
                 rows.append(judged(times, bound, rule=name, ratio=ratio, scope="input") | sizes)
                 continue
@@ -117,11 +148,15 @@ def prefill_rows(model, tokens: int, ratios: list[float], config: BenchConfig) -
                 with block() as trace:
                     read("sparse")
                 bound = prefill_bound(shape, tokens, trace.layer_ratios[0].tolist(), scope)
-                times = paired(lambda: read("dense"), lambda: read("sparse"), config.repeats, device, block)
+                times = paired(
+                    lambda: read("dense"), lambda: read("sparse"), config.repeats, device, block
+                )
                 peaks = {"dense_peak_bytes": peak_bytes(lambda: read("dense"), device)}
                 with block():
                     peaks["sparse_peak_bytes"] = peak_bytes(lambda: read("sparse"), device)
-                rows.append(judged(times, bound, rule=name, ratio=ratio, scope=scope) | sizes | peaks)
+                rows.append(
+                    judged(times, bound, rule=name, ratio=ratio, scope=scope) | sizes | peaks
+                )
     # What the way through zipr1 costs where a prompt is too short for it.
     block = partial(sparse, model, TopK(min(ratios)), min_tokens=tokens + 1)
     times = paired(lambda: read("dense"), lambda: read("sparse"), config.repeats, device, block)
@@ -141,12 +176,16 @@ def decode_rows(model, tokens: int, ratios: list[float], config: BenchConfig) ->
         def filled(stored: int, batch=batch) -> DynamicCache:
             cache = DynamicCache()
             for layer in range(shape.layers):
-                keys = torch.randn(batch, shape.kv_heads, stored, shape.head, device=device, dtype=dtype)
+                keys = torch.randn(
+                    batch, shape.kv_heads, stored, shape.head, device=device, dtype=dtype
+                )
                 if stored < tokens:
                     kept = KeptLayer()
                     kept.update(keys, keys)
                     kept.seen, kept.ragged = tokens, batch > 1
-                    kept.valid[-1, -1] = batch == 1  # samples keep unequal numbers: their mask is part of the price
+                    kept.valid[-1, -1] = (
+                        batch == 1
+                    )  # samples keep unequal numbers: their mask is part of the price
                     cache.layers.append(kept)
                 else:
                     cache.update(keys, keys, layer)
@@ -164,10 +203,17 @@ def decode_rows(model, tokens: int, ratios: list[float], config: BenchConfig) ->
 
             sizes = {"dense_bytes": nbytes(dense), "sparse_bytes": nbytes(short)}
             times = paired(
-                partial(step, dense), partial(step, short), config.repeats, device, partial(sparse, model, TopK(ratio))
+                partial(step, dense),
+                partial(step, short),
+                config.repeats,
+                device,
+                partial(sparse, model, TopK(ratio)),
             )
             bound = decode_bound(shape, batch, tokens, ratio, dtype.itemsize)
-            rows.append(judged(times, bound, rule="topk", ratio=ratio, scope="attention", batch=batch) | sizes)
+            rows.append(
+                judged(times, bound, rule="topk", ratio=ratio, scope="attention", batch=batch)
+                | sizes
+            )
     return rows
 
 
@@ -181,8 +227,28 @@ def vision_rows(model, tokens: int, ratios: list[float], config: BenchConfig) ->
     side = int(tokens**0.5)
     grid = torch.tensor([[1, 2 * side, 2 * side]], device=model.device)
     pixels = torch.randn(4 * side * side, 3 * 2 * 14 * 14, device=model.device, dtype=model.dtype)
-    times = paired(lambda: tower(pixels, grid_thw=grid), lambda: tower(pixels, grid_thw=grid), config.repeats, model.device)
-    return [judged(times, 1.0, rule="none", ratio=1.0, scope="none", layers=tower.config.depth, tokens=side * side)]
+    times = paired(
+        lambda: tower(pixels, grid_thw=grid),
+        lambda: tower(pixels, grid_thw=grid),
+        config.repeats,
+        model.device,
+    )
+    return [
+        judged(
+            times,
+            1.0,
+            rule="none",
+            ratio=1.0,
+            scope="none",
+            layers=tower.config.depth,
+            tokens=side * side,
+        )
+    ]
 
 
-PHASES = {"attention": attention_rows, "prefill": prefill_rows, "decode": decode_rows, "vision": vision_rows}
+PHASES = {
+    "attention": attention_rows,
+    "prefill": prefill_rows,
+    "decode": decode_rows,
+    "vision": vision_rows,
+}

@@ -50,10 +50,18 @@ def run_bench_train(config: BenchTrainConfig) -> tuple[list[dict], str]:
         "save_steps": config.steps + 1,
         "probe_per_task": 1,
     }
-    common |= {"threads": config.threads, "resume": False, "push_to_hub": None, "output_dir": str(folder / "run")}
+    common |= {
+        "threads": config.threads,
+        "resume": False,
+        "push_to_hub": None,
+        "output_dir": str(folder / "run"),
+    }
     recipe = replace(read_recipe(TrainConfig, config.recipe), **common)
     # Plain GRPO: every rollout keeps everything, and nothing is asked of the token ratio.
-    kinds = {"sparse": recipe, "dense": replace(recipe, dense_share=1.0, sparsity_weight=0.0, efficiency_reward=0.0)}
+    kinds = {
+        "sparse": recipe,
+        "dense": replace(recipe, dense_share=1.0, sparsity_weight=0.0, efficiency_reward=0.0),
+    }
     found: dict[str, list[list[dict]]] = {kind: [] for kind in kinds}
     steps_of(recipe)  # not counted: the game of the task "ego" is played once in a process
     with tqdm(total=config.repeats * len(kinds), desc="bench train", unit="run") as bar:
@@ -64,7 +72,9 @@ def run_bench_train(config: BenchTrainConfig) -> tuple[list[dict], str]:
     rows = [{"rollouts": kind} | summary(runs, recipe) for kind, runs in found.items()]
     for row in rows:
         row["speed"] = rows[-1]["seconds"] / row["seconds"]
-    (folder / "bench_train.json").write_text(json.dumps({"rows": rows, "config": asdict(recipe)} | provenance(), indent=1))
+    (folder / "bench_train.json").write_text(
+        json.dumps({"rows": rows, "config": asdict(recipe)} | provenance(), indent=1)
+    )
     return rows, table(rows)
 
 
@@ -82,12 +92,21 @@ def summary(runs: list[list[dict]], config: TrainConfig) -> dict:
     parts add up, and steps on clips count beside those on pictures."""
 
     def seconds(name: str) -> float:
-        return mean(median(run[step].get(name, 0.0) for run in runs) for step in range(len(runs[0])))
+        return mean(
+            median(run[step].get(name, 0.0) for run in runs) for step in range(len(runs[0]))
+        )
 
     def tokens(of: str) -> float:
-        return mean(row[f"{of}/mean_length"] for row in runs[0]) * config.prompts_per_step * config.num_generations
+        return (
+            mean(row[f"{of}/mean_length"] for row in runs[0])
+            * config.prompts_per_step
+            * config.num_generations
+        )
 
-    counts = {"prompt_tokens": round(tokens("prompts")), "completion_tokens": round(tokens("completions"))}
+    counts = {
+        "prompt_tokens": round(tokens("prompts")),
+        "completion_tokens": round(tokens("completions")),
+    }
     total = seconds("step_time")
     return {
         "model": config.model, "preset": config.preset, "prompts": config.prompts_per_step,
@@ -100,10 +119,23 @@ def summary(runs: list[list[dict]], config: TrainConfig) -> dict:
 
 def table(rows: list[dict]) -> str:
     """Markdown, one line a row; times in seconds a step."""
-    names = ("rollouts", "token ratio", "prompt tokens", "completion tokens", "seconds a step", *PARTS, "tokens a second")
+    names = (
+        "rollouts",
+        "token ratio",
+        "prompt tokens",
+        "completion tokens",
+        "seconds a step",
+        *PARTS,
+        "tokens a second",
+    )
     lines = [f"| {' | '.join((*names, 'speed to dense'))} |", "|" + "---|" * (len(names) + 1)]
     for row in rows:
-        cells = [row["rollouts"], f"{row['token_ratio']:.1%}", row["prompt_tokens"], row["completion_tokens"]]
+        cells = [
+            row["rollouts"],
+            f"{row['token_ratio']:.1%}",
+            row["prompt_tokens"],
+            row["completion_tokens"],
+        ]
         cells += [f"**{row['seconds']:.3f}**", *(f"{row[part]:.3f}" for part in PARTS)]
         cells += [f"{row['tokens_per_second']:.0f}", f"{row['speed']:.2f}"]
         lines.append("| " + " | ".join(map(str, cells)) + " |")

@@ -37,10 +37,14 @@ def run_paper_suite(config: EvalConfig) -> tuple[list[dict], str]:
     (folder / "tables.tex").write_text(suite_latex(rows))
     origin = provenance()
     origin["versions"]["lmms-eval"] = version("lmms-eval")
-    (folder / "tables.json").write_text(json.dumps({"rows": rows, "failed": failed} | origin, indent=1))
+    (folder / "tables.json").write_text(
+        json.dumps({"rows": rows, "failed": failed} | origin, indent=1)
+    )
     if failed:
         reasons = "\n".join(f"{name}: {why}" for name, why in failed.items())
-        raise SuiteError(f"{len(failed)} tasks failed, the rest is in {folder}:\n{reasons}", rows, tables)
+        raise SuiteError(
+            f"{len(failed)} tasks failed, the rest is in {folder}:\n{reasons}", rows, tables
+        )
     return rows, tables
 
 
@@ -63,16 +67,32 @@ def run_eval(config: EvalConfig) -> tuple[list[dict], str]:
     curve = [TopP(p) for p in config.thresholds]
     examples = examples_of(config.names, config.split, config.questions)
     model, processor = load_vision(config.model)
-    settings = {"batch_size": config.batch_size, "scope": config.scope or trained_scope(config.model)}
-    found = {method: evaluate(model, processor, examples, rule, method, **settings) for method, rule in rules.items()}
+    settings = {
+        "batch_size": config.batch_size,
+        "scope": config.scope or trained_scope(config.model),
+    }
+    found = {
+        method: evaluate(model, processor, examples, rule, method, **settings)
+        for method, rule in rules.items()
+    }
     folder = Path(config.output_dir)
-    rows = [table_row(name, records, None if name == "full" else found.get("full")) for name, records in found.items()]
-    write_records([record for records in found.values() for record in records], folder / "records.jsonl")
+    rows = [
+        table_row(name, records, None if name == "full" else found.get("full"))
+        for name, records in found.items()
+    ]
+    write_records(
+        [record for records in found.values() for record in records], folder / "records.jsonl"
+    )
     table = markdown(rows)
     (folder / "table.md").write_text(table)
-    (folder / "table.json").write_text(json.dumps({"rows": rows, "config": asdict(config)} | provenance(), indent=1))
+    (folder / "table.json").write_text(
+        json.dumps({"rows": rows, "config": asdict(config)} | provenance(), indent=1)
+    )
     if curve:
-        points = [evaluate(model, processor, examples, rule, f"p = {rule.p:g}", **settings) for rule in curve]
+        points = [
+            evaluate(model, processor, examples, rule, f"p = {rule.p:g}", **settings)
+            for rule in curve
+        ]
         points = [table_row("zipvl", records) for records in points]
         full = [row for row in rows if row["method"] == "full"]
         plot_curves({config.model: points} | ({"Full": full} if full else {}), folder / "curve.png")

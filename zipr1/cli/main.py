@@ -14,7 +14,9 @@ from jsonargparse import set_parsing_settings
 from zipr1.cli.parser import Parser, add_command, is_recipe, underscored
 from zipr1.common.recipe import check_flags, check_keys, recipe_path
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the help of an option is the string below its field
+set_parsing_settings(
+    docstring_parse_attribute_docstrings=True
+)  # the help of an option is the string below its field
 
 
 def parse(arguments: list[str]):
@@ -42,7 +44,10 @@ def parse(arguments: list[str]):
             arguments[i + 1] = f"--config={recipe_path(name.removeprefix('--config='))}"
     recipes = [path for flag, path in pairwise(arguments) if flag == "--config"]
     recipes += [one.removeprefix("--config=") for one in arguments if one.startswith("--config=")]
-    if arguments[:2] == ["bench", "train"]:  # `bench` has options of its own, which a parser with subcommands would not take
+    if arguments[:2] == [
+        "bench",
+        "train",
+    ]:  # `bench` has options of its own, which a parser with subcommands would not take
         parser = Parser(prog="zipr1 bench")
         add_command(parser.add_subcommands(dest="command"), "train", BenchTrainConfig, ("json",))
         given = ["--recipe", *arguments[2:]] if is_recipe(arguments[2:3]) else arguments[2:]
@@ -79,7 +84,9 @@ def parse(arguments: list[str]):
     add_command(commands, "plan", PlanConfig, ("resume", "json"))
     add_command(commands, "report", ReportConfig, positional=("runs",), short=("output",))
     data = Parser(description="Data sets to post-train on.")
-    commands.add_subcommand("data", data, help="`check` reads a data set once and reports what of it cannot be used.")
+    commands.add_subcommand(
+        "data", data, help="`check` reads a data set once and reports what of it cannot be used."
+    )
     add_command(data.add_subcommands(dest="action"), "check", DataCheckConfig, ("json",), ("file",))
     chosen = parser.read(arguments, recipes)
     command = chosen.command
@@ -137,7 +144,11 @@ def run(command: str, config) -> str:
         from zipr1.training.plan import plan
 
         found = plan(config, config.prompt, config.ratio, config.processes, config.tflops)
-        return json.dumps(asdict(found) | {"total_gb": found.total_gb}) if config.json else found.describe()
+        return (
+            json.dumps(asdict(found) | {"total_gb": found.total_gb})
+            if config.json
+            else found.describe()
+        )
     if command == "report":
         from zipr1.report.page import report
 
@@ -149,7 +160,9 @@ def run(command: str, config) -> str:
         found = json.dumps(asdict(report)) if config.json else report.describe()
         if report.usable < report.rows:
             print(found)
-            raise DataError(f"{config.file}: {report.rows - report.usable} of {report.rows} rows cannot be used")
+            raise DataError(
+                f"{config.file}: {report.rows - report.usable} of {report.rows} rows cannot be used"
+            )
         return found
     from zipr1.lab.pretrain import pretrain
 
@@ -168,7 +181,14 @@ def main(arguments: list[str] | None = None) -> None:
             print(found)
     except (ValueError, TypeError, FileNotFoundError) as error:  # MediaError is a ValueError
         sys.exit(complain(error, 2))
-    except (CheckpointError, DataError, SuiteError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+    except (
+        CheckpointError,
+        DataError,
+        SuiteError,
+        OSError,
+        FloatingPointError,
+        ModuleNotFoundError,
+    ) as error:
         sys.exit(complain(error, 1))
 
 

@@ -26,7 +26,11 @@ class Parser(ArgumentParser):
 def help_of(settings: type) -> dict[str, str]:
     """The help of each option: the string below its field, of the dataclass or one that it extends."""
     kinds = reversed(settings.__mro__[:-1])
-    return {param.arg_name: param.description for kind in kinds for param in parse_from_object(kind).params}
+    return {
+        param.arg_name: param.description
+        for kind in kinds
+        for param in parse_from_object(kind).params
+    }
 
 
 def add_command(
@@ -47,12 +51,19 @@ def add_command(
     parser = Parser(description=settings.__doc__)
     parser.add_argument("--config", action="config", help="YAML file with any of the options")
     for field in positional:
-        parser.add_argument(field, type=str, nargs="+" if types[field] == list[str] else None, help=described.get(field))
+        parser.add_argument(
+            field,
+            type=str,
+            nargs="+" if types[field] == list[str] else None,
+            help=described.get(field),
+        )
     for field in flags:
         parser.add_argument(f"--{field}", action="store_true", help=described.get(field))
     for field in short:
         names = (f"-{field[0]}", f"--{field}")
-        parser.add_argument(*names, type=str, default=getattr(settings, field), help=described.get(field))
+        parser.add_argument(
+            *names, type=str, default=getattr(settings, field), help=described.get(field)
+        )
     parser.add_class_arguments(settings, skip={*flags, *positional, *short})
     commands.add_subcommand(name, parser, help=settings.__doc__.split(": ", 1)[1])
 

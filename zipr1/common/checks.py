@@ -12,4 +12,6 @@ def check_positive(config, *names: str) -> None:
 def check_share(config, *names: str) -> None:
     for name in names:
         if not 0 < getattr(config, name) <= 1:
-            raise ValueError(f"{name}={getattr(config, name)}: a share must lie in (0, 1], for example 0.975")
+            raise ValueError(
+                f"{name}={getattr(config, name)}: a share must lie in (0, 1], for example 0.975"
+            )

@@ -13,7 +13,9 @@ class CheckpointError(RuntimeError):
 def cut(path: Path, start: int) -> None:
     """Leaves the rows up to step `start`; none of a run that begins anew."""
     if path.exists():
-        whole = [row for row in path.read_text().splitlines(keepends=True) if row.endswith("\n")]  # the last was perhaps cut
+        whole = [
+            row for row in path.read_text().splitlines(keepends=True) if row.endswith("\n")
+        ]  # the last was perhaps cut
         replace(path, "".join(row for row in whole if start and json.loads(row)["step"] <= start))
 
 
@@ -37,4 +39,6 @@ def room(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{path}: could not be written ({error}); free some space and use --resume") from error
+        raise CheckpointError(
+            f"{path}: could not be written ({error}); free some space and use --resume"
+        ) from error

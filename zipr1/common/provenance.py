@@ -24,7 +24,9 @@ def provenance() -> dict:
     here = Path(__file__).parent
 
     def git(*command: str) -> str | None:
-        done = subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *command], cwd=here, capture_output=True, text=True, check=False
+        )
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")

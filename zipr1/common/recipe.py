@@ -18,7 +18,9 @@ def recipe_path(name: str | Path) -> Path:
         if path.is_file():
             return path
     known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-    raise FileNotFoundError(f"{name}: no such recipe; give the path of a YAML file or one of {known}")
+    raise FileNotFoundError(
+        f"{name}: no such recipe; give the path of a YAML file or one of {known}"
+    )
 
 
 def read_recipe(settings: type, path: str | Path):
@@ -51,7 +53,11 @@ def check_keys(settings: type, path: str | Path) -> None:
 def check_flags(settings: type, arguments: list[str]) -> None:
     """Raises ValueError with an option that is none, and the one that was perhaps meant."""
     known = [field.name for field in fields(settings)]
-    for name in (one[2:].partition("=")[0].partition(".")[0].rstrip("+") for one in arguments if one.startswith("--")):
+    for name in (
+        one[2:].partition("=")[0].partition(".")[0].rstrip("+")
+        for one in arguments
+        if one.startswith("--")
+    ):
         if name not in (*known, "config", "print_config", "help", ""):
             raise ValueError(f"--{name}: no such option" + nearest(name, known, "--"))
 
@@ -65,15 +71,28 @@ def told(error: ArgumentError, recipes: list, arguments: list[str]) -> str:
         if "arguments are required" in message:
             message = re.sub(r"(?<= )(?:\w+\.)+(?=\w)", "", message)  # the command before each name
         stray = re.search(r"^unrecognized arguments:.*\.ya?ml", message)
-        return message + ("; a recipe comes first, or after --config" if stray else "; `--help` lists what there is")
+        return message + (
+            "; a recipe comes first, or after --config"
+            if stray
+            else "; `--help` lists what there is"
+        )
     key, value = given.groups()
     flagged = any(re.match(rf"--{key}\b", one) for one in arguments)
-    holders = {path: found[key] for path in recipes if key in (found := yaml.safe_load(Path(path).read_text()))}
+    holders = {
+        path: found[key]
+        for path in recipes
+        if key in (found := yaml.safe_load(Path(path).read_text()))
+    }
     named = [path for path, held in holders.items() if not flagged or str(held) == value]
     kinds = re.findall(r"Expected an? (.+?)(?=\. Got value| - | Given value)", message)
-    kinds = [re.sub(r"^<class '(\w+)'>$", r"\1", kind).replace("typing.Literal", "one of ") for kind in kinds]
+    kinds = [
+        re.sub(r"^<class '(\w+)'>$", r"\1", kind).replace("typing.Literal", "one of ")
+        for kind in kinds
+    ]
     expected = " or ".join("null" if kind == "NoneType" else kind for kind in kinds)
-    return (f"{named[-1]}: {key}: {value}" if named else f"--{key}={value}") + f": expected {expected}"
+    return (
+        f"{named[-1]}: {key}: {value}" if named else f"--{key}={value}"
+    ) + f": expected {expected}"
 
 
 def nearest(name: str, known: list[str], before: str = "") -> str:

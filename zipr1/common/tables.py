@@ -9,5 +9,11 @@ def markdown_table(head: list[str], body: list[list[str]]) -> str:
 def tabular(title: str, head: list[str], body: list[list[str]]) -> str:
     """A LaTeX table of the package booktabs, the first column to the left."""
     lines = [" & ".join(cells) + r" \\" for cells in (head, *body)]
-    start = [f"% {title}", r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}", r"\toprule", lines[0], r"\midrule"]
+    start = [
+        f"% {title}",
+        r"\begin{tabular}{l" + "r" * (len(head) - 1) + "}",
+        r"\toprule",
+        lines[0],
+        r"\midrule",
+    ]
     return "\n".join([*start, *lines[1:], r"\bottomrule", r"\end{tabular}"])

@@ -29,10 +29,14 @@ class Example:
     image: Image.Image | None = None
     frames: tuple[Image.Image, ...] | None = None
     fps: float = CLIP_FPS  # of `frames`
-    images: tuple[Image.Image, ...] = ()  # several pictures, in the order in which the prompt names them
+    images: tuple[
+        Image.Image, ...
+    ] = ()  # several pictures, in the order in which the prompt names them
     messages: tuple[dict, ...] = ()  # the whole prompt, where it is more than a question
     problem_type: str = ""  # how `answer` is graded (zipr1.graders); "": by the task
-    columns: dict = field(default_factory=dict)  # what else the row says, for users' own reward functions
+    columns: dict = field(
+        default_factory=dict
+    )  # what else the row says, for users' own reward functions
 
     @property
     def pictures(self) -> tuple[Image.Image, ...]:

@@ -48,10 +48,22 @@ def read_picture(source: str | Path | bytes, name: str | Path = "") -> Image.Ima
             picture = opaque(image) if count == 1 else None
     except UnidentifiedImageError as error:
         raise NotStill(f"{name}: not a picture; give a file that opens in a viewer") from error
-    except (OSError, SyntaxError, EOFError, ValueError, TypeError, RuntimeError, Image.DecompressionBombError) as error:
-        raise MediaError(f"{name}: broken picture ({error}); give a file that opens in a viewer") from error
+    except (
+        OSError,
+        SyntaxError,
+        EOFError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        Image.DecompressionBombError,
+    ) as error:
+        raise MediaError(
+            f"{name}: broken picture ({error}); give a file that opens in a viewer"
+        ) from error
     if picture is None:
-        raise NotStill(f"{name}: {count} pictures in one file; give a single one, or a clip as a clip")
+        raise NotStill(
+            f"{name}: {count} pictures in one file; give a single one, or a clip as a clip"
+        )
     return picture
 
 
@@ -100,7 +112,9 @@ def read_clip(
     name = name or source
 
     def opened():
-        container = av.open(BytesIO(source) if isinstance(source, bytes) else str(source), metadata_errors="replace")
+        container = av.open(
+            BytesIO(source) if isinstance(source, bytes) else str(source), metadata_errors="replace"
+        )
         for stream in container.streams.video[:1]:
             if stream.codec_context is None:  # to decode it would end the process
                 raise MediaError(f"{name}: a codec that is not known here; write it as H.264")
@@ -113,7 +127,11 @@ def read_clip(
                 raise MediaError(f"{name}: no video stream; give a picture or a clip")
             promised, interval = promise(container)
             # Undecoded, a packet stands for a frame in nearly every file; where it does not, what it led to is read again.
-            times = sorted(float((packet.pts or 0) * packet.time_base) for packet in container.demux(video=0) if packet.size)
+            times = sorted(
+                float((packet.pts or 0) * packet.time_base)
+                for packet in container.demux(video=0)
+                if packet.size
+            )
         for _ in range(2):
             wanted = spaced(times, max_frames, fps)
             chosen, times, kept = set(wanted), [], []
@@ -124,13 +142,19 @@ def read_clip(
             if spaced(times, max_frames, fps) == wanted:
                 break
         else:
-            raise MediaError(f"{name}: {len(times)} frames, but not each time that it is read; write the file again")
+            raise MediaError(
+                f"{name}: {len(times)} frames, but not each time that it is read; write the file again"
+            )
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"{name}: neither a readable picture nor a readable clip ({reason})") from error
+        raise MediaError(
+            f"{name}: neither a readable picture nor a readable clip ({reason})"
+        ) from error
     if not times:
         raise MediaError(f"{name}: a clip without frames; give one with at least one frame")
     if times[-1] is not None and times[-1] + interval < promised / 2:
-        raise MediaError(f"{name}: cut short, ends after {times[-1]:.1f} of {promised:.1f} seconds; download it again")
+        raise MediaError(
+            f"{name}: cut short, ends after {times[-1]:.1f} of {promised:.1f} seconds; download it again"
+        )
     seconds = (times[-1] or 0) - (times[0] or 0)
     return tuple(kept), (len(kept) - 1) / seconds if seconds > 0 and len(kept) > 1 else CLIP_FPS

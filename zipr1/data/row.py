@@ -17,8 +17,12 @@ class Medium:
 
     def source(self) -> Path | bytes:
         """Raises MissingMedia for a file that is not there."""
-        if self.data is None and not isfile(self.name):  # Path.is_file() raises for a name that is too long
-            raise MissingMedia(f"{self.name}: no such file; is the media root right, and the archive unpacked?")
+        if self.data is None and not isfile(
+            self.name
+        ):  # Path.is_file() raises for a name that is too long
+            raise MissingMedia(
+                f"{self.name}: no such file; is the media root right, and the archive unpacked?"
+            )
         return Path(self.name) if self.data is None else self.data
 
 
@@ -50,14 +54,22 @@ class Row:
 def text(row: dict, name: str, row_id: str) -> str:
     """A column that must hold words, or a number. Raises ValueError."""
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-        raise ValueError(f"row {row_id}: column {name!r} is {value!r}: give a text that is not empty")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, str | int | float)
+        or not str(value).strip()
+    ):
+        raise ValueError(
+            f"row {row_id}: column {name!r} is {value!r}: give a text that is not empty"
+        )
     return str(value)
 
 
 def medium(value, root: Path, name: str, row_id: str) -> Medium:
     """What a column of media holds: a path below `root`, bytes, or the dict of both that `datasets` stores."""
-    path, data = (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (value, None)
+    path, data = (
+        (value.get("path"), value.get("bytes")) if isinstance(value, dict) else (value, None)
+    )
     if isinstance(value, bytes):
         path, data = None, value
     if data is None and not (isinstance(path, str) and path):

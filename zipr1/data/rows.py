@@ -42,7 +42,9 @@ class Rows:
         return self.row(index).read(self.max_frames)
 
 
-def open_rows(data: str, media_root: str | None = None, max_frames: int = 16, think: bool = False) -> Rows:
+def open_rows(
+    data: str, media_root: str | None = None, max_frames: int = 16, think: bool = False
+) -> Rows:
     """The rows of a Video-R1 file, of a folder of `Dataset.save_to_disk`, or of what `datasets.load_dataset` takes: a .json,
     .jsonl or .parquet file, a folder, a hub id. Behind it may stand a configuration and, in brackets, what `datasets` takes for
     a split: owner/name:config[validation], rows.json[train[:1000]]; else it is "train".
@@ -55,7 +57,9 @@ def open_rows(data: str, media_root: str | None = None, max_frames: int = 16, th
     if not len(table):
         raise ValueError(f"{data}: no rows; give a data set with at least one")
     columns = set(table.column_names)
-    if not columns >= COLUMNS and not ("prompt" in columns and columns & {"answer", "completion", "solution"}):
+    if not columns >= COLUMNS and not (
+        "prompt" in columns and columns & {"answer", "completion", "solution"}
+    ):
         raise ValueError(
             f"{data}: columns {', '.join(sorted(columns))}: expected those of Video-R1 ({', '.join(sorted(COLUMNS))}, options, "
             f"path), or prompt, answer and, for media, one of {', '.join(MEDIA)}; rename them"
@@ -68,7 +72,9 @@ def open_rows(data: str, media_root: str | None = None, max_frames: int = 16, th
 def named(data: str) -> tuple[str, str | None, str | None]:
     """The file, folder or hub id, the configuration and the split that "source:config[split]" names; None: not named. A file or
     folder that is called so is taken for itself."""
-    found = None if Path(data).exists() else re.fullmatch(r"([^[]+?)(?::([\w.-]+))?(?:\[(.+)\])?", data)
+    found = (
+        None if Path(data).exists() else re.fullmatch(r"([^[]+?)(?::([\w.-]+))?(?:\[(.+)\])?", data)
+    )
     return found.groups() if found else (data, None, None)
 
 
@@ -77,7 +83,9 @@ def load_table(source: str, name: str | None, split: str | None):
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("datasets is needed to read rows: pip install 'zipr1[train]'") from error
+        raise ModuleNotFoundError(
+            "datasets is needed to read rows: pip install 'zipr1[train]'"
+        ) from error
     path = Path(source)
     if not path.exists() and (path.suffix in FORMATS or source.count("/") != 1):
         raise FileNotFoundError(f"{source}: no such file or folder, nor a hub id (owner/name)")
@@ -90,12 +98,16 @@ def load_table(source: str, name: str | None, split: str | None):
         if saved:
             return saved_table(datasets.load_from_disk(source), source, split)
         if path.is_file():
-            return datasets.load_dataset(FORMATS[path.suffix], data_files=escape(source), split=split or "train")
+            return datasets.load_dataset(
+                FORMATS[path.suffix], data_files=escape(source), split=split or "train"
+            )
         return datasets.load_dataset(source, name, split=split or "train")
     except StopIteration as error:  # what datasets says of an empty file
         raise ValueError(f"{source}: no rows; give a data set with at least one") from error
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        raise ValueError(f"{source}: split {split or 'train'!r} cannot be read ({error.__cause__ or error})") from error
+        raise ValueError(
+            f"{source}: split {split or 'train'!r} cannot be read ({error.__cause__ or error})"
+        ) from error
 
 
 def saved_table(saved, source: str, split: str | None):
@@ -105,7 +117,9 @@ def saved_table(saved, source: str, split: str | None):
             raise ValueError(f"it is one data set without splits; leave out [{split}]")
         return saved
     if (split or "train") not in saved:
-        raise ValueError(f"its splits are {', '.join(saved)}; give one as {source}[{next(iter(saved))}]")
+        raise ValueError(
+            f"its splits are {', '.join(saved)}; give one as {source}[{next(iter(saved))}]"
+        )
     return saved[split or "train"]
 
 

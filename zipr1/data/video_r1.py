@@ -10,7 +10,9 @@ from pathlib import Path
 from zipr1.data.example import Example, final
 from zipr1.data.row import Row, medium, text
 
-COLUMNS = frozenset({"problem", "solution", "data_type", "problem_type"})  # by which such a file is known
+COLUMNS = frozenset(
+    {"problem", "solution", "data_type", "problem_type"}
+)  # by which such a file is known
 
 INSTRUCTIONS = {
     "multiple choice": "Answer with the letter of the right option only.",
@@ -27,9 +29,13 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
     row_id = str(number if row.get("problem_id") is None else row["problem_id"])
     kind, data_type = row.get("problem_type"), row.get("data_type")
     if not isinstance(kind, str) or kind not in INSTRUCTIONS:
-        raise ValueError(f"row {row_id}: column 'problem_type' is {kind!r}: expected one of {', '.join(INSTRUCTIONS)}")
+        raise ValueError(
+            f"row {row_id}: column 'problem_type' is {kind!r}: expected one of {', '.join(INSTRUCTIONS)}"
+        )
     if data_type not in ("image", "video", "text"):
-        raise ValueError(f"row {row_id}: column 'data_type' is {data_type!r}: expected image, video or text")
+        raise ValueError(
+            f"row {row_id}: column 'data_type' is {data_type!r}: expected image, video or text"
+        )
     answer = final(text(row, "solution", row_id))
     if not answer:
         raise ValueError(
@@ -37,8 +43,14 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
         )
     options = row.get("options") or []
     if not isinstance(options, list):
-        raise ValueError(f"row {row_id}: column 'options' is {options!r}: give a list of texts, empty for an open question")
-    lines = [text(row, "problem", row_id).strip(), *(["Options:", *map(str, options)] if options else []), INSTRUCTIONS[kind]]
+        raise ValueError(
+            f"row {row_id}: column 'options' is {options!r}: give a list of texts, empty for an open question"
+        )
+    lines = [
+        text(row, "problem", row_id).strip(),
+        *(["Options:", *map(str, options)] if options else []),
+        INSTRUCTIONS[kind],
+    ]
     question = "\n".join([*lines, THINK] if think else lines)
     columns = {name: value for name, value in row.items() if name != "problem_type"}
     columns["prompt"] = [{"role": "user", "content": question}]  # a chat, as its own trainer has it

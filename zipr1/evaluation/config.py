@@ -54,8 +54,13 @@ class EvalConfig:
         check_positive(self, "questions", "curve_questions", "batch_size", "threads")
         check_tasks(self.names)
         for field in fields(self):
-            if self.suite not in OWN.get(field.name, (self.suite,)) and getattr(self, field.name) != field.default:
-                known = " or ".join("--suite " + suite if suite else "no suite" for suite in OWN[field.name])
+            if (
+                self.suite not in OWN.get(field.name, (self.suite,))
+                and getattr(self, field.name) != field.default
+            ):
+                known = " or ".join(
+                    "--suite " + suite if suite else "no suite" for suite in OWN[field.name]
+                )
                 raise ValueError(
                     f"{field.name}: an option of {known}, not of {'--suite ' + self.suite if self.suite else 'none'}"
                 )

@@ -44,12 +44,17 @@ def evaluate(
     model.eval()
     shorter = rule if hasattr(rule, "shorten") else None
     if shorter and not (examples := [example for example in examples if shorter.takes(example)]):
-        raise ValueError(f"{method}: nothing to leave out of any question; choose tasks that show clips")
+        raise ValueError(
+            f"{method}: nothing to leave out of any question; choose tasks that show clips"
+        )
     records = []
     bar = tqdm(total=len(examples), desc=method, unit="answer", disable=quiet, leave=False)
     for part in batches(examples, batch_size):
         inputs = prepare(processor, part, raw=raw).to(model.device)
-        lengths, layers = inputs["attention_mask"].sum(-1), model.config.get_text_config().num_hidden_layers
+        lengths, layers = (
+            inputs["attention_mask"].sum(-1),
+            model.config.get_text_config().num_hidden_layers,
+        )
         if shorter:
             inputs = shortened(processor, part, inputs, shorter).to(model.device)
         check_length(model, inputs, max_new_tokens)
@@ -66,7 +71,9 @@ def evaluate(
         if function:
             pairs = list(zip(part, answers, strict=True))
             given = function(pairs, [row[row != pad].tolist() for row in new])
-        drawn = kept is not None and all(len(example.pictures) + (example.frames is not None) == 1 for example in part)
+        drawn = kept is not None and all(
+            len(example.pictures) + (example.frames is not None) == 1 for example in part
+        )
         visual = inputs["mm_token_type_ids"].bool().cpu().numpy() if drawn else None
         rows = zip(part, answers, ratios.tolist(), lengths.tolist(), strict=True)
         for i, (example, answer, layer_ratios, tokens) in enumerate(rows):
@@ -74,8 +81,17 @@ def evaluate(
             mean = sum(layer_ratios) / layers
             p = rule.p if isinstance(rule, TopP) else None
             row = (example.task, example.id, method, p, answer, example.answer, right, mean)
-            where = (visual_grid(inputs, i, processor), tuple(packed(layer[i][visual[i]]) for layer in kept)) if drawn else ()
-            records.append(Record(*row, tuple(round(ratio, 4) for ratio in layer_ratios), tokens, *where))
+            where = (
+                (
+                    visual_grid(inputs, i, processor),
+                    tuple(packed(layer[i][visual[i]]) for layer in kept),
+                )
+                if drawn
+                else ()
+            )
+            records.append(
+                Record(*row, tuple(round(ratio, 4) for ratio in layer_ratios), tokens, *where)
+            )
         bar.update(len(part))
     bar.close()
     return records
@@ -85,5 +101,8 @@ def shortened(processor, examples: list[Example], inputs, shorter: Shorter):
     """The batch again, showing less; `inputs` are those of the questions as they are."""
     kind = processor.image_processor if "image_grid_thw" in inputs else processor.video_processor
     cell = kind.patch_size * kind.merge_size
-    less = [shorter.shorten(example, visual_grid(inputs, i, processor), cell) for i, example in enumerate(examples)]
+    less = [
+        shorter.shorten(example, visual_grid(inputs, i, processor), cell)
+        for i, example in enumerate(examples)
+    ]
     return prepare(without_minimum(processor), less)

@@ -24,7 +24,9 @@ def code() -> str:
     for folder in SOURCES:
         files = sorted((PACKAGE / folder).rglob("*.py"))
         if not files:
-            raise FileNotFoundError(f"{PACKAGE / folder}: no source code; correct SOURCES in {__file__}")
+            raise FileNotFoundError(
+                f"{PACKAGE / folder}: no source code; correct SOURCES in {__file__}"
+            )
         for path in files:
             found.update(str(path.relative_to(PACKAGE)).encode() + path.read_bytes())
     return found.hexdigest()[:16]
@@ -41,7 +43,9 @@ def weights(name: str | Path) -> dict:
     except OSError as error:  # its own message does not always name the model
         raise OSError(f"{name}: no such model ({error})") from error
     if here:
-        files = sorted(path for path in Path(source).iterdir() if path.is_file() and path.suffix != ".md")  # no model card
+        files = sorted(
+            path for path in Path(source).iterdir() if path.is_file() and path.suffix != ".md"
+        )  # no model card
         found: dict = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
     else:
         found = {"revision": extract_commit_hash(file, None)}

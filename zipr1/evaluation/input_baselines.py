@@ -51,8 +51,13 @@ class Downsample:
 def nearest(rows: int, columns: int, ratio: float) -> tuple[int, int]:
     """Rows and columns of about the same shape whose product comes nearest to `ratio` of the cells; at least one cell."""
     side = ratio**0.5
-    choices = ({max(1, floor(side * count)), max(1, ceil(side * count))} for count in (rows, columns))
-    return min(product(*map(sorted, choices)), key=lambda size: abs(size[0] * size[1] - ratio * rows * columns))
+    choices = (
+        {max(1, floor(side * count)), max(1, ceil(side * count))} for count in (rows, columns)
+    )
+    return min(
+        product(*map(sorted, choices)),
+        key=lambda size: abs(size[0] * size[1] - ratio * rows * columns),
+    )
 
 
 @dataclass(frozen=True)

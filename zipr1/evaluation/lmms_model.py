@@ -78,17 +78,28 @@ class ZipR1(lmms):
             raise ValueError(f"max_frames={max_frames}: must be above 0")
         self.rule = rule_of(method, float(p), float(ratio))
         self.scope = scope or trained_scope(pretrained)
-        self.max_frames, self.fps, self.batch_size = int(max_frames), fps and float(fps), int(batch_size)
-        self.clip = lru_cache(maxsize=2)(read_clip)  # several questions follow each other about one clip
+        self.max_frames, self.fps, self.batch_size = (
+            int(max_frames),
+            fps and float(fps),
+            int(batch_size),
+        )
+        self.clip = lru_cache(maxsize=2)(
+            read_clip
+        )  # several questions follow each other about one clip
         self.accelerator = Accelerator()
-        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self._rank, self._world_size = (
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
         if self._world_size != (started := int(os.environ.get("WORLD_SIZE", 1))):
             # lmms-eval would share the questions all the same, and each process report on its own alone.
             raise ValueError(
                 f"WORLD_SIZE={started}, but accelerate sees {self._world_size}: on CPUs, set ACCELERATE_USE_CPU=true"
             )
         # One process goes where lmms-eval says, several each to their own device.
-        self.device = torch.device(device) if device and self._world_size == 1 else self.accelerator.device
+        self.device = (
+            torch.device(device) if device and self._world_size == 1 else self.accelerator.device
+        )
         kwargs = {"dtype": dtype, "attn_implementation": attn_implementation}
         kwargs = {name: value for name, value in kwargs.items() if value}
         self.model, self.processor = load_vision(pretrained, device_map={"": self.device}, **kwargs)
@@ -111,7 +122,9 @@ class ZipR1(lmms):
         )
         results, ratios, seconds, produced, done = [], {}, 0.0, 0, False
         try:
-            with tqdm(total=len(requests), desc="zipr1", unit="answer", disable=self.rank != 0) as bar:
+            with tqdm(
+                total=len(requests), desc="zipr1", unit="answer", disable=self.rank != 0
+            ) as bar:
                 for batch in order.get_batched(n=self.batch_size):
                     began = time.perf_counter()
                     answers = self.answers(batch)
@@ -132,7 +145,9 @@ class ZipR1(lmms):
         by_task = defaultdict(list)
         for (task, _), ratio in dict(item for _, items, _ in told for item in items).items():
             by_task[task].append(ratio)
-        more = {"token_ratio": mean(map(mean, by_task.values()))}  # the paper's: a mean over benchmarks
+        more = {
+            "token_ratio": mean(map(mean, by_task.values()))
+        }  # the paper's: a mean over benchmarks
         more |= {f"token_ratio/{task}": mean(values) for task, values in by_task.items()}
         everything = sum(count for _, _, count in told)
         log_metrics(seconds, everything, everything / seconds if seconds else 0.0, more)
@@ -154,14 +169,20 @@ class ZipR1(lmms):
         else:
             with sparse(self.model, self.rule, scope=self.scope) as trace:
                 out = self.model.generate(**inputs, **settings)
-                ratios = trace.token_ratio.view(len(batch), -1)[:, 0].tolist()  # of the first beam, which has the prompt as all
+                ratios = trace.token_ratio.view(len(batch), -1)[
+                    :, 0
+                ].tolist()  # of the first beam, which has the prompt as all
         new = out[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
         lengths = inputs["attention_mask"].sum(-1).tolist()
         end = self.processor.tokenizer.pad_token_id
         return [
-            GenerationResult(text, Counts(length, int((row != end).sum()), token_ratio=ratio, medium=medium))
-            for text, length, row, ratio, medium in zip(texts, lengths, new, ratios, media, strict=True)
+            GenerationResult(
+                text, Counts(length, int((row != end).sum()), token_ratio=ratio, medium=medium)
+            )
+            for text, length, row, ratio, medium in zip(
+                texts, lengths, new, ratios, media, strict=True
+            )
         ]
 
     def turn(self, message, images: list, clips: list) -> dict:
@@ -172,27 +193,44 @@ class ZipR1(lmms):
                 parts.append({"type": "text", "text": content.text})
             elif content.type == "image":
                 picture = content.url
-                images.append(picture.convert("RGB") if isinstance(picture, Image.Image) else read_media(picture, 1)["image"])
+                images.append(
+                    picture.convert("RGB")
+                    if isinstance(picture, Image.Image)
+                    else read_media(picture, 1)["image"]
+                )
                 parts.append({"type": "image"})
-            elif content.type == "video" and content.start_time is None and content.end_time is None:
+            elif (
+                content.type == "video" and content.start_time is None and content.end_time is None
+            ):
                 clips.append(self.clip(content.url, self.max_frames, self.fps))
                 parts.append({"type": "video"})
             else:
-                raise NotImplementedError(f"{content!r}: only text, pictures and whole clips are read")
+                raise NotImplementedError(
+                    f"{content!r}: only text, pictures and whole clips are read"
+                )
         return {"role": message.role, "content": parts}
 
     def loglikelihood(self, requests):
-        raise NotImplementedError("zipr1 answers by generate_until; choose a task of that output type")
+        raise NotImplementedError(
+            "zipr1 answers by generate_until; choose a task of that output type"
+        )
 
     def generate_until_multi_round(self, requests):
-        raise NotImplementedError("zipr1 answers one turn; choose a task of output type generate_until")
+        raise NotImplementedError(
+            "zipr1 answers one turn; choose a task of output type generate_until"
+        )
 
 
 def medium_of(messages: list[ChatMessage]) -> str:
     """What a question is about: the names of its clips, checksums of its pictures. Questions that share it are no independent
     samples. "" of text alone."""
-    shown = [content.url for message in messages for content in message.content if content.type != "text"]
-    return " ".join(f"{crc32(url.tobytes()):08x}" if isinstance(url, Image.Image) else Path(url).name for url in shown)
+    shown = [
+        content.url for message in messages for content in message.content if content.type != "text"
+    ]
+    return " ".join(
+        f"{crc32(url.tobytes()):08x}" if isinstance(url, Image.Image) else Path(url).name
+        for url in shown
+    )
 
 
 def generation_settings(given: dict) -> dict:
@@ -201,5 +239,9 @@ def generation_settings(given: dict) -> dict:
     settings = {name: given[name] for name in SAMPLING if given.get(name) is not None}
     settings["do_sample"] = settings.get("temperature", 0) > 0
     if not settings["do_sample"]:
-        settings = {name: value for name, value in settings.items() if name not in ("temperature", "top_p", "top_k")}
+        settings = {
+            name: value
+            for name, value in settings.items()
+            if name not in ("temperature", "top_p", "top_k")
+        }
     return {"max_new_tokens": given.get("max_new_tokens", 128)} | settings

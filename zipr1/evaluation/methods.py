@@ -8,7 +8,9 @@ from zipr1.sparsity.rules import FastV, Random, Recent, Rule, TopK, TopP
 SHORTER: dict[str, type[Shorter]] = {"downsample": Downsample, "fewer_frames": FewerFrames}
 
 
-def rule_of(method: str, p: float, ratio: float, shorter: dict[str, type[Shorter]] | None = None) -> Rule | Shorter | None:
+def rule_of(
+    method: str, p: float, ratio: float, shorter: dict[str, type[Shorter]] | None = None
+) -> Rule | Shorter | None:
     """The rule a method stands for; None is plain dense attention. `shorter`: methods besides those of `zipr1.sparse`."""
     rules = {
         "full": lambda: None,

@@ -23,7 +23,9 @@ class Record:
     layer_ratios: tuple[float, ...]
     tokens: int  # of the prompt, as Full reads it
     # Of sparse methods; None under "full" and in files of earlier versions:
-    grid: tuple[int, int, int] | None = None  # frame pairs, rows, columns: the visual tokens in their order
+    grid: tuple[int, int, int] | None = (
+        None  # frame pairs, rows, columns: the visual tokens in their order
+    )
     kept: tuple[str, ...] | None = None  # per layer, a bit a visual token (`packed`)
 
 
@@ -55,5 +57,7 @@ def read_records(path: Path) -> list[Record]:
         try:
             records.append(Record(**json.loads(line)))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}:{number}: not a record of `zipr1 eval` ({error}); run it again") from error
+            raise ValueError(
+                f"{path}:{number}: not a record of `zipr1 eval` ({error}); run it again"
+            ) from error
     return records

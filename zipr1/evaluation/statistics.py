@@ -19,14 +19,20 @@ def by_task(records: list[Record]) -> dict[str, np.ndarray]:
     def place(record: Record) -> list[tuple[int, str]]:
         return [(len(part), part) for part in record.id.split("/")]  # 2 before 10
 
-    return {task: np.array([record.right for record in sorted(mine, key=place)], float) for task, mine in tasks.items()}
+    return {
+        task: np.array([record.right for record in sorted(mine, key=place)], float)
+        for task, mine in tasks.items()
+    }
 
 
 def interval(values: dict[str, np.ndarray], seed: int = 0) -> tuple[float, float, float]:
     """Mean over tasks of the task means, with its 95 % bootstrap interval (questions resampled within each task, or pairs of
     them where they are about one scene)."""
     rng = np.random.default_rng(seed)
-    drawn = [pairs(row) if task in ALL_TASKS and ALL_TASKS[task].pairs else row for task, row in values.items()]
+    drawn = [
+        pairs(row) if task in ALL_TASKS and ALL_TASKS[task].pairs else row
+        for task, row in values.items()
+    ]
     draws = [row[rng.integers(len(row), size=(RESAMPLES, len(row)))].mean(1) for row in drawn]
     low, high = np.percentile(np.mean(draws, axis=0), [2.5, 97.5])
     return float(np.mean([row.mean() for row in values.values()])), float(low), float(high)
@@ -37,7 +43,9 @@ def pairs(row: np.ndarray) -> np.ndarray:
     return row[: len(row) // 2 * 2].reshape(-1, 2).mean(1) if len(row) > 1 else row
 
 
-def table_row(method: str, records: list[Record], full: list[Record] | None = None, preset: str | None = None) -> dict:
+def table_row(
+    method: str, records: list[Record], full: list[Record] | None = None, preset: str | None = None
+) -> dict:
     """One row of the table; with `full`, also the paired difference of mean accuracy to it."""
     values = by_task(records)
     mean, low, high = interval(values)
@@ -45,7 +53,11 @@ def table_row(method: str, records: list[Record], full: list[Record] | None = No
         "method": method,
         "preset": preset,
         "p": records[0].p,
-        "token_ratio": float(np.mean([np.mean([r.token_ratio for r in records if r.task == task]) for task in values])),
+        "token_ratio": float(
+            np.mean(
+                [np.mean([r.token_ratio for r in records if r.task == task]) for task in values]
+            )
+        ),
         "accuracy": mean,
         "accuracy_low": low,
         "accuracy_high": high,
@@ -55,7 +67,9 @@ def table_row(method: str, records: list[Record], full: list[Record] | None = No
     if full is not None:
         base = by_task(full)
         names = ("difference", "difference_low", "difference_high")
-        row |= dict(zip(names, interval({task: values[task] - base[task] for task in values}), strict=True))
+        row |= dict(
+            zip(names, interval({task: values[task] - base[task] for task in values}), strict=True)
+        )
     return row
 
 

@@ -44,8 +44,14 @@ class AnswerConfig:
 
     def __post_init__(self):
         check_positive(self, "max_new_tokens", "max_frames")
-        if self.picture and Image.registered_extensions().get(Path(self.picture).suffix.lower()) not in Image.SAVE:
-            raise ValueError(f"--picture {self.picture}: not a kind of picture that can be written; use .png, .gif or .pdf")
+        if (
+            self.picture
+            and Image.registered_extensions().get(Path(self.picture).suffix.lower())
+            not in Image.SAVE
+        ):
+            raise ValueError(
+                f"--picture {self.picture}: not a kind of picture that can be written; use .png, .gif or .pdf"
+            )
 
 
 @torch.no_grad()
@@ -63,16 +69,24 @@ def answer(config: AnswerConfig) -> dict:
     inputs = prepare(processor, [example]).to(model.device)
     check_length(model, inputs, config.max_new_tokens)
 
-    settings = {"max_new_tokens": config.max_new_tokens, "do_sample": False, "return_dict_in_generate": True}
+    settings = {
+        "max_new_tokens": config.max_new_tokens,
+        "do_sample": False,
+        "return_dict_in_generate": True,
+    }
     prompt = inputs["input_ids"].shape[1]
 
     def said(out) -> str:
-        return processor.tokenizer.decode(out.sequences[0, prompt:], skip_special_tokens=True).strip()
+        return processor.tokenizer.decode(
+            out.sequences[0, prompt:], skip_special_tokens=True
+        ).strip()
 
     with sparse(model, rule, scope=config.scope or trained_scope(config.model)) as trace:
         out = model.generate(**inputs, **settings)
     keys = out.past_key_values.layers[0].keys
-    per_token = 2 * keys.shape[1] * keys.shape[3] * keys.element_size()  # keys and values of one layer, one token
+    per_token = (
+        2 * keys.shape[1] * keys.shape[3] * keys.element_size()
+    )  # keys and values of one layer, one token
     kept = [int(layer.sum()) for layer in trace.kept]
     result = {
         "answer": said(out),
@@ -94,10 +108,14 @@ def answer(config: AnswerConfig) -> dict:
         }
     if config.picture:
         visual = inputs["mm_token_type_ids"][0].bool().cpu().numpy()
-        masks = layer_masks([layer[0].cpu() for layer in trace.kept], visual, visual_grid(inputs, 0, processor))
+        masks = layer_masks(
+            [layer[0].cpu() for layer in trace.kept], visual, visual_grid(inputs, 0, processor)
+        )
         images = list(media.get("frames") or [media["image"]])
         caption = f"{config.question} {result['answer']} (token ratio {result['token_ratio']:.0%}, p = {config.p:g})"
-        save_pages(kept_pages(images, masks, trace.layer_ratios[0].tolist(), caption), Path(config.picture))
+        save_pages(
+            kept_pages(images, masks, trace.layer_ratios[0].tolist(), caption), Path(config.picture)
+        )
         result["picture"] = config.picture
     return result
 

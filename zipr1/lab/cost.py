@@ -59,13 +59,21 @@ class PrefillClock:
         self.full, self.processor = full, processor
         self.tasks: dict[bool, dict[str, list[Example]]] = {}  # by whether they show clips
         for example in examples:
-            self.tasks.setdefault(example.frames is not None, {}).setdefault(example.task, []).append(example)
-        turns = {kind: list(zip(*tasks.values(), strict=False)) for kind, tasks in self.tasks.items()}
-        mixed = {kind: [example for turn in rows for example in turn] for kind, rows in turns.items()}
+            self.tasks.setdefault(example.frames is not None, {}).setdefault(
+                example.task, []
+            ).append(example)
+        turns = {
+            kind: list(zip(*tasks.values(), strict=False)) for kind, tasks in self.tasks.items()
+        }
+        mixed = {
+            kind: [example for turn in rows for example in turn] for kind, rows in turns.items()
+        }
         self.parts = {kind: list(batches(found, size))[:BATCHES] for kind, found in mixed.items()}
         self.seen: dict[tuple, dict] = {}
 
-    def embeds(self, model: torch.nn.Module, kind: bool, number: int, shorter: Shorter | None = None) -> dict:
+    def embeds(
+        self, model: torch.nn.Module, kind: bool, number: int, shorter: Shorter | None = None
+    ) -> dict:
         """What the decoder reads of a batch."""
         key = (id(model), kind, number, shorter)
         if key not in self.seen:
@@ -87,9 +95,18 @@ class PrefillClock:
                 continue
             times = []
             for number in range(len(parts)):
-                dense = partial(decoder(self.full), **self.embeds(self.full, kind, number), use_cache=True)
-                mine = partial(decoder(model), **self.embeds(model, kind, number, shorter), use_cache=True)
+                dense = partial(
+                    decoder(self.full), **self.embeds(self.full, kind, number), use_cache=True
+                )
+                mine = partial(
+                    decoder(model), **self.embeds(model, kind, number, shorter), use_cache=True
+                )
                 times.append(paired(dense, mine, REPEATS, self.full.device, block))
-            shares = [mean(1 / time[name] for time in times) for name in ("speedup", "speedup_high", "speedup_low")]
+            shares = [
+                mean(1 / time[name] for time in times)
+                for name in ("speedup", "speedup_high", "speedup_low")
+            ]
             found += len(self.tasks[kind]) * [shares]
-        return dict(zip(("time", "time_low", "time_high"), map(mean, zip(*found, strict=True)), strict=True))
+        return dict(
+            zip(("time", "time_low", "time_high"), map(mean, zip(*found, strict=True)), strict=True)
+        )

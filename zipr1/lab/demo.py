@@ -54,16 +54,25 @@ class DemoConfig:
 
 def table_records(model: str, method: str, config: DemoConfig, recipe: TrainConfig) -> list[Record]:
     torch.set_num_threads(1)
-    examples, rule = examples_of(recipe.tasks, "test", config.questions), rule_of(method, recipe.p, 1.0)
+    examples, rule = (
+        examples_of(recipe.tasks, "test", config.questions),
+        rule_of(method, recipe.p, 1.0),
+    )
     return evaluate(*load_vision(model), examples, rule, method, quiet=True, scope=recipe.scope)
 
 
 def curve_rows(model: str, config: DemoConfig, recipe: TrainConfig) -> list[dict]:
     torch.set_num_threads(1)
-    loaded, examples = load_vision(model), examples_of(recipe.tasks, "test", min(config.curve_questions, config.questions))
+    loaded, examples = (
+        load_vision(model),
+        examples_of(recipe.tasks, "test", min(config.curve_questions, config.questions)),
+    )
     rules = [TopP(float(p)) for p in config.curve.split(",")]
     settings = {"quiet": True, "scope": recipe.scope}
-    return [table_row("ZipVL", evaluate(*loaded, examples, rule, f"p = {rule.p:g}", **settings)) for rule in rules]
+    return [
+        table_row("ZipVL", evaluate(*loaded, examples, rule, f"p = {rule.p:g}", **settings))
+        for rule in rules
+    ]
 
 
 def demo(config: DemoConfig) -> tuple[list[dict], str]:
@@ -74,12 +83,18 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
     recipe = read_recipe(TrainConfig, config.recipe)
     if config.max_steps is not None:
         recipe = replace(recipe, max_steps=config.max_steps)
-    rates = {"paper": recipe.learning_rate / 2, "exact": recipe.learning_rate}  # at the recipe's, paper loses more
+    rates = {
+        "paper": recipe.learning_rate / 2,
+        "exact": recipe.learning_rate,
+    }  # at the recipe's, paper loses more
     presets = {
         preset: replace(recipe, preset=preset, learning_rate=rate, output_dir=str(folder / preset))
         for preset, rate in rates.items()
     }
-    settings = {"demo": asdict(config), "train": {preset: asdict(one) for preset, one in presets.items()}}
+    settings = {
+        "demo": asdict(config),
+        "train": {preset: asdict(one) for preset, one in presets.items()},
+    }
     (folder / "config.json").write_text(json.dumps(settings | provenance(), indent=1))
     p, base = recipe.p, recipe.model
     for preset in presets:  # of an earlier demo
@@ -107,17 +122,24 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
             + [partial(curve_rows, path, config, recipe) for path in final.values()],
         )
     rows = [table_row("Full", full), table_row("ZipVL", zipvl, full)]
-    rows += [table_row("ZipR1", records, full, preset) for preset, records in (("paper", paper), ("exact", exact))]
+    rows += [
+        table_row("ZipR1", records, full, preset)
+        for preset, records in (("paper", paper), ("exact", exact))
+    ]
     for name, records in (("full", full), ("zipvl", zipvl), ("paper", paper), ("exact", exact)):
         write_records(records, folder / f"records-{name}.jsonl")
     table = markdown(rows)
     (folder / "table.md").write_text(table)
     (folder / "table.json").write_text(json.dumps(rows, indent=1))
-    curves = {"Full": [table_row("Full", first(full, config.curve_questions))]}  # of the questions that the curves are of
+    curves = {
+        "Full": [table_row("Full", first(full, config.curve_questions))]
+    }  # of the questions that the curves are of
     curves |= {"ZipVL (before)": before, "ZipR1 (paper)": curve_paper, "ZipR1 (exact)": curve_exact}
     (folder / "curve.json").write_text(json.dumps(curves, indent=1))
     plot_curves(curves, folder / "curve.png")
-    plot_training({preset: folder / preset / "metrics.jsonl" for preset in presets}, folder / "training.png")
+    plot_training(
+        {preset: folder / preset / "metrics.jsonl" for preset in presets}, folder / "training.png"
+    )
     pictures(final["exact"], recipe, folder)
     ours, start = rows[3], rows[1]
     line = (
@@ -135,7 +157,9 @@ def pictures(trained: str, recipe: TrainConfig, folder: Path) -> None:
     shapes, motion = (examples_of([task], "test", 1)[0] for task in ("shapes", "motion"))
     shapes.image.save(folder / "shapes.png")
     with av.open(str(folder / "motion.mkv"), "w") as container:
-        stream = container.add_stream("ffv1", rate=int(CLIP_FPS))  # lossless: the model sees what was tested
+        stream = container.add_stream(
+            "ffv1", rate=int(CLIP_FPS)
+        )  # lossless: the model sees what was tested
         stream.width, stream.height, stream.pix_fmt = *motion.frames[0].size, "bgr0"
         for frame in motion.frames:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))

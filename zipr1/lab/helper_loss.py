@@ -39,16 +39,22 @@ class Helper(nn.Module):
         words = torch.stack([embedding[tokens].mean(0) for tokens in self.tokens[name]])
         return features @ torch.cat([self.nothing[name], words]).T
 
-    def forward(self, features: list[torch.Tensor], grids: torch.Tensor, helper: dict, embedding) -> dict[str, torch.Tensor]:
+    def forward(
+        self, features: list[torch.Tensor], grids: torch.Tensor, helper: dict, embedding
+    ) -> dict[str, torch.Tensor]:
         """Cross-entropy per head; `features` one (T*H*W, hidden) per scene, `grids` (B, 3) in patches."""
         losses = {}
         for name, rows in helper.items():
             target = torch.cat(list(rows.values()))
             loss = F.cross_entropy(
-                self.named(name, torch.cat([features[row] for row in rows]), embedding), target, reduction="none"
+                self.named(name, torch.cat([features[row] for row in rows]), embedding),
+                target,
+                reduction="none",
             )
             # Most cells hold nothing: let both halves count the same.
-            losses[name] = torch.stack([loss[part].mean() for part in (target == 0, target > 0) if part.any()]).mean()
+            losses[name] = torch.stack(
+                [loss[part].mean() for part in (target == 0, target > 0) if part.any()]
+            ).mean()
         t, h, w = grids[0].tolist()  # all scenes of a batch have one size
         h, w = h // 2, w // 2
         index = torch.arange(t * h * w).repeat(len(features))

@@ -9,7 +9,9 @@ from zipr1.tasks.base import Scene
 IGNORE = -100
 
 
-def pack(processor, scenes: list[Scene] | list[Example], questions: list[list[tuple[str, str]]]) -> dict:
+def pack(
+    processor, scenes: list[Scene] | list[Example], questions: list[list[tuple[str, str]]]
+) -> dict:
     """Several questions of each scene behind one picture or clip, none of which sees another.
 
     As turns of one conversation a later question could be answered from earlier answers, without looking: a trial
@@ -27,7 +29,9 @@ def pack(processor, scenes: list[Scene] | list[Example], questions: list[list[tu
     for scene_questions in questions:
         row = []  # (token, segment, offset, label)
         for number, (question, answer) in enumerate(scene_questions, 1):
-            asked = tokenizer.encode(f"{question}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
+            asked = tokenizer.encode(
+                f"{question}<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False
+            )
             told = [*tokenizer.encode(answer, add_special_tokens=False), end]
             following = [IGNORE] * (len(asked) - 1) + told + [IGNORE]
             tokens = zip(asked + told, following, strict=True)
@@ -57,4 +61,8 @@ def isolate(embeds: dict, segment: torch.Tensor, offset: torch.Tensor) -> dict:
     positions[:, :, prefix:] = positions[:, :, prefix - 1 : prefix] + 1 + offset[:, prefix:]
     same = (segment[:, :, None] == segment[:, None, :]) | (segment == 0)[:, None, :]
     mask = same & torch.ones(same.shape[1:], dtype=torch.bool).tril()
-    return {"inputs_embeds": embeds["inputs_embeds"], "position_ids": positions, "attention_mask": mask[:, None]}
+    return {
+        "inputs_embeds": embeds["inputs_embeds"],
+        "position_ids": positions,
+        "attention_mask": mask[:, None],
+    }

@@ -74,9 +74,19 @@ class PretrainConfig:
     """Which of the embedded ones."""
 
     def __post_init__(self):
-        check_positive(self, "questions_per_scene", "eval_every", "eval_questions", "threads", "hidden_size", "layers")
+        check_positive(
+            self,
+            "questions_per_scene",
+            "eval_every",
+            "eval_questions",
+            "threads",
+            "hidden_size",
+            "layers",
+        )
         if self.hidden_size % 64:
-            raise ValueError(f"hidden_size={self.hidden_size}: must be a multiple of 64, of two heads of 32")
+            raise ValueError(
+                f"hidden_size={self.hidden_size}: must be a multiple of 64, of two heads of 32"
+            )
         check_tasks(self.tasks)
         for stage in self.stages:
             check_positive(stage, "steps", "learning_rate", "adam_learning_rate", "warmup_steps")
@@ -134,7 +144,10 @@ def validate(model, processor, config: PretrainConfig) -> dict[str, float]:
     for name in config.tasks:
         right = []
         for begin in range(0, config.eval_questions, 20):
-            examples = [ALL_TASKS[name].example("val", i) for i in range(begin, min(begin + 20, config.eval_questions))]
+            examples = [
+                ALL_TASKS[name].example("val", i)
+                for i in range(begin, min(begin + 20, config.eval_questions))
+            ]
             inputs = pack(processor, examples, [[(e.question, e.answer)] for e in examples])
             _, hits = answer_loss(model, encode(model, inputs).embeds, inputs)
             wanted = inputs["labels"] != IGNORE
@@ -157,7 +170,9 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
         model = build_model(processor, config.seed, config.hidden_size, config.layers)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(json.dumps({"config": asdict(config)} | provenance(), indent=1))
+    (folder / "run.json").write_text(
+        json.dumps({"config": asdict(config)} | provenance(), indent=1)
+    )
     scores = {}
     with (folder / "log.jsonl").open("w") as log:
         for number, stage in enumerate(config.stages, 1):
@@ -167,7 +182,11 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
                     save(model, processor, folder / "checkpoint")
                 log.write(json.dumps({"stage": number} | record) + "\n")
                 log.flush()
-                print(number, {k: round(v, 3) if isinstance(v, float) else v for k, v in record.items()}, file=sys.stderr)
+                print(
+                    number,
+                    {k: round(v, 3) if isinstance(v, float) else v for k, v in record.items()},
+                    file=sys.stderr,
+                )
     return scores
 
 
@@ -176,11 +195,17 @@ def run_stage(model, processor, stage: Stage, config: PretrainConfig) -> Iterato
     torch.manual_seed(config.seed)
     helper = Helper(model.config.text_config.hidden_size, processor.tokenizer)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n] + list(helper.parameters())
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n] + list(
+        helper.parameters()
+    )
     decay = config.weight_decay
     optimizers = [
-        torch.optim.Muon(matrices, lr=stage.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=stage.adam_learning_rate, weight_decay=decay, betas=(0.9, 0.98)),
+        torch.optim.Muon(
+            matrices, lr=stage.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(
+            others, lr=stage.adam_learning_rate, weight_decay=decay, betas=(0.9, 0.98)
+        ),
     ]
 
     def rate(step: int) -> float:
@@ -190,19 +215,28 @@ def run_stage(model, processor, stage: Stage, config: PretrainConfig) -> Iterato
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
     started = time.time()
     model.train()
-    for step, batches in enumerate(DataLoader(Batches(config, stage, processor), batch_size=None, num_workers=1)):
+    for step, batches in enumerate(
+        DataLoader(Batches(config, stage, processor), batch_size=None, num_workers=1)
+    ):
         record = {"step": step + 1}
         for kind, batch in batches.items():
             inputs = batch["inputs"]
             encoded = encode(model, inputs)
             grids = inputs.get("image_grid_thw", inputs.get("video_grid_thw"))
-            named = helper(encoded.features, grids, batch["helper"], model.get_input_embeddings().weight)
+            named = helper(
+                encoded.features, grids, batch["helper"], model.get_input_embeddings().weight
+            )
             loss = torch.stack(list(named.values())).mean()
-            record[f"{kind}_helper"] = {name: round(value.item(), 3) for name, value in named.items()}
+            record[f"{kind}_helper"] = {
+                name: round(value.item(), 3) for name, value in named.items()
+            }
             if step >= stage.vision_steps:
                 answers, hits = answer_loss(model, encoded.embeds, inputs)
                 loss = loss + answers
-                record |= {f"{kind}_loss": answers.item(), f"{kind}_tokens_right": hits.float().mean().item()}
+                record |= {
+                    f"{kind}_loss": answers.item(),
+                    f"{kind}_tokens_right": hits.float().mean().item(),
+                }
             loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):

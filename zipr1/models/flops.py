@@ -24,7 +24,9 @@ class Shape:
         heads = config.num_attention_heads
         head = getattr(config, "head_dim", None) or config.hidden_size // heads
         kv = config.num_key_value_heads
-        return cls(config.num_hidden_layers, config.hidden_size, heads, kv, head, config.intermediate_size)
+        return cls(
+            config.num_hidden_layers, config.hidden_size, heads, kv, head, config.intermediate_size
+        )
 
     @property
     def inward(self) -> int:
@@ -45,12 +47,18 @@ def attention_flops(shape: Shape, tokens: float) -> float:
 def layer_flops(shape: Shape, tokens: float, ratio: float = 1.0, scope: str = "attention") -> float:
     """Of one layer for a prompt of `tokens` of which it keeps the share `ratio`."""
     follows = ratio if scope == "layer" else 1.0
-    return 2 * tokens * (shape.inward + follows * shape.outward) + attention_flops(shape, ratio * tokens)
+    return 2 * tokens * (shape.inward + follows * shape.outward) + attention_flops(
+        shape, ratio * tokens
+    )
 
 
 def prefill_bound(shape: Shape, tokens: int, ratios: list[float], scope: str) -> float:
     """The largest speed-up of a prompt pass whose layers keep `ratios`, one number a layer."""
-    return len(ratios) * layer_flops(shape, tokens) / sum(layer_flops(shape, tokens, ratio, scope) for ratio in ratios)
+    return (
+        len(ratios)
+        * layer_flops(shape, tokens)
+        / sum(layer_flops(shape, tokens, ratio, scope) for ratio in ratios)
+    )
 
 
 def kv_bytes(shape: Shape, tokens: float, itemsize: int) -> float:
@@ -66,4 +74,6 @@ def decode_bytes(shape: Shape, batch: int, tokens: int, ratio: float, itemsize: 
 
 def decode_bound(shape: Shape, batch: int, tokens: int, ratio: float, itemsize: int) -> float:
     """The largest speed-up of a decode step that does nothing but read memory."""
-    return decode_bytes(shape, batch, tokens, 1.0, itemsize) / decode_bytes(shape, batch, tokens, ratio, itemsize)
+    return decode_bytes(shape, batch, tokens, 1.0, itemsize) / decode_bytes(
+        shape, batch, tokens, ratio, itemsize
+    )

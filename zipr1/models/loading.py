@@ -27,19 +27,27 @@ def load(name: str | Path, **kwargs) -> tuple:
     """
     source = EMBEDDED.get(str(name), name)
     if source is not name:
-        kwargs.setdefault("dtype", torch.float32)  # stored in half precision, which a CPU computes ten times slower
+        kwargs.setdefault(
+            "dtype", torch.float32
+        )  # stored in half precision, which a CPU computes ten times slower
     if not Path(source).is_dir() and str(source).count("/") != 1:
         raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
     if (Path(source) / "final").is_dir() and not (Path(source) / "config.json").exists():
-        raise FileNotFoundError(f"{name}: the folder of a run, not of a model: give {Path(source) / 'final'}")
+        raise FileNotFoundError(
+            f"{name}: the folder of a run, not of a model: give {Path(source) / 'final'}"
+        )
     if is_adapter(source):
         return load_adapter(str(source), **kwargs)
     family = load_config(name).model_type
     vision = family in VISION_FAMILIES
     try:
-        model = (AutoModelForImageTextToText if vision else AutoModelForCausalLM).from_pretrained(source, **kwargs)
+        model = (AutoModelForImageTextToText if vision else AutoModelForCausalLM).from_pretrained(
+            source, **kwargs
+        )
     except SafetensorError as error:
-        raise OSError(f"{name}: its weights cannot be read ({error}); download or save them again") from error
+        raise OSError(
+            f"{name}: its weights cannot be read ({error}); download or save them again"
+        ) from error
     model.requires_grad_(False).eval()
     return model, processor_of(source, family)
 
@@ -57,7 +65,9 @@ def load_config(name: str | Path):
 
 def processor_of(source: str | Path, family: str):
     """The processor of a model, of a text model its tokenizer; it pads."""
-    processor = (AutoProcessor if family in VISION_FAMILIES else AutoTokenizer).from_pretrained(source)
+    processor = (AutoProcessor if family in VISION_FAMILIES else AutoTokenizer).from_pretrained(
+        source
+    )
     if tokenizer_of(processor).pad_token_id is None:
         tokenizer_of(processor).pad_token = tokenizer_of(processor).eos_token
     return processor
@@ -84,7 +94,9 @@ def load_vision(name: str | Path, **kwargs) -> tuple:
     if torch.cuda.is_available() and "device_map" not in kwargs:
         model.to("cuda")
     if model.config.model_type not in VISION_FAMILIES:
-        raise ValueError(f"{name}: a text model ({model.config.model_type}) sees no pictures; use a Qwen-VL model")
+        raise ValueError(
+            f"{name}: a text model ({model.config.model_type}) sees no pictures; use a Qwen-VL model"
+        )
     return model, processor
 
 
@@ -95,7 +107,9 @@ def check_family(family: str, name: str | Path) -> None:
         raise ValueError(f"{name}: model family {family!r} is not supported; use one of {known}")
 
 
-def save(model, processor, folder: Path, settings: dict | None = None, weights: dict | None = None) -> None:
+def save(
+    model, processor, folder: Path, settings: dict | None = None, weights: dict | None = None
+) -> None:
     """A plain transformers folder, or that of an adapter, with the rule it was trained for in zipr1.json. `weights` replace the
     model's own."""
     model.save_pretrained(folder, state_dict=weights)
@@ -107,12 +121,19 @@ def save(model, processor, folder: Path, settings: dict | None = None, weights: 
 def trained_scope(name: str | Path) -> str:
     """The scope that a folder of `save` was trained for; "attention" for any other model."""
     settings = Path(name) / "zipr1.json"
-    return json.loads(settings.read_text()).get("scope", "attention") if settings.is_file() else "attention"
+    return (
+        json.loads(settings.read_text()).get("scope", "attention")
+        if settings.is_file()
+        else "attention"
+    )
 
 
 def check_length(model, inputs, new_tokens: int) -> None:
     """Raises ValueError for a prompt that does not fit the model's positions together with its answer."""
-    length, limit = inputs["input_ids"].shape[1], model.config.get_text_config().max_position_embeddings
+    length, limit = (
+        inputs["input_ids"].shape[1],
+        model.config.get_text_config().max_position_embeddings,
+    )
     if length + new_tokens > limit:
         raise ValueError(
             f"the prompt has {length} tokens and the answer up to {new_tokens}, the model {limit} positions: "

@@ -24,7 +24,9 @@ def browsable(runs: list[Run], per_task: int) -> dict:
     {"asked": number of questions in all, "methods": list of `methods_of`, "questions": list of `entry`}
     """
     methods = methods_of(runs)
-    questions: dict[tuple[str, str], Answers] = {}  # by what is expected too: a task may have changed between two runs
+    questions: dict[
+        tuple[str, str], Answers
+    ] = {}  # by what is expected too: a task may have changed between two runs
     for index, records in enumerate(records for run in runs for records in run.records.values()):
         for record in records:
             questions.setdefault((record.id, record.expected), {})[index] = record
@@ -37,8 +39,14 @@ def browsable(runs: list[Run], per_task: int) -> dict:
         tasks.setdefault(next(iter(answers.values())).task, []).append(answers)
     known = sorted(tasks, key=lambda task: [*ALL_TASKS, task].index(task))
     chosen = [answers for task in known for answers in tasks[task][:per_task]]
-    bar = tqdm(chosen, desc="drawing the pictures", unit="question", leave=False)  # the game of the task "ego" takes its time
-    return {"asked": len(questions), "methods": methods, "questions": [entry(answers, methods) for answers in bar]}
+    bar = tqdm(
+        chosen, desc="drawing the pictures", unit="question", leave=False
+    )  # the game of the task "ego" takes its time
+    return {
+        "asked": len(questions),
+        "methods": methods,
+        "questions": [entry(answers, methods) for answers in bar],
+    }
 
 
 def methods_of(runs: list[Run]) -> list[dict]:
@@ -47,8 +55,14 @@ def methods_of(runs: list[Run]) -> list[dict]:
 
     Compared with is Full of the same run or, where there is none, of the first run that has one.
     """
-    kinds = [(run.name, name, kind_of(records[0].method)) for run in runs for name, records in run.records.items()]
-    fulls = {run: index for index, (run, _, kind) in reversed([*enumerate(kinds)]) if kind == "full"}
+    kinds = [
+        (run.name, name, kind_of(records[0].method))
+        for run in runs
+        for name, records in run.records.items()
+    ]
+    fulls = {
+        run: index for index, (run, _, kind) in reversed([*enumerate(kinds)]) if kind == "full"
+    }
     first = min(fulls.values(), default=None)
     return [
         {
@@ -88,8 +102,16 @@ def entry(answers: Answers, methods: list[dict]) -> dict:
     else:
         tiles = [example.image] if example.frames is None else list(example.frames[::PAIR])
         columns = 1 if len(tiles) == 1 else 2
-        what = "The picture" if example.frames is None else f"{len(tiles)} frames of the clip, in rows,"
-        found |= {"question": example.question, "picture": data_uri(sheet(tiles, columns)), "columns": columns}
+        what = (
+            "The picture"
+            if example.frames is None
+            else f"{len(tiles)} frames of the clip, in rows,"
+        )
+        found |= {
+            "question": example.question,
+            "picture": data_uri(sheet(tiles, columns)),
+            "columns": columns,
+        }
         found["alt"] = f"{what} of the question: {example.question}"
     found["answers"] = {
         index: {

@@ -42,7 +42,9 @@ def report(config: ReportConfig) -> str:
     """
     runs = [read_run(Path(folder)) for folder in dict.fromkeys(config.runs)]
     answers = browsable(runs, config.per_task)
-    page = Environment(loader=PackageLoader("zipr1.report", "assets"), autoescape=True, undefined=StrictUndefined)
+    page = Environment(
+        loader=PackageLoader("zipr1.report", "assets"), autoescape=True, undefined=StrictUndefined
+    )
     text = page.get_template("report.html").render(
         runs=[(run, charts(run), task_charts(run)) for run in runs],
         answers=answers,
@@ -68,7 +70,9 @@ def charts(run: Run) -> dict[str, Markup]:
     """Title -> drawing."""
     found = {}
     if run.curves:
-        found["Accuracy against token ratio"] = drawing(plot_curves, next(iter(run.curves.values())))
+        found["Accuracy against token ratio"] = drawing(
+            plot_curves, next(iter(run.curves.values()))
+        )
     if run.training:
         found["Training"] = drawing(plot_training, run.training)
     return found
@@ -76,7 +80,11 @@ def charts(run: Run) -> dict[str, Markup]:
 
 def task_charts(run: Run) -> dict[str, Markup]:
     """Task -> drawing, where a run has curves of each task."""
-    return {task: drawing(plot_curves, curves) for task, curves in run.curves.items() if task not in ("", "mean")}
+    return {
+        task: drawing(plot_curves, curves)
+        for task, curves in run.curves.items()
+        if task not in ("", "mean")
+    }
 
 
 def drawing(plot, *arguments) -> Markup:
@@ -84,7 +92,9 @@ def drawing(plot, *arguments) -> Markup:
     import matplotlib
 
     file = io.StringIO()
-    with matplotlib.rc_context({"savefig.format": "svg", "savefig.transparent": True, "svg.fonttype": "none"}):
+    with matplotlib.rc_context(
+        {"savefig.format": "svg", "savefig.transparent": True, "svg.fonttype": "none"}
+    ):
         plot(*arguments, file)
     text = file.getvalue()
     text = re.sub("<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

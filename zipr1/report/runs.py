@@ -6,7 +6,14 @@ from pathlib import Path
 
 from zipr1.evaluation.records import Record, read_records
 
-KNOWN = ("table.json", "tables.json", "curve.json", "records*.jsonl", "metrics.jsonl", "*/metrics.jsonl")
+KNOWN = (
+    "table.json",
+    "tables.json",
+    "curve.json",
+    "records*.jsonl",
+    "metrics.jsonl",
+    "*/metrics.jsonl",
+)
 # The demo's files of records, in the order and under the names of its table.
 DEMO = {"full": "Full", "zipvl": "ZipVL", "paper": "ZipR1 (paper)", "exact": "ZipR1 (exact)"}
 
@@ -21,8 +28,12 @@ class Run:
     rows: list[dict]  # `report.table_row`
     suite: list[dict]  # `suite_report.suite_rows`
     failed: dict[str, str]  # of the suite: what has no number, and why
-    curves: dict[str, dict[str, list[dict]]]  # of what ("" or "mean": all tasks) -> method -> rows of the table over p
-    priors: dict[str, float]  # of the suite tiny13: what a task's questions give away without their pictures
+    curves: dict[
+        str, dict[str, list[dict]]
+    ]  # of what ("" or "mean": all tasks) -> method -> rows of the table over p
+    priors: dict[
+        str, float
+    ]  # of the suite tiny13: what a task's questions give away without their pictures
     unlearned: list[str]  # and the tasks that Full does not answer well above it
     training: dict[str, Path]  # metrics.jsonl of each training
     samples: dict[str, list[dict]]  # and answers of its last measurement
@@ -37,7 +48,9 @@ def read_run(folder: Path) -> Run:
         raise FileNotFoundError(
             f"{folder}: {missing}; expected a folder of zipr1 eval, demo or train, with one of {', '.join(KNOWN)}"
         )
-    table, tables, curve = (read_json(folder / name) for name in ("table.json", "tables.json", "curve.json"))
+    table, tables, curve = (
+        read_json(folder / name) for name in ("table.json", "tables.json", "curve.json")
+    )
     origins = [table, tables, *(read_json(folder / name) for name in ("config.json", "run.json"))]
     origin = next((one for one in origins if isinstance(one, dict) and "commit" in one), {})
     summary = table if isinstance(table, dict) else {"rows": table or []}  # of a demo: rows alone
@@ -47,14 +60,19 @@ def read_run(folder: Path) -> Run:
     if curve and isinstance(next(iter(curve.values())), list):
         curve = {"": curve}
     records: dict[str, list[Record]] = {}
-    files = {path.stem.removeprefix("records").removeprefix("-"): path for path in found if path.name.startswith("records")}
+    files = {
+        path.stem.removeprefix("records").removeprefix("-"): path
+        for path in found
+        if path.name.startswith("records")
+    }
     for kind in sorted(files, key=lambda kind: [*DEMO, kind].index(kind)):
         for record in read_records(files[kind]):
             records.setdefault(DEMO.get(kind, kind) or record.method, []).append(record)
     training = {path.resolve().parent.name: path for path in found if path.name == "metrics.jsonl"}
     return Run(
         name=str(folder),
-        provenance=origin and {name: origin.get(name) for name in ("command", "commit", "device", "versions")},
+        provenance=origin
+        and {name: origin.get(name) for name in ("command", "commit", "device", "versions")},
         settings={name: origin[name] for name in ("config", "demo", "train") if name in origin},
         rows=summary["rows"],
         suite=(tables or {}).get("rows", []),
@@ -63,7 +81,11 @@ def read_run(folder: Path) -> Run:
         priors=summary.get("priors", {}),
         unlearned=summary.get("unlearned", []),
         training=training,
-        samples={name: shown for name, path in training.items() if (shown := last_samples(path.with_name("samples.jsonl")))},
+        samples={
+            name: shown
+            for name, path in training.items()
+            if (shown := last_samples(path.with_name("samples.jsonl")))
+        },
         records=records,
     )
 
@@ -71,9 +93,13 @@ def read_run(folder: Path) -> Run:
 def last_samples(path: Path) -> list[dict]:
     """Of the last step that has some. Raises ValueError where there is no JSON in it."""
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        rows = (
+            [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        )
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON lines ({error}); take the file away, or train again") from error
+        raise ValueError(
+            f"{path}: not JSON lines ({error}); take the file away, or train again"
+        ) from error
     return [row for row in rows if row["step"] == rows[-1]["step"]]
 
 
@@ -82,4 +108,6 @@ def read_json(path: Path):
     try:
         return json.loads(path.read_text()) if path.is_file() else None
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); run the command that wrote it again") from error
+        raise ValueError(
+            f"{path}: not JSON ({error}); run the command that wrote it again"
+        ) from error

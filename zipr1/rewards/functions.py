@@ -43,7 +43,9 @@ class RewardLog:
         """Raises ValueError unless there is a value a completion."""
         self.columns[column] = list(values)
         if len(self.columns[column]) != self.completions:
-            raise ValueError(f"log_extra: {column}: {len(self.columns[column])} values for {self.completions} completions")
+            raise ValueError(
+                f"log_extra: {column}: {len(self.columns[column])} values for {self.completions} completions"
+            )
 
     def log_metric(self, name: str, value: float) -> None:
         self.metrics[name].append(float(value))
@@ -51,7 +53,10 @@ class RewardLog:
     def of(self, place: int) -> dict[str, Any]:
         """What was said of one completion, for a file of JSON."""
         said = {name: values[place] for name, values in (self.rewards | self.columns).items()}
-        return {name: one if isinstance(one, str | int | float | None) else str(one) for name, one in said.items()}
+        return {
+            name: one if isinstance(one, str | int | float | None) else str(one)
+            for name, one in said.items()
+        }
 
 
 def summary(logs: Iterable[RewardLog]) -> dict[str, float]:
@@ -88,8 +93,13 @@ def from_function(
     examples = [example for example, _ in pairs]
     names = {name: None for example in examples for name in example.columns if name != "prompt"}
     columns = {name: [example.columns.get(name) for example in examples] for name in names}
-    own = columns.get("answer", [None] * len(examples))  # a table has the column for all rows if one row has it
-    columns["answer"] = [example.answer if given is None else given for given, example in zip(own, examples, strict=True)]
+    own = columns.get(
+        "answer", [None] * len(examples)
+    )  # a table has the column for all rows if one row has it
+    columns["answer"] = [
+        example.answer if given is None else given
+        for given, example in zip(own, examples, strict=True)
+    ]
     columns["problem_type"] = [example.problem_type for example in examples]
     columns["prompts"] = [asked(example) for example in examples]
     columns["completions"] = [
@@ -104,7 +114,9 @@ def from_function(
         log.rewards[name] = returned(one, columns, pairs)
         for place, value in enumerate(log.rewards[name]):
             if value is not None:
-                totals[place] = weight * value + (0.0 if math.isnan(totals[place]) else totals[place])
+                totals[place] = weight * value + (
+                    0.0 if math.isnan(totals[place]) else totals[place]
+                )
     return totals
 
 
@@ -112,7 +124,8 @@ def names_of(functions: Functions) -> list[str]:
     """As TRL has them, and with its module where two have the same."""
     names = [getattr(one, "__name__", type(one).__name__) for _, one in functions]
     return [
-        f"{one.__module__}.{name}" if names.count(name) > 1 else name for name, (_, one) in zip(names, functions, strict=True)
+        f"{one.__module__}.{name}" if names.count(name) > 1 else name
+        for name, (_, one) in zip(names, functions, strict=True)
     ]
 
 
@@ -125,7 +138,9 @@ def asked(example: Example) -> str | list[dict]:
     return conversation(example) if chat else example.question
 
 
-def returned(function: Callable, columns: dict, pairs: list[tuple[Example, str]]) -> list[float | None]:
+def returned(
+    function: Callable, columns: dict, pairs: list[tuple[Example, str]]
+) -> list[float | None]:
     """What one function returns. Raises ValueError, which names it, row and value, or RuntimeError where it fails."""
     name = f"{function.__module__}:{getattr(function, '__name__', type(function).__name__)}"
     try:
@@ -160,7 +175,9 @@ def weighted(text: str) -> tuple[float, Callable]:
     try:
         weight = float(number) if star else 1.0
     except ValueError as error:
-        raise ValueError(f"reward function {text!r}: {number!r} is no weight; expected 0.2*package.module:name") from error
+        raise ValueError(
+            f"reward function {text!r}: {number!r} is no weight; expected 0.2*package.module:name"
+        ) from error
     return weight, imported(path.strip())
 
 
@@ -173,8 +190,12 @@ def imported(path: str) -> Callable:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and f"{module_name}.".startswith(f"{error.name}."):  # not what the module itself imports
-            raise ValueError(f"reward function {path!r}: no module {error.name!r} here or among the installed ones") from error
+        if error.name and f"{module_name}.".startswith(
+            f"{error.name}."
+        ):  # not what the module itself imports
+            raise ValueError(
+                f"reward function {path!r}: no module {error.name!r} here or among the installed ones"
+            ) from error
         raise
     function = getattr(module, name, None)
     if not callable(function):
@@ -193,10 +214,16 @@ def without_lost(function: Callable, lost: list[int]) -> Callable:
         if not isinstance(found, Iterable):
             return found
         found = list(found)
-        gone = [i for i, value in enumerate(found) if isinstance(value, SupportsFloat) and not math.isfinite(value)]
+        gone = [
+            i
+            for i, value in enumerate(found)
+            if isinstance(value, SupportsFloat) and not math.isfinite(value)
+        ]
         lost.extend(gone)
         return [None if i in gone else value for i, value in enumerate(found)]
 
-    finite.__name__ = getattr(function, "__name__", type(function).__name__)  # for messages, as the module
+    finite.__name__ = getattr(
+        function, "__name__", type(function).__name__
+    )  # for messages, as the module
     finite.__module__ = function.__module__
     return finite

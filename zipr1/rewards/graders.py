@@ -37,7 +37,9 @@ def grade(example: Example, completion: str, graded: bool = False) -> float | No
 def score(example: Example, completion: str) -> float | None:
     """The grade in [0, 1], or None where the completion holds nothing that the grader can read."""
     if example.problem_type not in GRADERS:
-        raise ValueError(f"row {example.id}: problem type {example.problem_type!r}: expected one of {', '.join(GRADERS)}")
+        raise ValueError(
+            f"row {example.id}: problem type {example.problem_type!r}: expected one of {', '.join(GRADERS)}"
+        )
     said = final(completion)
     return GRADERS[example.problem_type](example.answer, said) if said else None
 
@@ -61,7 +63,9 @@ def numerical(expected: str, said: str) -> float | None:
 
 def regression(expected: str, said: str) -> float | None:
     """1 - relative error, at least 0; if 0 is expected, only 0 will do."""
-    errors = [abs(a - b) / abs(a) if a else float(b != 0) for a in values(expected) for b in values(said)]
+    errors = [
+        abs(a - b) / abs(a) if a else float(b != 0) for a in values(expected) for b in values(said)
+    ]
     return max(0.0, 1 - min(errors)) if errors else None
 
 
@@ -75,7 +79,11 @@ def free_form(expected: str, said: str) -> float:
     """The mean F of ROUGE-1, ROUGE-2 and ROUGE-L, stemmed; without ROUGE-2, which counts pairs, where one word is expected."""
     tokens = library("rouge_score.tokenize").tokenize(expected, None)
     kinds = ["rouge1", "rougeL", *(["rouge2"] if len(tokens) > 1 else [])]
-    found = library("rouge_score.rouge_scorer").RougeScorer(kinds, use_stemmer=True).score(expected, said)
+    found = (
+        library("rouge_score.rouge_scorer")
+        .RougeScorer(kinds, use_stemmer=True)
+        .score(expected, said)
+    )
     return sum(kind.fmeasure for kind in found.values()) / len(kinds)
 
 
@@ -99,10 +107,18 @@ def plain(text: str) -> str:
     text = re.sub(r"^\(([^()]*)\)$", r"\1", text)
     text = re.sub(r"(?<![\w)])-\s*\$?\s*(?=[\d.])", "-", text)
     if "$" not in text:  # there it reads them all
-        text = re.sub(r"(?<=\d)\s*(?:\N{MULTIPLICATION SIGN}|\\times|\\cdot|[x*])\s*10\s*\^\s*\{?(-?\d+)\}?", r" * 10^\1", text)
+        text = re.sub(
+            r"(?<=\d)\s*(?:\N{MULTIPLICATION SIGN}|\\times|\\cdot|[x*])\s*10\s*\^\s*\{?(-?\d+)\}?",
+            r" * 10^\1",
+            text,
+        )
         text = re.sub(r"(?<=\d)[eE]([+-]?\d+)(?=\s)", r" * 10^\1", text)  # before a unit
     text = re.sub(r"(?<![\d./])(\d+)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1 \2/\3", text)
-    text = re.sub(r"(?<![\d./])(\d+) (\d+)/(\d+)(?![\d/])", lambda m: f"{int(m[1]) * int(m[3]) + int(m[2])}/{m[3]}", text)
+    text = re.sub(
+        r"(?<![\d./])(\d+) (\d+)/(\d+)(?![\d/])",
+        lambda m: f"{int(m[1]) * int(m[3]) + int(m[2])}/{m[3]}",
+        text,
+    )
     return re.sub(r"^(-?\d*)\s*\N{SQUARE ROOT}\s*\(?(\d+)\)?$", r"$\1\\sqrt{\2}$", text)
 
 
@@ -113,7 +129,16 @@ def math_value(text: str) -> float | None:
     if not found or not found[0].is_number:
         return None
     # 20000000! and 9^9^9^9 would be computed, for ever.
-    quick = (sympy.Number, sympy.NumberSymbol, sympy.Add, sympy.Mul, sympy.Pow, sympy.Abs, sympy.log, sympy.UnevaluatedExpr)
+    quick = (
+        sympy.Number,
+        sympy.NumberSymbol,
+        sympy.Add,
+        sympy.Mul,
+        sympy.Pow,
+        sympy.Abs,
+        sympy.log,
+        sympy.UnevaluatedExpr,
+    )
     if not all(isinstance(part, quick) for part in sympy.preorder_traversal(found[0])):
         return None
     for power in found[0].atoms(sympy.Pow):
@@ -131,7 +156,9 @@ def library(name: str):
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{name} is needed to grade such answers: pip install 'zipr1[train]'") from error
+        raise ModuleNotFoundError(
+            f"{name} is needed to grade such answers: pip install 'zipr1[train]'"
+        ) from error
 
 
 GRADERS: dict[str, Callable[[str, str], float | None]] = {

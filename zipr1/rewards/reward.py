@@ -45,7 +45,10 @@ def reward(
     group = len(completions) // len(examples)
     pairs = [(examples[row // group], completion) for row, completion in enumerate(completions)]
     if function:
-        found = [None if math.isnan(value) else value for value in from_function(function, pairs, completion_ids, log)]
+        found = [
+            None if math.isnan(value) else value
+            for value in from_function(function, pairs, completion_ids, log)
+        ]
     else:
         found = [accuracy(*pair, graded) for pair in pairs]
     unparsable = torch.tensor([value is None for value in found])

@@ -16,7 +16,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
 from zipr1.sparsity.layer_scope import KeptRows
-from zipr1.sparsity.probes import Probes, Scores, columns_of, find_probes, probe_ranks, probe_scores, rows
+from zipr1.sparsity.probes import (
+    Probes,
+    Scores,
+    columns_of,
+    find_probes,
+    probe_ranks,
+    probe_scores,
+    rows,
+)
 from zipr1.sparsity.rules import Rule, TopP
 from zipr1.sparsity.varlen import packable, packed_attention
 
@@ -45,7 +53,10 @@ class Trace:
         """(B, layers) share of the prompt that each layer kept."""
         self._check()
         device = self.lengths.device  # layers may lie on several
-        return torch.stack([kept.sum(-1).to(device) for kept in self.kept], dim=-1) / self.lengths[:, None]
+        return (
+            torch.stack([kept.sum(-1).to(device) for kept in self.kept], dim=-1)
+            / self.lengths[:, None]
+        )
 
     @property
     def token_ratio(self) -> torch.Tensor:
@@ -57,12 +68,19 @@ class Trace:
         """(B,) the differentiable count as a share of the prompt (see `selection.relaxed_count`)."""
         self._check()
         if not self.relaxed:
-            raise RuntimeError("relaxed_ratio was not recorded: give zipr1.sparse(..., relax=zipr1.relaxed_count)")
-        return torch.stack([count.to(self.lengths.device) for count in self.relaxed], dim=-1).mean(-1) / self.lengths
+            raise RuntimeError(
+                "relaxed_ratio was not recorded: give zipr1.sparse(..., relax=zipr1.relaxed_count)"
+            )
+        return (
+            torch.stack([count.to(self.lengths.device) for count in self.relaxed], dim=-1).mean(-1)
+            / self.lengths
+        )
 
     def _check(self) -> None:
         if not self.kept:
-            raise RuntimeError("nothing was recorded: call the model inside `with zipr1.sparse(...)` first")
+            raise RuntimeError(
+                "nothing was recorded: call the model inside `with zipr1.sparse(...)` first"
+            )
 
 
 @dataclass
@@ -73,31 +91,50 @@ class Call:
     trace: Trace
     cache: Cache | None = None
     past: int = 0  # tokens seen before this call; 0 for a prompt
-    prompt: int | None = None  # columns that are the prompt; the rest are completion tokens, always kept. None: all
+    prompt: int | None = (
+        None  # columns that are the prompt; the rest are completion tokens, always kept. None: all
+    )
     replay: list[torch.Tensor] | None = None
-    relax: Callable | None = None  # (accumulated, p, valid) -> (B,): a differentiable count to record
+    relax: Callable | None = (
+        None  # (accumulated, p, valid) -> (B,): a differentiable count to record
+    )
     min_tokens: int = 0
     keep_kv: bool = False  # the KV cache keeps every token
     probes: Probes | None = None  # found by the first layer that looks at scores
     scores: Scores | None = None  # of the layer at work
-    numbers: Sequence[int] | None = None  # (B,) of the samples, by which the rows that are asked differ (`scope.asked_rows`)
-    rows: KeptRows | None = None  # where the rest of the layer reads which tokens were kept; None: it takes them all
+    numbers: Sequence[int] | None = (
+        None  # (B,) of the samples, by which the rows that are asked differ (`scope.asked_rows`)
+    )
+    rows: KeptRows | None = (
+        None  # where the rest of the layer reads which tokens were kept; None: it takes them all
+    )
 
 
-def padding_mask(mask_function, attention_mask: torch.Tensor | None = None, **kwargs) -> torch.Tensor | None:
+def padding_mask(
+    mask_function, attention_mask: torch.Tensor | None = None, **kwargs
+) -> torch.Tensor | None:
     """The mask interface: hands the 2-D padding mask (B, tokens seen) through; attention makes its own causal mask."""
     if mask_function is not causal_mask_function:
-        raise ValueError("packed or custom masks are not supported by sparse attention: pass a 2-D attention_mask")
+        raise ValueError(
+            "packed or custom masks are not supported by sparse attention: pass a 2-D attention_mask"
+        )
     return attention_mask
 
 
 def sparse_attention(
-    module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs
+    module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs,
 ) -> tuple[torch.Tensor, None]:
     """query (B, H, L, D), key and value (B, Hkv, K, D) after rotary -> output (B, L, H, D), zero outside T."""
     get: Callable[[], Call] | None = kwargs.pop(NAME, None)
     if get is None:
-        raise RuntimeError("this model's attention is set to 'zipr1' outside of `with zipr1.sparse(model, rule)`")
+        raise RuntimeError(
+            "this model's attention is set to 'zipr1' outside of `with zipr1.sparse(model, rule)`"
+        )
     call = get()
     if call.rows is not None:
         call.rows.set(None)
@@ -107,7 +144,9 @@ def sparse_attention(
     if attention_mask is None:
         attention_mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
     elif attention_mask.ndim != 2:
-        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}: pass the 2-D padding mask (B, L)")
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}: pass the 2-D padding mask (B, L)"
+        )
     kept = choose(module, query, key, attention_mask, kwargs["scaling"], call)
     counts = kept.sum(-1)
     # The one wait for the device in a layer: shapes are numbers.
@@ -124,7 +163,9 @@ def sparse_attention(
         # The gathered tokens keep their order and their padding comes last, where the causal mask hides it from every
         # real query: one plain causal kernel serves samples that kept different numbers.
         with without_cudnn():
-            out, _ = sdpa_attention_forward(module, rows(query, index), short_key, short_value, None, **kwargs)
+            out, _ = sdpa_attention_forward(
+                module, rows(query, index), short_key, short_value, None, **kwargs
+            )
         real = out.flatten(0, 1)
         if least < most:
             real = real.index_select(0, positions(filled, total))
@@ -142,7 +183,9 @@ def sparse_attention(
     return full, None
 
 
-def choose(module, query, key, attention_mask: torch.Tensor, scaling: float, call: Call) -> torch.Tensor:
+def choose(
+    module, query, key, attention_mask: torch.Tensor, scaling: float, call: Call
+) -> torch.Tensor:
     """(B, L) bool: the tokens that take part in this layer. Writes the trace."""
     layer, trace = module.layer_idx, call.trace
     prompt = attention_mask.clone()
@@ -163,8 +206,14 @@ def choose(module, query, key, attention_mask: torch.Tensor, scaling: float, cal
     # The choice itself is not differentiable: scores get a graph only where the relaxed count asks for them first.
     if call.relax is not None:
         if not isinstance(call.rule, TopP):
-            raise ValueError(f"{type(call.rule).__name__} has no threshold: the relaxed count is defined for TopP")
-        record(trace.relaxed, layer, call.relax(scores.accumulated, call.rule.thresholds(scores), prompt))
+            raise ValueError(
+                f"{type(call.rule).__name__} has no threshold: the relaxed count is defined for TopP"
+            )
+        record(
+            trace.relaxed,
+            layer,
+            call.relax(scores.accumulated, call.rule.thresholds(scores), prompt),
+        )
     with torch.no_grad():
         chosen = call.rule.keep(scores)
         if call.min_tokens:
@@ -176,7 +225,9 @@ def choose(module, query, key, attention_mask: torch.Tensor, scaling: float, cal
             fresh, chosen = chosen, torch.zeros_like(prompt)
             chosen[:, : replay.shape[1]] = replay
             if bool((chosen & ~prompt).any()):
-                raise ValueError(f"layer {layer}: the replayed choice keeps padding or completion tokens")
+                raise ValueError(
+                    f"layer {layer}: the replayed choice keeps padding or completion tokens"
+                )
             record(trace.flipped, layer, (chosen & ~fresh).sum(-1) / chosen.sum(-1))
         trace.lengths = scores.lengths
         record(trace.kept, layer, chosen[:, : call.prompt])
@@ -214,7 +265,9 @@ def continued_attention(
     with without_cudnn():
         if new > 1:
             causal = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
-            return sdpa_attention_forward(module, query, key, value, (stored.valid[:, None, :] & causal)[:, None], **kwargs)
+            return sdpa_attention_forward(
+                module, query, key, value, (stored.valid[:, None, :] & causal)[:, None], **kwargs
+            )
         # Heads that share keys become queries that do, so that no kernel repeats keys for them.
         together = query[:, :, 0].unflatten(1, (key.shape[1], -1))
         mask = stored.valid[:, None, None] if stored.ragged else None

@@ -16,7 +16,9 @@ def top_p_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor)
     return torch.where(p >= 1, lengths, torch.minimum(count, lengths))
 
 
-def relaxed_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor, floor: float = 0.0) -> torch.Tensor:
+def relaxed_count(
+    accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor, floor: float = 0.0
+) -> torch.Tensor:
     """(B,) the budget as a real number, differentiable in the scores: where the piecewise linear curve C(n) of the sorted
     cumulative scores meets p times the total.
 
@@ -41,5 +43,7 @@ def keep_best(score: torch.Tensor, count: torch.Tensor, valid: torch.Tensor) -> 
     last = valid & (valid.flip(-1).long().cumsum(-1).flip(-1) == 1)
     score = score.float().masked_fill(~valid, float("-inf")).masked_fill(last, float("inf"))
     order = torch.argsort(score, dim=-1, descending=True, stable=True)
-    place = torch.empty_like(order).scatter_(1, order, torch.arange(score.shape[1], device=order.device).expand_as(order))
+    place = torch.empty_like(order).scatter_(
+        1, order, torch.arange(score.shape[1], device=order.device).expand_as(order)
+    )
     return (place < count[:, None]) & valid

@@ -28,17 +28,29 @@ class KeptLayer(DynamicLayer):
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         """Appends new tokens, all of them; `evict` drops those of the prompt that attention has not chosen."""
         if self.evicted and not self.open:
-            raise RuntimeError("this KV cache has dropped tokens: go on with it inside `with zipr1.sparse(...)`")
+            raise RuntimeError(
+                "this KV cache has dropped tokens: go on with it inside `with zipr1.sparse(...)`"
+            )
         self.open = False
         keys, values = super().update(key_states, value_states)
-        new = torch.ones(key_states.shape[0], key_states.shape[2], dtype=torch.bool, device=key_states.device)
+        new = torch.ones(
+            key_states.shape[0], key_states.shape[2], dtype=torch.bool, device=key_states.device
+        )
         self.valid = new if self.seen == 0 else torch.cat([self.valid, new], dim=-1)
         self.seen += key_states.shape[2]
         return keys, values
 
-    def evict(self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor, ragged: bool) -> None:
+    def evict(
+        self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor, ragged: bool
+    ) -> None:
         """Replaces what is stored by the kept tokens (B, Hkv, K, D) and their validity (B, K)."""
-        self.keys, self.values, self.valid, self.ragged, self.evicted = keys, values, valid, ragged, True
+        self.keys, self.values, self.valid, self.ragged, self.evicted = (
+            keys,
+            values,
+            valid,
+            ragged,
+            True,
+        )
 
     def get_seq_length(self) -> int:
         return self.seen
@@ -82,7 +94,11 @@ def make_sparse(cache: DynamicCache) -> None:
             layer.open = True
             continue
         if type(layer) is not DynamicLayer:
-            raise TypeError(f"layer {i} of the cache is a {type(layer).__name__}: only full-attention layers can be sparse")
+            raise TypeError(
+                f"layer {i} of the cache is a {type(layer).__name__}: only full-attention layers can be sparse"
+            )
         if layer.get_seq_length() > 0:
-            raise ValueError("the KV cache was filled by dense attention: enter zipr1.sparse before the prompt is read")
+            raise ValueError(
+                "the KV cache was filled by dense attention: enter zipr1.sparse before the prompt is read"
+            )
         cache.layers[i] = KeptLayer()

@@ -56,11 +56,15 @@ def sparse(
     rows = KeptRows() if scope == "layer" else None
     before = text.config._attn_implementation
     if before.startswith(NAME):
-        raise RuntimeError("the model is inside a block of zipr1.sparse already: leave that one first")
+        raise RuntimeError(
+            "the model is inside a block of zipr1.sparse already: leave that one first"
+        )
 
     def set_call(module, args, kwargs):
         kwargs = dict(kwargs)
-        if kwargs.get("output_attentions") or (kwargs.get("output_attentions") is None and text.config.output_attentions):
+        if kwargs.get("output_attentions") or (
+            kwargs.get("output_attentions") is None and text.config.output_attentions
+        ):
             raise ValueError(
                 "output_attentions: sparse attention makes no full score matrix; leave the block, and load the model with "
                 "attn_implementation='eager'"
@@ -77,8 +81,22 @@ def sparse(
             for entries in (trace.kept, trace.relaxed, trace.flipped):
                 entries.clear()
             trace.cache = None if cache is None else weakref.ref(cache)
-        call = Call(rule, trace, cache, past, prompt_length, replay, relax, min_tokens, keep_kv, numbers=numbers, rows=rows)
-        kwargs[NAME] = lambda: call  # FSDP2 copies whatever dataclass it finds among a layer's arguments, and the trace in it
+        call = Call(
+            rule,
+            trace,
+            cache,
+            past,
+            prompt_length,
+            replay,
+            relax,
+            min_tokens,
+            keep_kv,
+            numbers=numbers,
+            rows=rows,
+        )
+        kwargs[NAME] = lambda: (
+            call
+        )  # FSDP2 copies whatever dataclass it finds among a layer's arguments, and the trace in it
         return args, kwargs
 
     inside = True
@@ -88,12 +106,19 @@ def sparse(
 
         def check(gradient):
             if not inside:
-                raise RuntimeError("gradient checkpointing: call backward() inside the `with zipr1.sparse(...)` block")
+                raise RuntimeError(
+                    "gradient checkpointing: call backward() inside the `with zipr1.sparse(...)` block"
+                )
 
-        if output[0].requires_grad and any(getattr(part, "gradient_checkpointing", False) for part in module.modules()):
+        if output[0].requires_grad and any(
+            getattr(part, "gradient_checkpointing", False) for part in module.modules()
+        ):
             output[0].register_hook(check)
 
-    handles = [text.register_forward_pre_hook(set_call, with_kwargs=True), text.register_forward_hook(guard)]
+    handles = [
+        text.register_forward_pre_hook(set_call, with_kwargs=True),
+        text.register_forward_hook(guard),
+    ]
     handles += rows.follow(text.layers) if rows is not None else []
     try:
         set_attention(model, implementation)

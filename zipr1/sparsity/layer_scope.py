@@ -19,8 +19,12 @@ class KeptRows:
     def __init__(self):
         self.rows: torch.Tensor | None = None  # (N,) long, of the B * L rows; None: all of them
         self.shape = (0, 0)
-        self.weight: torch.Tensor | None = None  # (B, L, 1), in a pass that learns the choice: of all rows
-        self.asked: torch.Tensor | None = None  # (B, L, 1) of rows outside: how many each stands for; 0: not asked
+        self.weight: torch.Tensor | None = (
+            None  # (B, L, 1), in a pass that learns the choice: of all rows
+        )
+        self.asked: torch.Tensor | None = (
+            None  # (B, L, 1) of rows outside: how many each stands for; 0: not asked
+        )
         self.residual: torch.Tensor | None = None  # (B, L, D) what the next output is added to
 
     def set(self, rows: torch.Tensor | None, shape: tuple[int, int] = (0, 0)) -> None:
@@ -68,8 +72,15 @@ class KeptRows:
     def follow(self, layers: nn.ModuleList) -> list[torch.utils.hooks.RemovableHandle]:
         """Hooks the modules that the scope covers; removing the handles restores the layers."""
         modules = [module for layer in layers for module in (layer.self_attn.o_proj, layer.mlp)]
-        norms = [norm for layer in layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)]
+        norms = [
+            norm
+            for layer in layers
+            for norm in (layer.input_layernorm, layer.post_attention_layernorm)
+        ]
         handles = [norm.register_forward_pre_hook(self.enter) for norm in norms]
         for module in modules:
-            handles += [module.register_forward_pre_hook(self.gather), module.register_forward_hook(self.scatter)]
+            handles += [
+                module.register_forward_pre_hook(self.gather),
+                module.register_forward_hook(self.scatter),
+            ]
         return handles

@@ -16,7 +16,9 @@ from zipr1.sparsity.attention import NAME, padding_mask, record
 REFERENCE = "zipr1_reference"
 
 
-def reference_selection(query, key, scaling: float, p: float, choice: str, recent: int = 64, others: int = 64) -> list[int]:
+def reference_selection(
+    query, key, scaling: float, p: float, choice: str, recent: int = 64, others: int = 64
+) -> list[int]:
     """Indices of T for one sample: query (H, l, D), key (Hkv, l, D), no padding."""
     heads, length, _ = query.shape
     key = key.repeat_interleave(heads // key.shape[0], dim=0)
@@ -38,7 +40,11 @@ def reference_selection(query, key, scaling: float, p: float, choice: str, recen
             break
     if p == 1:
         count = length
-    score = [a / s for a, s in zip(accumulated, seeing, strict=True)] if choice == "normalised" else accumulated
+    score = (
+        [a / s for a, s in zip(accumulated, seeing, strict=True)]
+        if choice == "normalised"
+        else accumulated
+    )
     ranked = sorted(range(length - 1), key=lambda j: -score[j])
     return sorted([*ranked[: count - 1], length - 1])
 
@@ -77,7 +83,9 @@ def reference_attention(module, query, key, value, attention_mask, scaling: floa
     return torch.stack(outputs).transpose(1, 2), None
 
 
-def attend(query, key, value, member: torch.Tensor, valid: torch.Tensor, scaling: float) -> torch.Tensor:
+def attend(
+    query, key, value, member: torch.Tensor, valid: torch.Tensor, scaling: float
+) -> torch.Tensor:
     """What `membership.Attend` does, all of it at once: a softmax over the members and oneself. Its derivative in `member` is
     that of giving a token outside the constant weight w / (Z + w), by automatic differentiation."""
     column = torch.arange(key.shape[2])
@@ -87,8 +95,13 @@ def attend(query, key, value, member: torch.Tensor, valid: torch.Tensor, scaling
     share = torch.where(own, 1.0, member[:, None, :])
     inside = (sees & (share.detach() > 0))[:, None]
     logits = (query @ key.transpose(2, 3)) * scaling
-    logits = logits - logits.detach().masked_fill(~inside, float("-inf")).logsumexp(-1, keepdim=True)
-    weight = torch.where(inside, logits.clamp(max=0).exp(), logits.detach().sigmoid() * sees[:, None]) * share[:, None]
+    logits = logits - logits.detach().masked_fill(~inside, float("-inf")).logsumexp(
+        -1, keepdim=True
+    )
+    weight = (
+        torch.where(inside, logits.clamp(max=0).exp(), logits.detach().sigmoid() * sees[:, None])
+        * share[:, None]
+    )
     weight = weight / weight.sum(-1, keepdim=True)
     return weight.to(value.dtype) @ value
 
@@ -104,7 +117,11 @@ def masked_scope(model, kept: list[torch.Tensor]) -> Iterator[None]:
         return lambda module, args, output: output * tokens[..., None]
 
     layers = decoder(model).layers
-    pairs = [(module, k) for layer, k in zip(layers, kept, strict=True) for module in (layer.self_attn.o_proj, layer.mlp)]
+    pairs = [
+        (module, k)
+        for layer, k in zip(layers, kept, strict=True)
+        for module in (layer.self_attn.o_proj, layer.mlp)
+    ]
     handles = [module.register_forward_hook(mask(tokens)) for module, tokens in pairs]
     try:
         yield

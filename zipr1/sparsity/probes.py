@@ -55,7 +55,9 @@ class Scores:
         return self.valid.long().cumsum(-1) - 1
 
 
-def probe_ranks(lengths: torch.Tensor, longest: int, recent: int = RECENT, others: int = OTHERS) -> torch.Tensor:
+def probe_ranks(
+    lengths: torch.Tensor, longest: int, recent: int = RECENT, others: int = OTHERS
+) -> torch.Tensor:
     """Positions of the probe queries within each prompt: (B, P) long, ascending, -1 where a prompt has fewer; P is at most
     `longest`, the columns of the batch.
 
@@ -101,10 +103,18 @@ def rows(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     batch, heads, length, size = states.shape
     sample = torch.arange(batch, device=index.device)[:, None]
     if states.is_contiguous():
-        place = (sample * heads + torch.arange(heads, device=index.device))[:, :, None] * length + index[:, None]
+        place = (sample * heads + torch.arange(heads, device=index.device))[
+            :, :, None
+        ] * length + index[:, None]
         return states.view(-1, size).index_select(0, place.flatten()).view(batch, heads, -1, size)
     place = (sample * length + index).flatten()
-    return states.transpose(1, 2).flatten(0, 1).index_select(0, place).view(batch, -1, heads, size).transpose(1, 2)
+    return (
+        states.transpose(1, 2)
+        .flatten(0, 1)
+        .index_select(0, place)
+        .view(batch, -1, heads, size)
+        .transpose(1, 2)
+    )
 
 
 def find_probes(ranks: torch.Tensor, valid: torch.Tensor) -> Probes:
@@ -114,23 +124,36 @@ def find_probes(ranks: torch.Tensor, valid: torch.Tensor) -> Probes:
     before = valid.long().cumsum(-1) - 1
     sees = valid[:, None, :] & (before[:, None, :] <= ranks[:, :, None])
     # A probe that does not exist sees everything, lest its softmax be empty; it weighs nothing in the sum.
-    bias = torch.zeros(sees.shape, device=valid.device).masked_fill_(~(sees | ~asked[:, :, None]), float("-inf"))
+    bias = torch.zeros(sees.shape, device=valid.device).masked_fill_(
+        ~(sees | ~asked[:, :, None]), float("-inf")
+    )
     return Probes(columns, asked, bias, sees.sum(1), valid)
 
 
-def probe_scores(query: torch.Tensor, key: torch.Tensor, probes: Probes, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
+def probe_scores(
+    query: torch.Tensor, key: torch.Tensor, probes: Probes, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Accumulated scores (B, L) float32 and the number of probes that see each token (B, L).
 
     query (B, H, L, D) and key (B, Hkv, L, D) after rotary. Nothing larger than (B, H, P, L) is made, and without a gradient
     nothing larger than a piece of PIECE numbers, or than (B, P, L).
     """
     batch, heads, length, _ = query.shape
-    picked = (rows(query, probes.columns).float() * scaling).unflatten(1, (key.shape[1], -1))  # (B, Hkv, H / Hkv, P, D)
-    numbers, most = batch * picked.shape[3] * length, PIECE if query.device.type == "cpu" else PIECE << 8
+    picked = (rows(query, probes.columns).float() * scaling).unflatten(
+        1, (key.shape[1], -1)
+    )  # (B, Hkv, H / Hkv, P, D)
+    numbers, most = (
+        batch * picked.shape[3] * length,
+        PIECE if query.device.type == "cpu" else PIECE << 8,
+    )
     pieces = [(picked, key)]
     if heads * numbers > most and not picked.requires_grad:
         each = max(1, most // numbers)
-        pieces = [(some, key[:, i : i + 1]) for i in range(key.shape[1]) for some in picked[:, i : i + 1].split(each, dim=2)]
+        pieces = [
+            (some, key[:, i : i + 1])
+            for i in range(key.shape[1])
+            for some in picked[:, i : i + 1].split(each, dim=2)
+        ]
     with torch.autocast(query.device.type, enabled=False):
         total = sum(summed_attention(some, keys, probes) for some, keys in pieces)
     return total / heads * probes.valid, probes.seeing
@@ -140,7 +163,9 @@ def summed_attention(picked: torch.Tensor, key: torch.Tensor, probes: Probes) ->
     """(B, L): the attention of picked queries (B, Hkv, G, P, D), summed over heads and probes. In float32, as attention's own
     kernels have it: Qwen2's biases make large logits, and rounded to bfloat16 those choose other tokens."""
     batch, length = len(key), key.shape[2]
-    logits = torch.matmul(picked.flatten(2, 3), key.float().transpose(2, 3)).view(batch, -1, picked.shape[3], length)
+    logits = torch.matmul(picked.flatten(2, 3), key.float().transpose(2, 3)).view(
+        batch, -1, picked.shape[3], length
+    )
     # Added, not filled in: filling a view makes its gradient copy everything twice. In place where there is none.
     add = logits.add if logits.requires_grad else logits.add_
     attention = add(probes.bias[:, None]).softmax(-1)

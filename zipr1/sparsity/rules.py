@@ -35,7 +35,9 @@ class TopP:
     def __post_init__(self):
         for p in self.p if isinstance(self.p, tuple) else (self.p,):
             if not 0 < p <= 1:
-                raise ValueError(f"p={p}: the share of attention to keep must lie in (0, 1], for example 0.975")
+                raise ValueError(
+                    f"p={p}: the share of attention to keep must lie in (0, 1], for example 0.975"
+                )
         if self.choice not in ("normalised", "accumulated"):
             raise ValueError(f"choice={self.choice!r}: expected 'normalised' or 'accumulated'")
 
@@ -51,7 +53,9 @@ class TopP:
         if not isinstance(self.p, tuple):
             return torch.full((batch,), self.p, device=scores.valid.device)
         if len(self.p) != batch:
-            raise ValueError(f"p has {len(self.p)} values for a batch of {batch}: give one number, or one per row")
+            raise ValueError(
+                f"p has {len(self.p)} values for a batch of {batch}: give one number, or one per row"
+            )
         return torch.tensor(self.p, device=scores.valid.device)
 
     def keep(self, scores: Scores) -> torch.Tensor:
@@ -71,7 +75,11 @@ class TopK:
         check_ratio(self.ratio)
 
     def keep(self, scores: Scores) -> torch.Tensor:
-        return keep_best(scores.accumulated / scores.probes_seeing.clamp(min=1), share(scores, self.ratio), scores.valid)
+        return keep_best(
+            scores.accumulated / scores.probes_seeing.clamp(min=1),
+            share(scores, self.ratio),
+            scores.valid,
+        )
 
 
 @dataclass(frozen=True)
@@ -152,4 +160,6 @@ def check_ratio(ratio: float) -> None:
 
 def share(scores: Scores, ratio: float) -> torch.Tensor:
     """(B,) at least one token, `ratio` of each prompt, rounded up."""
-    return (scores.lengths.double() * ratio - 1e-9).ceil().long().clamp(min=1)  # 0.1 * 30 is 3, not a little above
+    return (
+        (scores.lengths.double() * ratio - 1e-9).ceil().long().clamp(min=1)
+    )  # 0.1 * 30 is 3, not a little above

@@ -22,8 +22,14 @@ def packed_attention(
     """query (B, H, L, D), key and value (B, Hkv, L, D) -> (N, H, D): the output of the rows (N,) of B * L, `counts` (B,) of
     each sample, at most `most`, each attending to those of its sample up to itself."""
     heads = query.shape[1]
-    packed = [states.transpose(1, 2).flatten(0, 1).index_select(0, rows) for states in (query, key, value)]
+    packed = [
+        states.transpose(1, 2).flatten(0, 1).index_select(0, rows) for states in (query, key, value)
+    ]
     if packed[1].shape[1] != heads:  # torch 2.11 has no grouped heads here
-        packed[1:] = [states.repeat_interleave(heads // states.shape[1], dim=1) for states in packed[1:]]
+        packed[1:] = [
+            states.repeat_interleave(heads // states.shape[1], dim=1) for states in packed[1:]
+        ]
     starts = pad(counts.cumsum(0), (1, 0)).int()
-    return varlen.varlen_attn(*packed, starts, starts, most, most, scale=scaling, window_size=(-1, 0))
+    return varlen.varlen_attn(
+        *packed, starts, starts, most, most, scale=scaling, window_size=(-1, 0)
+    )

@@ -22,11 +22,15 @@ from .short import Short
 from .sign import Sign
 from .tempo import Tempo
 
-TASKS: dict[str, Task] = {task.name: task for task in (Shapes(), Digits(), Chart(), Sign(), Motion(), Ego())}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (Shapes(), Digits(), Chart(), Sign(), Motion(), Ego())
+}
 
 PICTURES = (Perceive(), Choose(), Relate(), Chart(), Sign(), Digits(), Reason())
 CLIPS = (Short(), Needle(), Lecture(), Objects(), Ego(), Tempo())
-FAMILIES: dict[str, Task] = {task.name: task for task in PICTURES + CLIPS}  # Task.mirrors: the benchmark of each
+FAMILIES: dict[str, Task] = {
+    task.name: task for task in PICTURES + CLIPS
+}  # Task.mirrors: the benchmark of each
 
 ALL_TASKS = TASKS | FAMILIES
 

@@ -33,11 +33,11 @@ class Task:
 
     name: str
     clip = False  # frames instead of a picture
-    pairs = (
-        False  # the examples 2k and 2k + 1 belong together, and a guess seldom gets both (`zipr1.lab.tiny13_tables.pair_table`)
-    )
+    pairs = False  # the examples 2k and 2k + 1 belong together, and a guess seldom gets both (`zipr1.lab.tiny13_tables.pair_table`)
     mirrors = ""  # the benchmark of the paper's tables that it stands in for (zipr1.paper_tasks)
-    label_words: dict[str, tuple[str, ...]] = {}  # what class 1, 2, ... of each entry of Scene.labels is called, in any task
+    label_words: dict[
+        str, tuple[str, ...]
+    ] = {}  # what class 1, 2, ... of each entry of Scene.labels is called, in any task
 
     def scene(self, split: str, index: int) -> Scene:
         """The scene number `index` of a split: a function of its arguments alone, from sources no other split uses."""
@@ -61,7 +61,9 @@ class Task:
     def example_of(self, scene: Scene, number: int) -> Example:
         """A question of a scene."""
         question, answer = scene.questions[number]
-        return Example(f"{scene.id}/{number}", self.name, question, answer, scene.image, scene.frames)
+        return Example(
+            f"{scene.id}/{number}", self.name, question, answer, scene.image, scene.frames
+        )
 
     def right(self, completion: str, answer: str) -> bool:
         """The metric and the paper's binary reward r_per: the same words, case and a final full stop aside."""
@@ -75,4 +77,6 @@ class PairTask(Task):
 
     def example(self, split: str, index: int) -> Example:
         scene = self.scene(split, index // 2)
-        return self.example_of(scene, 2 * self.drawn(split, index // 2, len(scene.questions) // 2) + index % 2)
+        return self.example_of(
+            scene, 2 * self.drawn(split, index // 2, len(scene.questions) // 2) + index % 2
+        )

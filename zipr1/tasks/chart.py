@@ -23,7 +23,9 @@ MEASURES = ("Horsepower", "Miles_per_Gallon", "Weight_in_lbs", "Displacement", "
 GAP = 0.1  # of the tallest bar: no two bars are closer in height
 
 
-MAKES: dict[str, tuple[str, ...]] = {  # with the misspellings of the table; every other make is train's
+MAKES: dict[
+    str, tuple[str, ...]
+] = {  # with the misspellings of the table; every other make is train's
     "val": ("buick", "pontiac", "volkswagen", "vokswagen", "vw", "fiat"),
     "test": ("chevrolet", "chevy", "chevroelt", "dodge", "honda", "volvo"),
 }
@@ -49,7 +51,9 @@ def values(split: str, measure: str) -> tuple[float, ...]:
 
 @cache
 def letter_font() -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(wheel("matplotlib") / "mpl-data" / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", 16)
+    return ImageFont.truetype(
+        wheel("matplotlib") / "mpl-data" / "fonts" / "ttf" / "DejaVuSans-Bold.ttf", 16
+    )
 
 
 def four(split: str, rng: np.random.Generator) -> list[float]:
@@ -67,7 +71,11 @@ class Chart(Task):
 
     name = "chart"
     mirrors = "ChartQA"
-    label_words = {"option": LETTERS, "colour": COLOUR_NAMES, "rank": ("tallest", "second", "third", "shortest")}
+    label_words = {
+        "option": LETTERS,
+        "colour": COLOUR_NAMES,
+        "rank": ("tallest", "second", "third", "shortest"),
+    }
 
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
@@ -85,7 +93,13 @@ class Chart(Task):
         for place, (height, colour) in enumerate(zip(heights, colours, strict=True)):
             x, top = left + place * pitch, floor - round(height * tall)
             draw.rectangle((x, top, x + width - 1, floor), fill=tint(rng, colour))
-            draw.text((x + width // 2, floor + 10), LETTERS[place].upper(), (20, 20, 20), letter_font(), anchor="mm")
+            draw.text(
+                (x + width // 2, floor + 10),
+                LETTERS[place].upper(),
+                (20, 20, 20),
+                letter_font(),
+                anchor="mm",
+            )
             area = np.zeros((SIDE, SIDE), bool)
             area[top:, x : x + width] = True  # the bar and, below it, its letter
             areas.append(coverage(area))
@@ -104,7 +118,9 @@ class Chart(Task):
         )
         labels = {
             "option": grid(areas, (1, 2, 3, 4))[np.newaxis],
-            "colour": grid(areas, [COLOUR_NAMES.index(colour) + 1 for colour in colours])[np.newaxis],
+            "colour": grid(areas, [COLOUR_NAMES.index(colour) + 1 for colour in colours])[
+                np.newaxis
+            ],
             "rank": grid(areas, ranks)[np.newaxis],
         }
         return Scene(f"{self.name}/{split}/{index}", questions, image, labels=labels)

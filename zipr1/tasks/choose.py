@@ -24,10 +24,14 @@ BLOCK = HALF // 2
 DIGITS = tuple("0123456789")
 
 
-def with_options(rng: np.random.Generator, question: str, answer: str, words: Sequence[str]) -> list[tuple[str, str]]:
+def with_options(
+    rng: np.random.Generator, question: str, answer: str, words: Sequence[str]
+) -> list[tuple[str, str]]:
     """The question twice, each with the letter to give: the answer and three other words are its options, a line each, in
     random order; and the same turned by one to three places (MMBench's circular evaluation, arXiv:2307.06281)."""
-    options = pick(rng, [answer, *pick(rng, [word for word in words if word != answer], 3)], len(LETTERS))
+    options = pick(
+        rng, [answer, *pick(rng, [word for word in words if word != answer], 3)], len(LETTERS)
+    )
     both = []
     for by in (0, int(rng.integers(1, len(LETTERS)))):
         order = options[by:] + options[:by]
@@ -51,11 +55,17 @@ class Choose(PairTask):
         areas = []
         for colour, shape, (right, bottom) in zip(colours, shapes, quarters[:3], strict=True):
             size = int(rng.integers(28, BLOCK + 1))
-            x, y = (BLOCK * int(rng.integers(2)) + int(rng.integers(BLOCK - size + 1)) for _ in range(2))
-            areas.append(stamp(image, shape, size, (HALF * right + x, HALF * bottom + y), tint(rng, colour)))
+            x, y = (
+                BLOCK * int(rng.integers(2)) + int(rng.integers(BLOCK - size + 1)) for _ in range(2)
+            )
+            areas.append(
+                stamp(image, shape, size, (HALF * right + x, HALF * bottom + y), tint(rng, colour))
+            )
 
         digit = pick(rng, DIGITS)
-        ink = Image.fromarray(pick(rng, by_value(split)[int(digit)])).resize((CELL, CELL), Image.Resampling.BICUBIC)
+        ink = Image.fromarray(pick(rng, by_value(split)[int(digit)])).resize(
+            (CELL, CELL), Image.Resampling.BICUBIC
+        )
         x, y = (HALF * half + CELL * int(rng.integers(1, 3)) for half in quarters[3])
         image.paste((240, 236, 226), (x - 8, y - 8, x + CELL + 8, y + CELL + 8))  # a note of paper
         image.paste((20, 20, 40), (x, y, x + CELL, y + CELL), ink)
@@ -68,7 +78,9 @@ class Choose(PairTask):
             ("Which digit is written?", digit, DIGITS),
         )
         # two of the three: prompts with options are long, and pretraining pads all scenes of a step to the longest
-        questions = [pair for question in pick(rng, asked, 2) for pair in with_options(rng, *question)]
+        questions = [
+            pair for question in pick(rng, asked, 2) for pair in with_options(rng, *question)
+        ]
         labels = {
             "colour": labelled(areas, colours, COLOUR_NAMES),
             "shape": labelled(areas, shapes, SHAPES),

@@ -25,9 +25,13 @@ INK = 26  # of 255: fainter than this is paper
 def by_value(split: str) -> tuple[tuple[np.ndarray, ...], ...]:
     """The samples of a split, 10x10 pixels of ink from 0 to 255, grouped by digit."""
     # The file that sklearn.datasets.load_digits reads: 64 values of ink, from 0 to 16, and the digit.
-    table = np.loadtxt(wheel("sklearn") / "datasets" / "data" / "digits.csv.gz", delimiter=",")[SAMPLES[split]]
+    table = np.loadtxt(wheel("sklearn") / "datasets" / "data" / "digits.csv.gz", delimiter=",")[
+        SAMPLES[split]
+    ]
     ink = np.clip(table[:, :64].reshape(-1, 8, 8) * 17, 0, 255).astype(np.uint8)
-    ink = np.pad(ink, ((0, 0), (1, 1), (1, 1)))  # strokes end at the edge of the 8x8 pixels: this lets them fade out
+    ink = np.pad(
+        ink, ((0, 0), (1, 1), (1, 1))
+    )  # strokes end at the edge of the 8x8 pixels: this lets them fade out
     return tuple(tuple(ink[table[:, 64] == value]) for value in range(10))
 
 
@@ -44,7 +48,9 @@ class Digits(Task):
         digits = [int(d) for d in rng.integers(0, 10, size=3)]
         dark = bool(rng.integers(2))
         # A sheet of paper, or a dark board, over the whole photograph: strokes of 8x8 pixels need the contrast.
-        image = Image.blend(image, Image.new("RGB", image.size, (240, 236, 226) if dark else (24, 28, 34)), 0.65)
+        image = Image.blend(
+            image, Image.new("RGB", image.size, (240, 236, 226) if dark else (24, 28, 34)), 0.65
+        )
         tone = int(rng.integers(0, 50)) if dark else int(rng.integers(205, 256))
         rgb = tuple(int(v) for v in np.clip(tone + rng.integers(-20, 21, size=3), 0, 255))
 
@@ -53,9 +59,15 @@ class Digits(Task):
         top = CELL * int(rng.integers(0, SIDE // CELL))
         areas = []
         for place, value in enumerate(digits):
-            ink = Image.fromarray(pick(rng, by_value(split)[value])).resize((CELL, CELL), Image.Resampling.BICUBIC)
+            ink = Image.fromarray(pick(rng, by_value(split)[value])).resize(
+                (CELL, CELL), Image.Resampling.BICUBIC
+            )
             x, y = left + place * CELL, top
-            image.paste(rgb, (x, y, x + CELL, y + CELL), ImageChops.offset(ink, *(int(v) for v in rng.integers(-1, 2, 2))))
+            image.paste(
+                rgb,
+                (x, y, x + CELL, y + CELL),
+                ImageChops.offset(ink, *(int(v) for v in rng.integers(-1, 2, 2))),
+            )
             area = np.zeros((SIDE, SIDE), bool)
             area[y : y + CELL, x : x + CELL] = True
             areas.append(coverage(area))

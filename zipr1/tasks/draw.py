@@ -35,7 +35,9 @@ def pick(rng: np.random.Generator, options: Sequence, count: int | None = None):
 
 def tint(rng: np.random.Generator, colour: str) -> tuple[int, int, int]:
     """A colour close to the named one: lighting differs from picture to picture."""
-    red, green, blue = (int(min(255, max(0, value + rng.integers(-14, 15)))) for value in COLOURS[colour])
+    red, green, blue = (
+        int(min(255, max(0, value + rng.integers(-14, 15)))) for value in COLOURS[colour]
+    )
     return red, green, blue
 
 
@@ -63,12 +65,16 @@ def shape_mask(shape: str, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def paste_shape(image: Image.Image, shape: str, size: int, corner: tuple[int, int], rgb: tuple[int, int, int]) -> None:
+def paste_shape(
+    image: Image.Image, shape: str, size: int, corner: tuple[int, int], rgb: tuple[int, int, int]
+) -> None:
     """Draws a shape with its top left corner at `corner`."""
     image.paste(rgb, (*corner, corner[0] + size, corner[1] + size), shape_mask(shape, size))
 
 
-def shape_area(height: int, width: int, shape: str, size: int, corner: tuple[int, int]) -> np.ndarray:
+def shape_area(
+    height: int, width: int, shape: str, size: int, corner: tuple[int, int]
+) -> np.ndarray:
     """Where paste_shape draws: a boolean array of the picture's size."""
     area = np.zeros((height, width), bool)
     x, y = corner
@@ -88,13 +94,17 @@ def grid(areas: Sequence[np.ndarray], classes: Sequence[int], least: float = 0.1
     return np.where(shares.max(0) >= least, np.asarray(classes)[shares.argmax(0)], 0)
 
 
-def labelled(areas: Sequence[np.ndarray], found: Sequence[str], words: Sequence[str], least: float = 0.15) -> np.ndarray:
+def labelled(
+    areas: Sequence[np.ndarray], found: Sequence[str], words: Sequence[str], least: float = 0.15
+) -> np.ndarray:
     """Labels (T, H, W) from the coverage and the name of each thing: (H, W) on a picture, (T, H, W) on a clip."""
     labels = grid(areas, [words.index(name) + 1 for name in found], least)
     return labels if labels.ndim == 3 else labels[np.newaxis]
 
 
-def stamp(image: Image.Image, shape: str, size: int, corner: tuple[int, int], rgb: tuple[int, int, int]) -> np.ndarray:
+def stamp(
+    image: Image.Image, shape: str, size: int, corner: tuple[int, int], rgb: tuple[int, int, int]
+) -> np.ndarray:
     """Draws a shape with its top left corner at `corner`; the coverage (H, W) of it."""
     paste_shape(image, shape, size, corner, rgb)
     return coverage(shape_area(image.height, image.width, shape, size, corner))
@@ -108,7 +118,11 @@ def box_coverage(image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarr
 
 
 def stamp_letter(
-    image: Image.Image, letter: str, cell: tuple[int, int], face: ImageFont.FreeTypeFont, ink: tuple[int, int, int]
+    image: Image.Image,
+    letter: str,
+    cell: tuple[int, int],
+    face: ImageFont.FreeTypeFont,
+    ink: tuple[int, int, int],
 ) -> np.ndarray:
     """Draws a capital in the middle of the visual token (column, row) `cell`; the coverage (H, W), of that token."""
     x, y = cell[0] * CELL, cell[1] * CELL

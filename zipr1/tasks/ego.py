@@ -34,7 +34,9 @@ class Ego(Task):
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
         clip = walk(split, index)
-        left = int(rng.integers(0, WIDE - SIDE + 1))  # when a clip comes again, another part of it is shown
+        left = int(
+            rng.integers(0, WIDE - SIDE + 1)
+        )  # when a clip comes again, another part of it is shown
         frames = tuple(Image.fromarray(frame) for frame in clip.frames[:, :, left : left + SIDE])
         turns = clip.action.startswith("turn")
         questions = [
@@ -44,9 +46,18 @@ class Ego(Task):
         ]
         if turns:
             questions.append(("Which way does the camera turn?", clip.action.removeprefix("turn ")))
-            questions.append(("Does the camera turn to the left?", "yes" if clip.action == "turn left" else "no"))
+            questions.append(
+                ("Does the camera turn to the left?", "yes" if clip.action == "turn left" else "no")
+            )
         else:
             questions.append(("Does the camera move forward or backward?", clip.action))
-            questions.append(("Does the camera move forward?", "yes" if clip.action == "forward" else "no"))
+            questions.append(
+                ("Does the camera move forward?", "yes" if clip.action == "forward" else "no")
+            )
         action = np.full((FRAMES // 2, SIDE // CELL, SIDE // CELL), ACTIONS.index(clip.action) + 1)
-        return Scene(f"{self.name}/{split}/{index}", tuple(questions), frames=frames, labels={"action": action})
+        return Scene(
+            f"{self.name}/{split}/{index}",
+            tuple(questions),
+            frames=frames,
+            labels={"action": action},
+        )

@@ -30,7 +30,11 @@ class Lecture(Task):
         rng = self.rng(split, index)
         paper = tuple(int(v) for v in rng.integers(225, 256, size=3))
         slides = [Image.new("RGB", (SIDE, SIDE), paper) for _ in range(4)]  # two frames each
-        colours, letters, shapes = pick(rng, COLOUR_NAMES, 4), pick(rng, ALPHABET, 4), pick(rng, SHAPES, 2)
+        colours, letters, shapes = (
+            pick(rng, COLOUR_NAMES, 4),
+            pick(rng, ALPHABET, 4),
+            pick(rng, SHAPES, 2),
+        )
         cases = [int(i) for i in rng.permutation(4)[:2]]  # which entry of the rule decides
         face = font(pick(rng, FONTS[split]), 18)
 
@@ -40,13 +44,19 @@ class Lecture(Task):
             slide, bottom = divmod(entry, 2)
             right = int(rng.integers(2))
             box = (PLATE * right, PLATE * bottom, PLATE * right + PLATE, PLATE * bottom + PLATE)
-            ImageDraw.Draw(slides[slide]).rounded_rectangle((*box[:2], box[2] - 1, box[3] - 1), 8, fill=tint(rng, colour))
+            ImageDraw.Draw(slides[slide]).rounded_rectangle(
+                (*box[:2], box[2] - 1, box[3] - 1), 8, fill=tint(rng, colour)
+            )
             plates[entry, slide] = box_coverage(slides[slide], box)
             ink = (20, 20, 20) if colour in LIGHT_PLATES else (250, 250, 250)
-            marks[entry, slide] = stamp_letter(slides[slide], letter, (3 * right + 1, 3 * bottom + 1), face, ink)
+            marks[entry, slide] = stamp_letter(
+                slides[slide], letter, (3 * right + 1, 3 * bottom + 1), face, ink
+            )
         for i, (shape, entry) in enumerate(zip(shapes, cases, strict=True)):
             corner = tuple(CELL * int(v) for v in rng.integers(0, 3, size=2))
-            figures[i, 2 + i] = stamp(slides[2 + i], shape, int(rng.integers(60, 65)), corner, tint(rng, colours[entry]))
+            figures[i, 2 + i] = stamp(
+                slides[2 + i], shape, int(rng.integers(60, 65)), corner, tint(rng, colours[entry])
+            )
 
         one, two = (int(i) for i in rng.permutation(4)[:2])
         questions = (
@@ -59,7 +69,9 @@ class Lecture(Task):
         )
         coloured = np.concatenate([plates, figures])
         labels = {
-            "colour": labelled(coloured, [*colours, *(colours[entry] for entry in cases)], COLOUR_NAMES),
+            "colour": labelled(
+                coloured, [*colours, *(colours[entry] for entry in cases)], COLOUR_NAMES
+            ),
             "shape": labelled(figures, shapes, SHAPES),
             "letter": labelled(marks, letters, ALPHABET),
         }

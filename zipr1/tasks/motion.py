@@ -13,7 +13,12 @@ from .draw import COLOUR_NAMES, SHAPES, coverage, grid, paste_shape, pick, shape
 from .photos import background
 
 SIDE, FRAMES = 96, 8
-DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+DIRECTIONS: dict[str, tuple[int, int]] = {
+    "left": (-1, 0),
+    "right": (1, 0),
+    "up": (0, -1),
+    "down": (0, 1),
+}
 BLOCK = 2 * CELL
 
 
@@ -46,13 +51,21 @@ class Motion(Task):
         if moves:  # room for the whole path
             room = SIDE - sizes[0] - step * (FRAMES - 1)
             along, sign = 1 - across, dx + dy
-            starts[0][along] = int(rng.integers(0, room + 1)) + (step * (FRAMES - 1) if sign < 0 else 0)
+            starts[0][along] = int(rng.integers(0, room + 1)) + (
+                step * (FRAMES - 1) if sign < 0 else 0
+            )
             begins = (0, 0)
         else:
             first = int(rng.integers(0, 3))
-            begins = (first, int(rng.integers(first + 2, FRAMES - 1)))  # frames in which the shapes appear
+            begins = (
+                first,
+                int(rng.integers(first + 2, FRAMES - 1)),
+            )  # frames in which the shapes appear
             # in squares of 2 x 2 visual tokens, as in shapes.py
-            starts = [[BLOCK * int(v) + int(rng.integers(5)) for v in divmod(place, 3)] for place in pick(rng, range(9), 2)]
+            starts = [
+                [BLOCK * int(v) + int(rng.integers(5)) for v in divmod(place, 3)]
+                for place in pick(rng, range(9), 2)
+            ]
         rgb = [tint(rng, colour) for colour in colours]
         frames, shares = [], np.zeros((2, FRAMES, SIDE // 16, SIDE // 16))
         for t in range(FRAMES):
@@ -78,7 +91,9 @@ class Motion(Task):
                 ("What shape is the object that appears first?", shapes[0]),
                 ("What shape is the object that appears last?", shapes[1]),
             )
-        pairs = shares.reshape(2, FRAMES // 2, 2, *shares.shape[2:]).mean(2)  # one token spans two frames
+        pairs = shares.reshape(2, FRAMES // 2, 2, *shares.shape[2:]).mean(
+            2
+        )  # one token spans two frames
         labels = {
             "colour": grid(pairs, [COLOUR_NAMES.index(colour) + 1 for colour in colours]),
             "shape": grid(pairs, [SHAPES.index(shape) + 1 for shape in shapes]),

@@ -31,7 +31,9 @@ class Needle(Task):
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
         left = int(rng.integers(0, WIDE - SIDE + 1))
-        inside = [Image.fromarray(frame) for frame in walk(split, index).frames[:, :, left : left + SIDE]]
+        inside = [
+            Image.fromarray(frame) for frame in walk(split, index).frames[:, :, left : left + SIDE]
+        ]
         outside = piece(split, rng, SIDE, FRAMES - len(inside))
         frames = inside + outside if rng.integers(2) else outside + inside
         count = int(rng.integers(1, MOST + 1))
@@ -54,5 +56,8 @@ class Needle(Task):
             (f"What shape is the {colours[one]} object?", shapes[one]),
         )
         pairs = by_pair(shares)
-        labels = {"colour": labelled(pairs, colours, COLOUR_NAMES), "shape": labelled(pairs, shapes, SHAPES)}
+        labels = {
+            "colour": labelled(pairs, colours, COLOUR_NAMES),
+            "shape": labelled(pairs, shapes, SHAPES),
+        }
         return Scene(f"{self.name}/{split}/{index}", questions, frames=tuple(frames), labels=labels)

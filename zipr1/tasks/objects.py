@@ -40,7 +40,10 @@ class Objects(Task):
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
         back = background(split, rng, SIDE)
-        colours, shapes = pick(rng, COLOUR_NAMES, 3), pick(rng, SHAPES, 3)  # of the cups, under the cups
+        colours, shapes = (
+            pick(rng, COLOUR_NAMES, 3),
+            pick(rng, SHAPES, 3),
+        )  # of the cups, under the cups
         rgb, tone = [tint(rng, colour) for colour in colours], int(rng.integers(235, 256))
         ends = list(range(3))  # where each cup comes to stand
         one, two = (int(i) for i in rng.permutation(3)[:2])
@@ -52,7 +55,9 @@ class Objects(Task):
             moved = min(max((t - 3) / 3, 0), 1)  # from frame 3, the start, to frame 6
             for i in range(3):
                 if t < 2:
-                    figures[i, t] = stamp(frame, shapes[i], 30, (BLOCK * i + 1, LOWERED + 1), (tone, tone, tone))
+                    figures[i, t] = stamp(
+                        frame, shapes[i], 30, (BLOCK * i + 1, LOWERED + 1), (tone, tone, tone)
+                    )
                 x = round(BLOCK * (i + moved * (ends[i] - i)))
                 cups[i, t] = draw_cup(frame, (x, RAISED if t < 2 else LOWERED), rgb[i])
             frames.append(frame)

@@ -54,5 +54,8 @@ class Perceive(PairTask):
             (f"What colour is the {small[1]}?", small[0]),
             (f"What shape is the {small[0]} object?", small[1]),
         )
-        labels = {"colour": labelled(areas, colours, COLOUR_NAMES), "shape": labelled(areas, shapes, SHAPES)}
+        labels = {
+            "colour": labelled(areas, colours, COLOUR_NAMES),
+            "shape": labelled(areas, shapes, SHAPES),
+        }
         return Scene(f"{self.name}/{split}/{index}", questions, image, labels=labels)

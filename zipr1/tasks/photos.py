@@ -35,7 +35,9 @@ def wheel(package: str) -> Path:
     """The folder of an installed package, found without importing it: importing scikit-learn takes seconds."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{package} is not installed: the tasks read its data; pip install 'zipr1[tasks]'")
+        raise ModuleNotFoundError(
+            f"{package} is not installed: the tasks read its data; pip install 'zipr1[tasks]'"
+        )
     return Path(spec.origin).parent
 
 
@@ -46,16 +48,25 @@ def photo(folder: str, name: str) -> Image.Image:
     with Image.open(wheel(package).joinpath(*rest, name)) as original:
         image = original.convert("RGB")
     scale = SHORT_SIDE / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    image = image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS
+    )
     return image.filter(ImageFilter.GaussianBlur(1))
 
 
 def background(split: str, rng: np.random.Generator, size: int, faded: float = 0.55) -> Image.Image:
     """A square piece of a photograph of `split`, its contrast lowered by blending it with a grey."""
     image = photo(*PHOTOS[split][int(rng.integers(len(PHOTOS[split])))])
-    side = int(rng.integers(size, min(2 * size, SHORT_SIDE) + 1))  # the part of the photograph that is shown
-    left, top = int(rng.integers(image.width - side + 1)), int(rng.integers(image.height - side + 1))
-    crop = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+    side = int(
+        rng.integers(size, min(2 * size, SHORT_SIDE) + 1)
+    )  # the part of the photograph that is shown
+    left, top = (
+        int(rng.integers(image.width - side + 1)),
+        int(rng.integers(image.height - side + 1)),
+    )
+    crop = image.resize(
+        (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
+    )
     if rng.integers(2):
         crop = ImageOps.mirror(crop)
     grey = int(rng.integers(40, 216))

@@ -22,9 +22,13 @@ WORDS = COLOUR_NAMES + SHAPES
 ALPHABET = tuple("abcdefghijklmnopqrstuvwxyz")
 
 
-def draw_arrow(image: Image.Image, direction: str, corner: tuple[int, int], rgb: tuple[int, int, int]) -> None:
+def draw_arrow(
+    image: Image.Image, direction: str, corner: tuple[int, int], rgb: tuple[int, int, int]
+) -> None:
     """An arrow that fills a square of BLOCK pixels."""
-    outline = np.array([(15, 0), (6, 14), (6, 7), (-15, 7), (-15, -7), (6, -7), (6, -14)])  # to the right
+    outline = np.array(
+        [(15, 0), (6, 14), (6, 7), (-15, 7), (-15, -7), (6, -7), (6, -14)]
+    )  # to the right
     dx, dy = DIRECTIONS[direction]
     turned = outline @ np.array([(dx, dy), (-dy, dx)]) + np.array(corner) + BLOCK // 2
     ImageDraw.Draw(image).polygon([tuple(point) for point in turned.tolist()], fill=rgb)
@@ -85,14 +89,22 @@ class Reason(Task):
         areas = []
         for colour, shape, place in zip(colours, shapes, pick(rng, range(12), 3), strict=True):
             size = int(rng.integers(28, BLOCK + 1))
-            x, y = (BLOCK * int(v) + int(rng.integers(BLOCK - size + 1)) for v in (place % 4, 1 + place // 4))
+            x, y = (
+                BLOCK * int(v) + int(rng.integers(BLOCK - size + 1))
+                for v in (place % 4, 1 + place // 4)
+            )
             areas.append(stamp(image, shape, size, (x, y), tint(rng, colour)))
         asks_shape = bool(rng.integers(2))
         word, answer = (colours[0], shapes[0]) if asks_shape else (shapes[0], colours[0])
-        ImageDraw.Draw(image).rectangle((0, 0, SIDE, BLOCK - 8), fill=(245, 245, 240))  # a strip of paper
+        ImageDraw.Draw(image).rectangle(
+            (0, 0, SIDE, BLOCK - 8), fill=(245, 245, 240)
+        )  # a strip of paper
         face = font(pick(rng, FONTS[split]), int(rng.integers(17, 20)))
         left = int(rng.integers(0, SIDE // CELL - len(word) + 1))
-        letters = [stamp_letter(image, letter, (left + i, 0), face, (20, 20, 20)) for i, letter in enumerate(word)]
+        letters = [
+            stamp_letter(image, letter, (left + i, 0), face, (20, 20, 20))
+            for i, letter in enumerate(word)
+        ]
         questions = (
             ("Answer the question in the picture.", answer),
             ("What is the answer to the written question?", answer),

@@ -29,7 +29,11 @@ class Relate(Task):
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
         image = background(split, rng, SIDE)
-        colours, shapes, letters = pick(rng, COLOUR_NAMES, 4), pick(rng, SHAPES, 4), pick(rng, LETTERS, 4)
+        colours, shapes, letters = (
+            pick(rng, COLOUR_NAMES, 4),
+            pick(rng, SHAPES, 4),
+            pick(rng, LETTERS, 4),
+        )
         face = font(pick(rng, FONTS[split]), 18)
         areas, marks = [], []
         for colour, shape, letter, quarter in zip(colours, shapes, letters, QUARTERS, strict=True):
@@ -50,7 +54,10 @@ class Relate(Task):
             (f"Which letter is on the {shapes[one]}?", letters[one]),
             (f"Which letter is on the {colours[two]} object?", letters[two]),
             (f"Which letter is {beside(one)[0]} of the {shapes[one]}?", beside(one)[1]),
-            (f"Which letter is {beside(three)[0]} of the {colours[three]} object?", beside(three)[1]),
+            (
+                f"Which letter is {beside(three)[0]} of the {colours[three]} object?",
+                beside(three)[1],
+            ),
             (f"Which letter is {over(two)[0]} the {shapes[two]}?", over(two)[1]),
             (f"Which letter is {over(four)[0]} the {colours[four]} object?", over(four)[1]),
         )

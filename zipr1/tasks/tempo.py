@@ -28,7 +28,12 @@ class Tempo(Task):
     clip = True
     pairs = True
     mirrors = "TempCompass"
-    label_words = {"colour": COLOUR_NAMES, "shape": SHAPES, "direction": tuple(DIRECTIONS), "change": CHANGES}
+    label_words = {
+        "colour": COLOUR_NAMES,
+        "shape": SHAPES,
+        "direction": tuple(DIRECTIONS),
+        "change": CHANGES,
+    }
 
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index // 2)
@@ -42,13 +47,19 @@ class Tempo(Task):
         if kind == "move":
             dx, dy = DIRECTIONS[direction]
             across = [CELL * int(v) for v in rng.integers(0, 5, size=2)]
-            path = [4 + 8 * t for t in range(FRAMES)][:: dx + dy]  # across the picture, backwards to the left and up
+            path = [4 + 8 * t for t in range(FRAMES)][
+                :: dx + dy
+            ]  # across the picture, backwards to the left and up
             drawn = [(0, 28, (along, across[0]) if dx else (across[0], along)) for along in path]
         elif kind == "grow":
             sizes = [24 + 8 * t for t in range(FRAMES)]
             drawn = [(0, size, ((SIDE - size) // 2, (SIDE - size) // 2)) for size in sizes]
         else:
-            rhythm = [0, 0, 0, 0, 1, 1, 1, 1] if kind == "order" or not second else [0, 0, 1, 1, 0, 0, 1, 1]
+            rhythm = (
+                [0, 0, 0, 0, 1, 1, 1, 1]
+                if kind == "order" or not second
+                else [0, 0, 1, 1, 0, 0, 1, 1]
+            )
             drawn = [(i, 30, (x + 1, y + 1)) for i in rhythm]
         if second and kind != "speed":
             drawn, direction = drawn[::-1], OPPOSITE[direction]
@@ -86,7 +97,9 @@ class Tempo(Task):
         labels = {
             "colour": labelled(pairs, colours, COLOUR_NAMES),
             "shape": labelled(pairs, shapes, SHAPES),
-            "direction": labelled(pairs[:1], [direction], tuple(DIRECTIONS)) if kind == "move" else nothing,
+            "direction": labelled(pairs[:1], [direction], tuple(DIRECTIONS))
+            if kind == "move"
+            else nothing,
             "change": labelled(pairs[:1], [change], CHANGES) if kind == "grow" else nothing,
         }
         return Scene(f"{self.name}/{split}/{index}", questions, frames=tuple(frames), labels=labels)
@@ -94,5 +107,9 @@ class Tempo(Task):
     def example(self, split: str, index: int) -> Example:
         """The same question of both scenes of a pair, one that a single frame does not answer."""
         scene = self.scene(split, index)
-        numbers = [i for i, (question, _) in enumerate(scene.questions) if not question.startswith("What colour is")]
+        numbers = [
+            i
+            for i, (question, _) in enumerate(scene.questions)
+            if not question.startswith("What colour is")
+        ]
         return self.example_of(scene, numbers[self.drawn(split, index // 2, len(numbers))])

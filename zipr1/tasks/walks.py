@@ -28,11 +28,13 @@ SIDE, FRAMES, WIDE = 96, 8, 128  # clips are kept WIDE pixels wide; a scene show
 MAPS: dict[str, tuple[tuple[str, str], ...]] = {
     # maps with little room to walk are left out: finding clips there takes seconds
     "train": tuple(
-        ("freedoom2.wad", f"map{number:02d}") for number in (1, 3, 4, 5, 6, 7, 8, 9, 12, 14, 17, 18, 20, 21, 22, 25, 26, 29)
+        ("freedoom2.wad", f"map{number:02d}")
+        for number in (1, 3, 4, 5, 6, 7, 8, 9, 12, 14, 17, 18, 20, 21, 22, 25, 26, 29)
     ),
     "val": tuple(("freedoom1.wad", f"e1m{number}") for number in range(2, 8)),
     "test": tuple(
-        ("freedoom1.wad", level) for level in ("e2m1", "e2m2", "e2m3", "e2m4", "e2m5", "e2m6", "e2m7", "e3m4", "e3m5")
+        ("freedoom1.wad", level)
+        for level in ("e2m1", "e2m2", "e2m3", "e2m4", "e2m5", "e2m6", "e2m7", "e3m4", "e3m5")
     ),
 }
 CLIPS_PER_MAP = 28  # a multiple of the number of actions
@@ -53,7 +55,9 @@ class Clip:
 
     def mirrored(self) -> "Clip":
         """The same walk in a mirror: the world of y turned into -y."""
-        swapped = {"turn left": "turn right", "turn right": "turn left"}.get(self.action, self.action)
+        swapped = {"turn left": "turn right", "turn right": "turn left"}.get(
+            self.action, self.action
+        )
         return Clip(swapped, self.frames[:, :, ::-1], self.poses * (1, -1, -1))
 
 
@@ -65,7 +69,9 @@ def start_engine(wad: str, level: str, folder: str) -> "DoomGame":
     game = vizdoom.DoomGame()
     game.set_doom_game_path(str(data / wad))
     game.set_doom_map(level)
-    game.set_doom_config_path(str(Path(folder) / "engine.ini"))  # else it is written where the user is
+    game.set_doom_config_path(
+        str(Path(folder) / "engine.ini")
+    )  # else it is written where the user is
     game.set_window_visible(False)
     game.set_sound_enabled(False)
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
@@ -74,7 +80,9 @@ def start_engine(wad: str, level: str, folder: str) -> "DoomGame":
     game.set_render_weapon(False)
     game.set_render_crosshair(False)
     game.set_render_messages(False)
-    game.set_available_buttons([vizdoom.Button.MOVE_FORWARD_BACKWARD_DELTA, vizdoom.Button.TURN_LEFT_RIGHT_DELTA])
+    game.set_available_buttons(
+        [vizdoom.Button.MOVE_FORWARD_BACKWARD_DELTA, vizdoom.Button.TURN_LEFT_RIGHT_DELTA]
+    )
     names = vizdoom.GameVariable
     pose = [names.POSITION_X, names.POSITION_Y, names.ANGLE]
     game.set_available_game_variables([*pose, names.VELOCITY_X, names.VELOCITY_Y])
@@ -119,32 +127,45 @@ def record(game: "DoomGame", rng: np.random.Generator, action: str) -> Clip | No
         if walk and len(poses) > 1:
             (x0, y0, angle), (x1, y1, _) = poses[-2], poses[-1]
             heading = math.radians(angle)
-            if ((x1 - x0) * math.cos(heading) + (y1 - y0) * math.sin(heading)) * np.sign(walk) < LEAST_STEP:
+            if ((x1 - x0) * math.cos(heading) + (y1 - y0) * math.sin(heading)) * np.sign(
+                walk
+            ) < LEAST_STEP:
                 return None
         frames.append(state.screen_buffer.copy())
     clip = np.stack(frames)
     changes = np.abs(np.diff(clip.astype(np.int16), axis=0)).mean()
     if clip.mean() < 40 or clip.std() < 20 or changes < 6:  # dark, bare, or a blank wall
         return None
-    small = [np.asarray(Image.fromarray(frame).resize((WIDE, SIDE), Image.Resampling.BOX)) for frame in frames]
+    small = [
+        np.asarray(Image.fromarray(frame).resize((WIDE, SIDE), Image.Resampling.BOX))
+        for frame in frames
+    ]
     return Clip(action, np.stack(small), np.stack(poses))
 
 
 def explore(game: "DoomGame", rng: np.random.Generator) -> tuple[Clip, ...]:
     """CLIPS_PER_MAP clips of the map that `game` shows, the actions in turn."""
-    places = sorted((round(thing.position_x), round(thing.position_y)) for thing in game.get_state().objects)
+    places = sorted(
+        (round(thing.position_x), round(thing.position_y)) for thing in game.get_state().objects
+    )
     made: list[Clip] = []
     for _ in range(ATTEMPTS):
         if game.is_episode_finished():
             enter(game)
-        game.make_action([0, 0], 40)  # the engine carries speed through a warp: first come to a stand
+        game.make_action(
+            [0, 0], 40
+        )  # the engine carries speed through a warp: first come to a stand
         if game.is_episode_finished():
             continue
         x, y = pick(rng, places)  # where the map has a thing, there is a floor to stand on
         game.send_game_command(f"warp {x} {y}")
         game.make_action([0, float(rng.integers(0, 360))])
         game.make_action([0, 0], 3)
-        clip = None if game.is_episode_finished() else record(game, rng, ACTIONS[len(made) % len(ACTIONS)])
+        clip = (
+            None
+            if game.is_episode_finished()
+            else record(game, rng, ACTIONS[len(made) % len(ACTIONS)])
+        )
         if clip is not None:
             made.append(clip)
             if len(made) == CLIPS_PER_MAP:

@@ -65,14 +65,32 @@ def whole(place: Path) -> Iterator[Path]:
         yield partial
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # torch reports a full disk as RuntimeError
         shutil.rmtree(partial, ignore_errors=True)
         last = checkpoints(place.parent)
-        kept = f"the last checkpoint, {last[-1]}, is intact" if last else "no earlier checkpoint exists"
-        raise CheckpointError(f"{place}: could not be written ({error}); {kept}; free some space and use --resume") from error
+        kept = (
+            f"the last checkpoint, {last[-1]}, is intact"
+            if last
+            else "no earlier checkpoint exists"
+        )
+        raise CheckpointError(
+            f"{place}: could not be written ({error}); {kept}; free some space and use --resume"
+        ) from error
 
 
-def write(folder: Path, step: int, model, processor, state: dict, config: TrainConfig, weights: dict | None = None) -> Path:
+def write(
+    folder: Path,
+    step: int,
+    model,
+    processor,
+    state: dict,
+    config: TrainConfig,
+    weights: dict | None = None,
+) -> Path:
     """Writes checkpoint-{step}, then deletes those beyond the limit. `weights`: those of a sharded model, gathered."""
     place = folder / f"checkpoint-{step}"
     with whole(place) as partial:
@@ -95,10 +113,19 @@ def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
         return None
     try:
         before = json.loads((found[-1] / "train.json").read_text())
-        state = torch.load(found[-1] / STATE, weights_only=True, mmap=True)  # every process has it; of 7B, 61 GB
+        state = torch.load(
+            found[-1] / STATE, weights_only=True, mmap=True
+        )  # every process has it; of 7B, 61 GB
         for weights in found[-1].glob("*.safetensors"):
             safe_open(weights, "pt")  # sees whether it is whole
-    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:  # some are torch's
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:  # some are torch's
         raise CheckpointError(
             f"{found[-1]}: cannot be read ({error}); delete this checkpoint and resume from the one before"
         ) from error
@@ -115,4 +142,6 @@ def check_layout(checkpoint: Path, before: str | None, now: str | None) -> None:
     """Raises CheckpointError where the optimizer's state is in parts that this run cannot read, or should be and is not."""
     if before != now:
         names = [one or "a launcher without DeepSpeed" for one in (before, now)]
-        raise CheckpointError(f"{checkpoint}: was written by {names[0]}, this run has {names[1]}; resume as it was started")
+        raise CheckpointError(
+            f"{checkpoint}: was written by {names[0]}, this run has {names[1]}; resume as it was started"
+        )

@@ -23,7 +23,9 @@ from zipr1.sparsity.rules import TopP
 ASKED = 0.125  # chance of a row at the edge of T to be asked in one pass; farther out, the less its gradient counts
 
 
-def asked_rows(chance: torch.Tensor, valid: torch.Tensor, layer: int, numbers: Sequence[int] | None) -> torch.Tensor:
+def asked_rows(
+    chance: torch.Tensor, valid: torch.Tensor, layer: int, numbers: Sequence[int] | None
+) -> torch.Tensor:
     """Which rows a pass that learns asks about (`KeptRows.halfway`): chance of each and valid (B, L) -> (B, L) how many rows it
     stands for, 1 / chance, or 0 if it is not asked.
 
@@ -31,14 +33,20 @@ def asked_rows(chance: torch.Tensor, valid: torch.Tensor, layer: int, numbers: S
     the sample, however it is padded, and of nothing that recomputing could change.
     """
     turn = torch.tensor(numbers or [0] * len(valid), device=valid.device)[:, None] % 2**32
-    place = valid.cumsum(-1) * round(2**32 * 5**0.5) + turn * round(2**32 * (2**0.5 - 1)) + layer * round(2**32 * 3**0.5)
+    place = (
+        valid.cumsum(-1) * round(2**32 * 5**0.5)
+        + turn * round(2**32 * (2**0.5 - 1))
+        + layer * round(2**32 * 3**0.5)
+    )
     asked = (place % 2**32 < chance * 2**32) & valid
     return torch.where(asked, 1 / chance, 0.0)
 
 
 MEMBERSHIP = "zipr1_membership"
 SOFTNESS = 1.0  # nats of the score over which membership fades in the backward pass
-PIECE = 1 << 22  # scores at a time, of all samples and heads, on a CPU; a GPU, which wants larger products, takes 16 times more
+PIECE = (
+    1 << 22
+)  # scores at a time, of all samples and heads, on a CPU; a GPU, which wants larger products, takes 16 times more
 BYTES = 20  # of a score while its piece is learned from: five numbers
 
 
@@ -50,7 +58,12 @@ def membership(rule: TopP, scores: Scores, kept: torch.Tensor) -> tuple[torch.Te
     tiny = torch.finfo(torch.float32).tiny
     logs = rule.score(scores).clamp(min=tiny).log()
     count = (kept & valid).sum(-1, keepdim=True)
-    edge = logs.detach().masked_fill(~valid, float("-inf")).sort(-1, descending=True).values.gather(1, count - 1)
+    edge = (
+        logs.detach()
+        .masked_fill(~valid, float("-inf"))
+        .sort(-1, descending=True)
+        .values.gather(1, count - 1)
+    )
     soft = torch.sigmoid((logs - edge) / SOFTNESS)
     chosen = valid & (count < valid.sum(-1, keepdim=True))
     slope = (soft * (1 - soft) / SOFTNESS).detach()
@@ -83,7 +96,9 @@ class Attend(torch.autograd.Function):
             seen = slice(inside.shape[-1])
             states = query[:, :, part], keys[:, :, seen], values[:, :, seen]
             with without_cudnn():
-                out[:, :, part] = F.scaled_dot_product_attention(*states, attn_mask=inside, scale=scaling)
+                out[:, :, part] = F.scaled_dot_product_attention(
+                    *states, attn_mask=inside, scale=scaling
+                )
         ctx.save_for_backward(query, key, value, member, valid, out)
         ctx.settings = scaling, piece
         return out
@@ -95,7 +110,9 @@ class Attend(torch.autograd.Function):
         scaling, piece = ctx.settings
         _, heads, length, _ = query.shape
         # In the precision of `member`: sums over many pieces, and differences of large logits.
-        found = [torch.zeros_like(states, dtype=member.dtype) for states in (query, key, value, member)]
+        found = [
+            torch.zeros_like(states, dtype=member.dtype) for states in (query, key, value, member)
+        ]
         to_query, to_key, to_value, to_member = found
         asked = (gradient != 0).any(3).any(1).cpu()  # the one wait for the device
         for b in asked.any(1).nonzero()[:, 0].tolist():
@@ -104,24 +121,36 @@ class Attend(torch.autograd.Function):
                 seen = slice(inside.shape[-1])
                 # Query heads that share keys, one behind the other: (Hkv, H / Hkv * Q, D).
                 q, g, o = (
-                    one[b][:, part].to(member.dtype).view(key.shape[1], -1, one.shape[-1]) for one in (query, gradient, out)
+                    one[b][:, part].to(member.dtype).view(key.shape[1], -1, one.shape[-1])
+                    for one in (query, gradient, out)
                 )
                 k, v = (one[b, :, seen].to(member.dtype) for one in (key, value))
                 scores = (q @ k.transpose(1, 2)).mul_(scaling).view(heads, *inside.shape)
                 scores -= scores.masked_fill(~inside, float("-inf")).logsumexp(-1, keepdim=True)
-                weight = torch.where(inside, scores.clamp(max=0).exp_(), scores.sigmoid().mul_(sees))
+                weight = torch.where(
+                    inside, scores.clamp(max=0).exp_(), scores.sigmoid().mul_(sees)
+                )
                 del scores
-                change = (g @ v.transpose(1, 2)).sub_((g * o).sum(-1, keepdim=True)).view_as(weight).mul_(weight)
+                change = (
+                    (g @ v.transpose(1, 2))
+                    .sub_((g * o).sum(-1, keepdim=True))
+                    .view_as(weight)
+                    .mul_(weight)
+                )
                 to_member[b, seen] += change.masked_fill(own, 0).sum((0, 1))
                 change = change.masked_fill_(~inside, 0).mul_(scaling).view(*q.shape[:2], -1)
                 to_query[b][:, part] = (change @ k).view(heads, len(part), -1)
                 to_key[b, :, seen] += change.transpose(1, 2) @ q
-                to_value[b, :, seen] += weight.masked_fill_(~inside, 0).view_as(change).transpose(1, 2) @ g
+                to_value[b, :, seen] += (
+                    weight.masked_fill_(~inside, 0).view_as(change).transpose(1, 2) @ g
+                )
                 del weight, change  # before the next piece's
         return *found, None, None, None
 
 
-def masks(member: torch.Tensor, valid: torch.Tensor, part: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def masks(
+    member: torch.Tensor, valid: torch.Tensor, part: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     """member and valid (..., L), part (Q,) columns in order -> over the keys up to the last of them (..., Q, K) which each
     query sees, (..., Q, K) which of those take part, (Q, K) which is its own."""
     seen = slice(int(part[-1]) + 1)
@@ -137,7 +166,9 @@ def membership_attention(module, query, key, value, attention_mask, scaling: flo
     are weighed with zero here, or under scope layer by its hooks."""
     call = kwargs[NAME]()
     if call.relax is None or call.cache is not None:
-        raise ValueError("membership is for passes that learn: give zipr1.sparse(..., relax=...) and use_cache=False")
+        raise ValueError(
+            "membership is for passes that learn: give zipr1.sparse(..., relax=...) and use_cache=False"
+        )
     batch, _, length, _ = query.shape
     if attention_mask is None:
         attention_mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
@@ -145,7 +176,13 @@ def membership_attention(module, query, key, value, attention_mask, scaling: flo
     member, slope = membership(call.rule, call.scores, kept)
     # Under autocast rotary embedding leaves queries and keys in float32.
     out = Attend.apply(
-        query.to(value.dtype), key.to(value.dtype), value, member, attention_mask.bool(), scaling, piece_of(query.device.type)
+        query.to(value.dtype),
+        key.to(value.dtype),
+        value,
+        member,
+        attention_mask.bool(),
+        scaling,
+        piece_of(query.device.type),
     ).transpose(1, 2)
     weight = member.to(value.dtype)[:, :, None]
     if call.rows is None:

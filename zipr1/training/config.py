@@ -177,9 +177,13 @@ class TrainConfig:
         )  # fmt: skip
         check_share(self, "p")
         if not 0 <= self.dense_share <= 1:
-            raise ValueError(f"dense_share={self.dense_share}: the share of dense rollouts must lie in [0, 1]")
+            raise ValueError(
+                f"dense_share={self.dense_share}: the share of dense rollouts must lie in [0, 1]"
+            )
         if not 0 <= self.target_ratio < 1:
-            raise ValueError(f"target_ratio={self.target_ratio}: the token ratio to reach must lie in [0, 1), for example 0.2")
+            raise ValueError(
+                f"target_ratio={self.target_ratio}: the token ratio to reach must lie in [0, 1), for example 0.2"
+            )
         check_tasks(self.tasks)
         if self.give_back < 0:
             raise ValueError(f"give_back={self.give_back}: must be 0 or above")
@@ -189,17 +193,25 @@ class TrainConfig:
                 f"give_back={self.give_back}: needs sampled answers, and governed: true to ask the reference; else set it to 0"
             )
         if self.objective.baseline == "reference" and self.objective.efficiency_reward:
-            raise ValueError("baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0")
+            raise ValueError(
+                "baseline=reference: for a reward of right or wrong alone; set efficiency_reward to 0"
+            )
         if self.objective.baseline == "reference" and (self.graded or self.reward_function):
             raise ValueError(
                 "baseline=reference: for rewards of 0 or 1, which graded and reward_function do not give; set baseline to group"
             )
         if self.completions == "given" and self.objective.gate != "none":
-            raise ValueError("completions=given: nothing is sampled, so nothing is right or wrong; set gate: none")
+            raise ValueError(
+                "completions=given: nothing is sampled, so nothing is right or wrong; set gate: none"
+            )
         if self.data and not self.probe_data:
-            raise ValueError(f"data={self.data}: name probe_data too, rows to measure on that are not trained on")
+            raise ValueError(
+                f"data={self.data}: name probe_data too, rows to measure on that are not trained on"
+            )
         if self.prompts_per_step % self.mini_batches:
-            raise ValueError(f"mini_batches={self.mini_batches}: must divide prompts_per_step={self.prompts_per_step}")
+            raise ValueError(
+                f"mini_batches={self.mini_batches}: must divide prompts_per_step={self.prompts_per_step}"
+            )
 
     def check_processes(self, processes: int) -> None:
         """Raises ValueError where so many processes cannot share the questions of a step."""
@@ -220,4 +232,9 @@ class TrainConfig:
         if self.graded or self.reward_function:
             preset = replace(preset, baseline="group")
         own = {name: getattr(self, name) for name in preset.__dataclass_fields__}
-        return Objective(**{name: getattr(preset, name) if value is None else value for name, value in own.items()})
+        return Objective(
+            **{
+                name: getattr(preset, name) if value is None else value
+                for name, value in own.items()
+            }
+        )

@@ -21,7 +21,9 @@ def plot_training(runs: dict[str, Path], file: Path | IO) -> None:
         for name, metrics in runs.items():
             rows = [json.loads(line) for line in metrics.read_text().splitlines()]
             points = [(row["step"], row[key]) for row in rows if key in row]
-            if not key.startswith("probe") and len(points) > 20:  # noisy: a running mean of ten steps
+            if (
+                not key.startswith("probe") and len(points) > 20
+            ):  # noisy: a running mean of ten steps
                 smooth = np.convolve([value for _, value in points], np.ones(10) / 10, mode="valid")
                 points = list(zip([step for step, _ in points][9:], smooth, strict=True))
             axes.plot(*zip(*points, strict=True), label=name)

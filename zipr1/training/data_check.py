@@ -71,10 +71,16 @@ class DataCheckConfig:
     def training(self) -> TrainConfig:
         """The training that the rows are for. Raises ValueError as TrainConfig does."""
         start = read_recipe(TrainConfig, self.recipe) if self.recipe else TrainConfig()
-        own = {name: value for name, value in vars(self).items() if name in TrainConfig.__dataclass_fields__ and name != "json"}
+        own = {
+            name: value
+            for name, value in vars(self).items()
+            if name in TrainConfig.__dataclass_fields__ and name != "json"
+        }
         own = {name: value for name, value in own.items() if value is not None}
         # Neither gate nor baseline says anything of rows; these go with any completions and rewards.
-        return replace(start, data=self.file, probe_data=self.file, gate="none", baseline="group", **own)
+        return replace(
+            start, data=self.file, probe_data=self.file, gate="none", baseline="group", **own
+        )
 
 
 class DataError(Exception):
@@ -110,12 +116,21 @@ class Report:
         lines = [f"{self.rows} rows, {self.usable} of them usable"]
         for name in ("data_type", "problem_type", "data_source"):
             counts = getattr(self, name)
-            lines.append(f"{name:<20}" + ", ".join(f"{key or '(none)'} {counts[key]}" for key in sorted(counts)))
-        lines.append(f"{'longest prompt':<20}{self.longest_prompt} tokens of at most {self.max_prompt_length}")
+            lines.append(
+                f"{name:<20}"
+                + ", ".join(f"{key or '(none)'} {counts[key]}" for key in sorted(counts))
+            )
+        lines.append(
+            f"{'longest prompt':<20}{self.longest_prompt} tokens of at most {self.max_prompt_length}"
+        )
         for problem, messages in self.problems.items():
             lines.append(f"{problem:<20}{len(messages)}")
             lines += [f"  {message}" for message in messages[:SHOWN]]
-            lines += [f"  and {len(messages) - SHOWN} more (--json has them all)"] if len(messages) > SHOWN else []
+            lines += (
+                [f"  and {len(messages) - SHOWN} more (--json has them all)"]
+                if len(messages) > SHOWN
+                else []
+            )
         return "\n".join(lines)
 
 
@@ -140,10 +155,16 @@ class Reading(Dataset):
         except ValueError as error:
             return Finding(problem="malformed rows", message=str(error))
         source = row.example.columns.get("data_source") or ""
-        known = {"data_type": row.data_type, "problem_type": row.example.problem_type, "data_source": str(source)}
+        known = {
+            "data_type": row.data_type,
+            "problem_type": row.example.problem_type,
+            "data_source": str(source),
+        }
         try:
             check_answer(row.example, self.training)  # before its media are read
-            part = checked(row.read(self.rows.max_frames), self.processor, self.training, self.longest)
+            part = checked(
+                row.read(self.rows.max_frames), self.processor, self.training, self.longest
+            )
         except MissingMedia as error:
             return Finding(**known, problem="missing media", message=str(error))
         except MediaError as error:
@@ -168,7 +189,12 @@ def check_data(config: DataCheckConfig) -> Report:
     check_prompts(model, training)
     load_function(training.reward_function)
     limit_pixels(processor, training.max_pixels, training.video_max_pixels)
-    reading = Reading(open_part(config.file, training, processor), processor, training, longest_prompt(model, training))
+    reading = Reading(
+        open_part(config.file, training, processor),
+        processor,
+        training,
+        longest_prompt(model, training),
+    )
     return summary(findings(reading, config.workers), reading.longest)
 
 
@@ -200,7 +226,9 @@ def findings(reading: Reading, workers: int) -> list[Finding]:
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):  # another error of the row that was read
             raise
-        next_rows = [str(index) for index in range(len(reading)) if index not in found][: 2 * workers]
+        next_rows = [str(index) for index in range(len(reading)) if index not in found][
+            : 2 * workers
+        ]
         raise DataError(
             f"a process that reads was killed ({error}), perhaps for memory, or by one of the rows number "
             f"{', '.join(next_rows)} (from 0); try --workers {workers // 2}. Until then: "

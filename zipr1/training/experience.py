@@ -44,7 +44,11 @@ def micro_batches(lengths: Sequence[int], budget: int | None) -> list[list[int]]
         return [list(range(len(lengths)))]
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if not groups or (len(groups[-1]) + 1) * lengths[index] > budget or lengths[index] > 2 * lengths[groups[-1][0]]:
+        if (
+            not groups
+            or (len(groups[-1]) + 1) * lengths[index] > budget
+            or lengths[index] > 2 * lengths[groups[-1][0]]
+        ):
             groups.append([])
         groups[-1].append(index)
     return groups
@@ -62,10 +66,15 @@ def gather_experience(
 ) -> list[Experience]:
     """Rollouts of the questions that `Questions.read` gave, in micro-batches."""
     numbers, examples, parts = asked
-    lengths = [config.num_generations * (part["input_ids"].shape[1] + config.max_completion_length) for part in parts]
+    lengths = [
+        config.num_generations * (part["input_ids"].shape[1] + config.max_completion_length)
+        for part in parts
+    ]
     groups, found = micro_batches(lengths, config.max_tokens_per_batch), []
     synced = in_step(policy)
-    for group in groups + groups[-1:] * (most(len(groups), accelerator) - len(groups) if synced else 0):
+    for group in groups + groups[-1:] * (
+        most(len(groups), accelerator) - len(groups) if synced else 0
+    ):
         inputs = collate(processor, [parts[i] for i in group])
         these, places = [examples[i] for i in group], [numbers[i] for i in group]
         with watch("rollout"), gathered(policy):
@@ -79,12 +88,19 @@ def gather_experience(
                 expected = mean_logprob(logp, rollout.mask).view(len(group), -1).mean(-1)
             elif config.data:  # a grader takes more than one wording
                 logits, answers = reference(ask, rollout, places, step, config, synced)
-                expected = answers and right(these, rewarded(processor, these, answers, step, config), config)[:, 0].float()
+                expected = (
+                    answers
+                    and right(these, rewarded(processor, these, answers, step, config), config)[
+                        :, 0
+                    ].float()
+                )
             else:
                 logits, expected = reference(consult, processor, these, rollout)
         expected = expected if expected is None else expected.cpu()
         found.append(Experience(these, rollout, rewards, logits, expected, places))
-    found = [piece for part in found[: len(groups)] for piece in split(part, config.max_tokens_per_batch)]
+    found = [
+        piece for part in found[: len(groups)] for piece in split(part, config.max_tokens_per_batch)
+    ]
     # DDP too waits for the others within a pass: when it has seen the first gradients, it puts them into other buckets.
     return found + [replace(found[-1], weight=0.0)] * (most(len(found), accelerator) - len(found))
 
@@ -98,14 +114,19 @@ def split(part: Experience, budget: int | None) -> list[Experience]:
     """The same in parts of fewer rollouts, where a question's hold more than `budget` tokens together: the pass with gradients
     is the one that takes the memory."""
     rollout, (questions, group) = part.rollout, part.rewards.accuracy.shape
-    if budget is None or len(rollout.p) * (length := rollout.prompt + rollout.tokens.shape[1]) <= budget:
+    if (
+        budget is None
+        or len(rollout.p) * (length := rollout.prompt + rollout.tokens.shape[1]) <= budget
+    ):
         return [part]
     rows = torch.arange(len(rollout.p), device=rollout.tokens.device).view(questions, group)
     step, found = max(budget // (questions * length), 1), []
     for columns in (slice(start, start + step) for start in range(0, group, step)):
         these = rows[:, columns].flatten()
         logits = part.reference_logits[these]
-        found.append(replace(part, rollout=some(rollout, these), reference_logits=logits, columns=columns))
+        found.append(
+            replace(part, rollout=some(rollout, these), reference_logits=logits, columns=columns)
+        )
     return found
 
 
@@ -121,14 +142,28 @@ def roll(
     synced: bool,
 ) -> Rollout:
     """The rollouts of some questions under random thresholds."""
-    p = draw_thresholds(config.thresholds, config.seed, step, numbers, config.num_generations, config.dense_share)
+    p = draw_thresholds(
+        config.thresholds, config.seed, step, numbers, config.num_generations, config.dense_share
+    )
     encoded = encode(model, inputs.to(model.device))  # once per question, not once per rollout
     if config.completions == "given":
         tokens, mask, clipped = given_tokens(processor, examples, config, model.device)
-        rollout = given(model, encoded, config.rule(p), tokens=tokens, mask=mask, scope=config.scope)
+        rollout = given(
+            model, encoded, config.rule(p), tokens=tokens, mask=mask, scope=config.scope
+        )
         return replace(rollout, clipped=clipped.repeat_interleave(config.num_generations))
-    draws = token_draws(config.seed, step, numbers, config.num_generations, config.max_completion_length).to(model.device)
-    return sample(model, encoded, config.rule(p), **sampling(config), draws=draws, scope=config.scope, synced=synced)
+    draws = token_draws(
+        config.seed, step, numbers, config.num_generations, config.max_completion_length
+    ).to(model.device)
+    return sample(
+        model,
+        encoded,
+        config.rule(p),
+        **sampling(config),
+        draws=draws,
+        scope=config.scope,
+        synced=synced,
+    )
 
 
 @torch.no_grad()
@@ -141,12 +176,24 @@ def ask(
     read = read_prompts(model, rollout, group)
     if config.objective.asks_reference:
         firsts = some(rollout, torch.arange(0, len(rollout.p), group, device=rollout.tokens.device))
-        draws = token_draws(config.seed, step, numbers, 1, config.max_completion_length, reference=True)
-        again = copy.deepcopy(read)  # its cache grows; the keys and values of one reading are little beside those of G rollouts
-        said = decode(
-            model, again, firsts.embeds, rollout.suppress, **sampling(config), draws=draws.to(model.device), synced=synced
+        draws = token_draws(
+            config.seed, step, numbers, 1, config.max_completion_length, reference=True
         )
-        answers = replace(firsts, p=(1.0,) * len(numbers), token_ratio=torch.ones_like(firsts.token_ratio), **said)
+        again = copy.deepcopy(
+            read
+        )  # its cache grows; the keys and values of one reading are little beside those of G rollouts
+        said = decode(
+            model,
+            again,
+            firsts.embeds,
+            rollout.suppress,
+            **sampling(config),
+            draws=draws.to(model.device),
+            synced=synced,
+        )
+        answers = replace(
+            firsts, p=(1.0,) * len(numbers), token_ratio=torch.ones_like(firsts.token_ratio), **said
+        )
     return reference_logits(model, rollout, group, read), answers
 
 
@@ -154,12 +201,15 @@ def sampling(config: TrainConfig) -> dict:
     return {"max_new_tokens": config.max_completion_length, "temperature": config.temperature}
 
 
-def rewarded(processor, examples: list[Example], rollout: Rollout, step: int, config: TrainConfig) -> Reward:
+def rewarded(
+    processor, examples: list[Example], rollout: Rollout, step: int, config: TrainConfig
+) -> Reward:
     """What the rollouts of some questions earn; given completions their mean log-probability."""
     if config.completions == "given":
         shape = (len(examples), -1)
         accuracy, ratio = (
-            part.cpu().view(shape) for part in (mean_logprob(rollout.logprobs, rollout.mask), rollout.token_ratio)
+            part.cpu().view(shape)
+            for part in (mean_logprob(rollout.logprobs, rollout.mask), rollout.token_ratio)
         )
         return Reward(accuracy, 1 - ratio.float(), torch.zeros_like(accuracy, dtype=torch.bool))
     tokens = rollout.tokens.masked_fill(~rollout.mask, tokenizer_of(processor).pad_token_id)
@@ -177,15 +227,21 @@ def rewarded(processor, examples: list[Example], rollout: Rollout, step: int, co
 
 
 @torch.no_grad()
-def consult(model, processor, examples: list[Example], rollout: Rollout) -> tuple[torch.Tensor, torch.Tensor]:
+def consult(
+    model, processor, examples: list[Example], rollout: Rollout
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What the dense reference says: its logits (N, T, V) at each rollout's tokens, and (B,) the probability that it samples
     the expected answer, word for word: it is right at least this often, without the noise of sampling it. In one pass, in
     which an expected answer that was also sampled is computed once."""
     tokenizer, questions = tokenizer_of(processor), len(examples)
     end = tokenizer.eos_token_id
-    answers = [[*tokenizer.encode(example.answer, add_special_tokens=False), end] for example in examples]
+    answers = [
+        [*tokenizer.encode(example.answer, add_special_tokens=False), end] for example in examples
+    ]
     tokens, mask = padded(answers, end, rollout.tokens.device)
-    logits = reference_logits(model, with_answers(rollout, tokens, mask), len(rollout.p) // questions + 1)
+    logits = reference_logits(
+        model, with_answers(rollout, tokens, mask), len(rollout.p) // questions + 1
+    )
     logits = logits.view(questions, -1, *logits.shape[1:])  # (B, G + 1, T, V)
     logp = logits[:, -1, : tokens.shape[1]].log_softmax(-1).gather(2, tokens[..., None])[..., 0]
     return logits[:, :-1, : rollout.tokens.shape[1]].flatten(0, 1), (logp * mask).sum(-1).exp()
@@ -197,6 +253,9 @@ def with_answers(rollout: Rollout, tokens: torch.Tensor, mask: torch.Tensor) -> 
     rows = torch.arange(len(rollout.p), device=tokens.device).view(questions, -1)
     rows = torch.cat([rows, rows[:, :1]], dim=1).flatten()
     pairs = ((rollout.tokens, tokens), (rollout.mask, mask))
-    wide = [[pad(part, (0, width - part.shape[1])).view(questions, -1, width) for part in pair] for pair in pairs]
+    wide = [
+        [pad(part, (0, width - part.shape[1])).view(questions, -1, width) for part in pair]
+        for pair in pairs
+    ]
     tokens, mask = (torch.cat(pair, dim=1).flatten(0, 1) for pair in wide)
     return replace(some(rollout, rows), tokens=tokens, mask=mask)

@@ -10,7 +10,9 @@ from typing import Literal
 
 import torch
 
-LOG_RATIO_LIMIT = 10.0  # exp(10) is already far outside any clip range; beyond it the exponential overflows
+LOG_RATIO_LIMIT = (
+    10.0  # exp(10) is already far outside any clip range; beyond it the exponential overflows
+)
 
 
 def group_advantages(rewards: torch.Tensor, std_floor: float = 1e-4) -> torch.Tensor:
@@ -31,7 +33,9 @@ def share_ties(values: torch.Tensor, answers: Sequence) -> torch.Tensor:
     """
     group = values.shape[1]
     groups = [answers[start : start + group] for start in range(0, len(answers), group)]
-    same = torch.tensor([[[a == b for b in each] for a in each] for each in groups], dtype=values.dtype)
+    same = torch.tensor(
+        [[[a == b for b in each] for a in each] for each in groups], dtype=values.dtype
+    )
     return (same @ values[..., None])[..., 0] / same.sum(-1)
 
 
@@ -52,11 +56,17 @@ def token_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def clipped_surrogate(
-    logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor, epsilon: float
+    logprobs: torch.Tensor,
+    old_logprobs: torch.Tensor,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    epsilon: float,
 ) -> torch.Tensor:
     """First term of Eq. 5 per row, to be maximised: logprobs (N, T), advantages (N,) -> (N,)."""
     ratio = (logprobs - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()  # (N, T)
-    gain = torch.minimum(ratio * advantages[:, None], ratio.clamp(1 - epsilon, 1 + epsilon) * advantages[:, None])
+    gain = torch.minimum(
+        ratio * advantages[:, None], ratio.clamp(1 - epsilon, 1 + epsilon) * advantages[:, None]
+    )
     return token_mean(gain, mask)
 
 
@@ -102,4 +112,6 @@ class Governor:
         self.gaps[kind] = self.momentum * self.gaps.get(kind, 0.0) + (1 - self.momentum) * gap
 
     def factor(self, kind: str) -> float:
-        return min(1.0, max(0.0, (self.gaps.get(kind, 0.0) + self.tolerance + self.margin) / self.margin))
+        return min(
+            1.0, max(0.0, (self.gaps.get(kind, 0.0) + self.tolerance + self.margin) / self.margin)
+        )

@@ -43,7 +43,10 @@ def losses(
     total = rewards.total(objective.efficiency_reward, gates)
     old = rollout.logprobs
     if config.completions == "given":
-        advantages, old = torch.ones_like(total), logprobs.detach()  # the surrogate's gradient is that of the cross-entropy
+        advantages, old = (
+            torch.ones_like(total),
+            logprobs.detach(),
+        )  # the surrogate's gradient is that of the cross-entropy
     elif objective.baseline == "group":
         advantages = group_advantages(total, objective.std_floor)
     else:
@@ -52,18 +55,27 @@ def losses(
     gain = clipped_surrogate(logprobs, old, advantages, rollout.mask, config.epsilon)
     reference = part.reference_logits.log_softmax(-1)
     if objective.kl == "sampled":
-        kl = sampled_kl(logprobs, reference.gather(2, rollout.tokens[..., None])[..., 0], rollout.mask)
+        kl = sampled_kl(
+            logprobs, reference.gather(2, rollout.tokens[..., None])[..., 0], rollout.mask
+        )
     else:
-        kl = full_kl(*((logp, reference) if objective.kl == "full" else (reference, logp)), rollout.mask)
+        kl = full_kl(
+            *((logp, reference) if objective.kl == "full" else (reference, logp)), rollout.mask
+        )
     loss = -objective.reward_weight * gain + objective.beta * kl
     sparse_rows = torch.tensor([p < 1 for p in rollout.p], device=device)
     pressed = sparse_rows & (rollout.token_ratio > config.target_ratio)
     if objective.sparsity_weight:
-        held = [governor.factor(kind(example)) if objective.governed else 1.0 for example in part.examples]
+        held = [
+            governor.factor(kind(example)) if objective.governed else 1.0
+            for example in part.examples
+        ]
         weight = objective.sparsity_weight * torch.tensor(held)[:, None] * gates[:, part.columns]
         weight = weight.flatten().to(device) * pressed
         if config.give_back:
-            lost = (part.expected[:, None] * (1 - correct.float()))[:, part.columns].flatten().to(device) * sparse_rows
+            lost = (part.expected[:, None] * (1 - correct.float()))[:, part.columns].flatten().to(
+                device
+            ) * sparse_rows
             weight = weight - config.give_back * objective.sparsity_weight * lost
         loss = loss + weight * trace.relaxed_ratio
     with torch.no_grad():
@@ -79,13 +91,17 @@ def losses(
             "unparsable": rewards.unparsable.float(),
             "frac_reward_zero_std": (spread == 0).float(),
         }
-        metrics = {"loss": loss.detach()} | {name: value[:, part.columns] for name, value in groups.items()}
+        metrics = {"loss": loss.detach()} | {
+            name: value[:, part.columns] for name, value in groups.items()
+        }
         metrics |= {
             "token_ratio": rollout.token_ratio,
             "frac_above_target": pressed.float(),
             "kl": kl,
             "entropy": token_mean(entropy, rollout.mask),
-            "clip_ratio/region_mean": token_mean(((ratio - 1).abs() > config.epsilon).float(), rollout.mask),
+            "clip_ratio/region_mean": token_mean(
+                ((ratio - 1).abs() > config.epsilon).float(), rollout.mask
+            ),
             "prompts/mean_length": rollout.embeds["attention_mask"].sum(-1).float(),
             "completions/mean_length": rollout.mask.sum(-1).float(),
             "completions/clipped_ratio": rollout.clipped.float(),
@@ -98,7 +114,9 @@ def losses(
             apart = (won - part.expected[:, None])[:, part.columns].to(device)
             thinned = sparse_rows.view(apart.shape).float()
             for name in kinds_of(config):  # of the sparse rollouts alone: what the governor goes by
-                these = torch.tensor([kind(example) == name for example in part.examples], device=device)[:, None]
+                these = torch.tensor(
+                    [kind(example) == name for example in part.examples], device=device
+                )[:, None]
                 metrics[f"gap/{name}"] = these * thinned * apart
                 metrics[f"sparse/{name}"] = these * thinned
     return loss, {name: value.detach().flatten().to(device) for name, value in metrics.items()}
@@ -137,14 +155,21 @@ def update(
         with (
             watch("loss"),
             accumulate(policy, more=number < len(parts)),
-            sparse(unwrap(policy), config.rule(part.rollout.p), scope=config.scope, **choice) as trace,
+            sparse(
+                unwrap(policy), config.rule(part.rollout.p), scope=config.scope, **choice
+            ) as trace,
         ):
             loss, metrics = policy(losses, trace, part, governor, config)
             # Gradients are averaged over the processes: times their number, over the rollouts of all.
-            backward(policy, accelerator, loss.sum() * part.weight * accelerator.num_processes / rows)
+            backward(
+                policy, accelerator, loss.sum() * part.weight * accelerator.num_processes / rows
+            )
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0) + part.weight * value.sum()
     means = accelerator.reduce(torch.stack(list(sums.values())), "sum") / rows
     with watch("update"):
         norm, taken = take_step(policy, optimizer, means[0], config.max_grad_norm)
-    return dict(zip(sums, means.tolist(), strict=True)) | {"grad_norm": norm.item(), "skipped": float(not taken)}
+    return dict(zip(sums, means.tolist(), strict=True)) | {
+        "grad_norm": norm.item(),
+        "skipped": float(not taken),
+    }

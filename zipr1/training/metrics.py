@@ -25,12 +25,18 @@ class Log:
         self.failed_rows = folder / f"failed-rows-{accelerator.process_index}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard takes no lists and no None.
-        plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in asdict(config).items()}
+        plain = {
+            name: value if isinstance(value, int | float | str) else str(value)
+            for name, value in asdict(config).items()
+        }
         accelerator.init_trackers("zipr1", config=plain)
         if accelerator.is_main_process:
             for path in folder.glob("failed-rows-*.jsonl"):  # of more processes too
                 cut(path, start)
-            record = {"config": asdict(config), "resumed": resumed(folder / "run.json", config, start)} | provenance()
+            record = {
+                "config": asdict(config),
+                "resumed": resumed(folder / "run.json", config, start),
+            } | provenance()
             replace(folder / "run.json", json.dumps(record, indent=1))
             for path in (self.path, folder / "samples.jsonl"):
                 cut(path, start)
@@ -53,7 +59,9 @@ class Log:
         for part in parts:
             columns = range(part.rewards.accuracy.shape[1])[part.columns]
             found = product(range(len(part.examples)), columns)
-            places += [(column, question, row, part) for row, (question, column) in enumerate(found)]
+            places += [
+                (column, question, row, part) for row, (question, column) in enumerate(found)
+            ]
         rows = []
         for column, question, row, part in sorted(places, key=lambda place: place[0])[:SHOWN]:
             example, rollout, rewards = part.examples[question], part.rollout, part.rewards
@@ -62,17 +70,26 @@ class Log:
                 "id": example.id,
                 "prompt": example.question,
                 "expected": example.answer,
-                "completion": tokenizer.decode(rollout.tokens[row][rollout.mask[row]], skip_special_tokens=True),
+                "completion": tokenizer.decode(
+                    rollout.tokens[row][rollout.mask[row]], skip_special_tokens=True
+                ),
                 "p": rollout.p[row],
                 "token_ratio": rollout.token_ratio[row].item(),
                 "rewards/accuracy": rewards.accuracy[question, column].item(),
                 "rewards/efficiency": rewards.efficiency[question, column].item(),
             }
-            said = rewards.log.of(question * rewards.accuracy.shape[1] + column) if rewards.log else {}
+            said = (
+                rewards.log.of(question * rewards.accuracy.shape[1] + column) if rewards.log else {}
+            )
             rows.append(own | said | own)
-        rows = [dict.fromkeys(name for other in rows for name in other) | row for row in rows]  # a table: as many columns each
+        rows = [
+            dict.fromkeys(name for other in rows for name in other) | row for row in rows
+        ]  # a table: as many columns each
         append(self.path.parent / "samples.jsonl", rows)
-        cells = [[str(value).replace("|", "\\|").replace("\n", " ") for value in row.values()] for row in rows]
+        cells = [
+            [str(value).replace("|", "\\|").replace("\n", " ") for value in row.values()]
+            for row in rows
+        ]
         self.accelerator.log({"samples": markdown_table(list(rows[0]), cells)}, step=step)
 
 
@@ -81,7 +98,11 @@ def resumed(path: Path, config: TrainConfig, start: int) -> list[dict]:
     if not start or not path.exists():
         return []
     before = json.loads(path.read_text())
-    pairs = {name: [before["config"].get(name), value] for name, value in asdict(config).items() if name != "resume"}
+    pairs = {
+        name: [before["config"].get(name), value]
+        for name, value in asdict(config).items()
+        if name != "resume"
+    }
     changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
     before_it = {name: before.get(name) for name in ("commit", "versions", "device")}
     return [*before.get("resumed", []), {"step": start, "changed": changed, "before": before_it}]
@@ -91,7 +112,11 @@ def final_row(folder: Path) -> dict[str, float]:
     """What a run came to, on its probe set: before and after, and the seconds that its steps and probes took."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     probes = [row for row in rows if "probe/token_ratio" in row]
-    accuracy, full = ("accuracy", "full_accuracy") if "probe/accuracy" in rows[0] else ("logprob", "full_logprob")
+    accuracy, full = (
+        ("accuracy", "full_accuracy")
+        if "probe/accuracy" in rows[0]
+        else ("logprob", "full_logprob")
+    )
     return {
         "step": probes[-1]["step"],
         "token_ratio": probes[-1]["probe/token_ratio"],
@@ -101,5 +126,7 @@ def final_row(folder: Path) -> dict[str, float]:
         f"baseline_{accuracy}": probes[0][f"probe/{accuracy}"],
         f"baseline_{full}": probes[0][f"probe/{full}"],
         f"worst_{accuracy}": min(row[f"probe/{accuracy}"] for row in probes),
-        "seconds": sum(row.get(name, 0.0) for row in rows for name in ("step_time", "seconds/probe")),
+        "seconds": sum(
+            row.get(name, 0.0) for row in rows for name in ("step_time", "seconds/probe")
+        ),
     }

@@ -50,7 +50,9 @@ class Plan:
     optimizer_gb: float
     activations_gb: float  # of the largest pass with gradients
     logits_gb: float  # of that pass over the vocabulary, and what the loss makes of them
-    experience_gb: float  # of all rollouts of a step: their prompts' embeddings, the reference's logits
+    experience_gb: (
+        float  # of all rollouts of a step: their prompts' embeddings, the reference's logits
+    )
     sampling_gb: float  # of the largest pass without gradients: whole weights if they are sharded, KV cache, a layer, logits
     rollout_tflop: float
     reference_tflop: float
@@ -69,28 +71,50 @@ class Plan:
         return self.rollout_tflop + self.reference_tflop + self.update_tflop
 
     def describe(self) -> str:
-        millions = f"{self.parameters / 1e6:.1f}M parameters, {self.trained / 1e6:.2f}M of them trained"
+        millions = (
+            f"{self.parameters / 1e6:.1f}M parameters, {self.trained / 1e6:.2f}M of them trained"
+        )
         lines = [f"{millions}, {self.processes} processes"]
-        lines += [f"{name[:-3]:<14}{value:9.3f} GB" for name, value in asdict(self).items() if name.endswith("_gb")]
-        lines.append(f"{'at most':<14}{self.total_gb:9.3f} GB a process, when it samples or when it learns")
-        lines += [f"{name[:-6]:<14}{value:9.3f} TFLOP" for name, value in asdict(self).items() if name.endswith("_tflop")]
+        lines += [
+            f"{name[:-3]:<14}{value:9.3f} GB"
+            for name, value in asdict(self).items()
+            if name.endswith("_gb")
+        ]
+        lines.append(
+            f"{'at most':<14}{self.total_gb:9.3f} GB a process, when it samples or when it learns"
+        )
+        lines += [
+            f"{name[:-6]:<14}{value:9.3f} TFLOP"
+            for name, value in asdict(self).items()
+            if name.endswith("_tflop")
+        ]
         seconds = "" if self.seconds is None else f", {self.seconds:.1f} s at the given speed"
         lines.append(f"{'a step':<14}{self.tflop:9.3f} TFLOP{seconds}")
         return "\n".join(lines)
 
 
-def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops: float | None) -> Plan:
+def plan(
+    config: TrainConfig, prompt: int, ratio: float, processes: int, tflops: float | None
+) -> Plan:
     """See PlanConfig. A ratio speeds up only what the scope lets follow it (zipr1.bounds). Raises ValueError for processes that
     cannot share a step."""
     config.check_processes(processes)
     settings = load_config(config.model)
-    kind = AutoModelForImageTextToText if settings.model_type in VISION_FAMILIES else AutoModelForCausalLM
+    kind = (
+        AutoModelForImageTextToText
+        if settings.model_type in VISION_FAMILIES
+        else AutoModelForCausalLM
+    )
     with torch.device("meta"):
         model = kind.from_config(settings)
     model.tie_weights()
     text, shape = settings.get_text_config(), Shape.of(settings.get_text_config())
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    visual = sum(parameter.numel() for name, parameter in model.named_parameters() if ".visual." in f".{name}")
+    visual = sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if ".visual." in f".{name}"
+    )
     trained = lora_parameters(shape, config) if config.use_peft else parameters - visual
     size = 2 if config.bf16 else 4  # of the reference, and of what is computed
     held = size if config.use_peft else 4  # of the weights; what is trained is in float32
@@ -100,7 +124,9 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
     length = prompt + config.max_completion_length
     if config.max_tokens_per_batch:
         rows = max(1, min(rows, config.max_tokens_per_batch // length))
-    learned = bool(config.objective.sparsity_weight and config.objective.choice_gradient)  # all rows are computed then
+    learned = bool(
+        config.objective.sparsity_weight and config.objective.choice_gradient
+    )  # all rows are computed then
 
     def inside(kept: float) -> float:  # of one layer and sample
         attention = shape.head * (2 * shape.heads + 2 * shape.kv_heads)
@@ -108,39 +134,66 @@ def plan(config: TrainConfig, prompt: int, ratio: float, processes: int, tflops:
 
     one = inside(ratio if config.scope == "layer" and not learned else 1.0)
     probes = 128 * shape.heads * prompt * 4 * 2 if config.objective.sparsity_weight else 0
-    layers = (length * shape.hidden * size * shape.layers + one) if config.gradient_checkpointing else one * shape.layers
+    layers = (
+        (length * shape.hidden * size * shape.layers + one)
+        if config.gradient_checkpointing
+        else one * shape.layers
+    )
     activations = rows * (layers + probes * (1 if config.gradient_checkpointing else shape.layers))
     if learned:
         # Scores of one layer and sample, a piece at a time (bfloat16 is for GPUs), or keys and values repeated for all heads.
         scores = BYTES * min(shape.heads * length**2, piece_of("cuda" if config.bf16 else "cpu"))
         activations += max(scores, 2 * rows * length * size * shape.head * shape.heads)
-    logits = 6 * rows * config.max_completion_length * text.vocab_size * 4  # policy, its log and gradient; the same of the KL
+    logits = (
+        6 * rows * config.max_completion_length * text.vocab_size * 4
+    )  # policy, its log and gradient; the same of the KL
 
     # Sampled are the rollouts of a question together, each layer cutting the cache to what the fullest of them keeps.
     together = config.num_generations * max(1, rows // config.num_generations)
     whole = (parameters - visual) * size if shards > 1 else 0
-    held_tokens = shape.layers * ((1.0 if config.dense_share else ratio) * prompt + config.max_completion_length) + prompt
+    held_tokens = (
+        shape.layers
+        * ((1.0 if config.dense_share else ratio) * prompt + config.max_completion_length)
+        + prompt
+    )
     token = 2 * shape.kv_heads * shape.head * size
-    next_tokens = text.vocab_size * 24  # logits and their log in float32; their exponential and its cumulative sum in float64
+    next_tokens = (
+        text.vocab_size * 24
+    )  # logits and their log in float32; their exponential and its cumulative sum in float64
     work = prompt * shape.hidden * size + inside(ratio if config.scope == "layer" else 1.0)
     sampling = together * (held_tokens * token + next_tokens + work)
     # The reference reads a prompt once, and holds it for each of the answers.
-    reading = together * (shape.layers * length * token + config.max_completion_length * text.vocab_size * (size + 8))
+    reading = together * (
+        shape.layers * length * token + config.max_completion_length * text.vocab_size * (size + 8)
+    )
     without_gradients = whole + max(sampling, reading)
 
     everything = config.prompts_per_step * config.num_generations
     states = size if config.fsdp or config.use_peft else 4  # what the embedding gives
-    experience = everything // processes * (prompt * shape.hidden * states + config.max_completion_length * text.vocab_size * 4)
+    experience = (
+        everything
+        // processes
+        * (prompt * shape.hidden * states + config.max_completion_length * text.vocab_size * 4)
+    )
     head = 2 * config.max_completion_length * text.vocab_size * text.hidden_size
     dense = shape.layers * layer_flops(shape, length) + head
     sparse = shape.layers * layer_flops(shape, length, ratio, config.scope) + head
     own = visual + (parameters - visual) / shards  # the vision tower is whole in every process
     rollout = everything * sparse
-    own_answer = config.completions == "sampled" and (not config.data or config.objective.asks_reference)
+    own_answer = config.completions == "sampled" and (
+        not config.data or config.objective.asks_reference
+    )
     expected = config.prompts_per_step if own_answer else 0
     prompts = config.prompts_per_step * shape.layers * layer_flops(shape, prompt)  # each read once
-    reference = prompts + (everything + expected) * (dense - shape.layers * layer_flops(shape, prompt))
-    update = everything * (dense if learned else sparse) * (4 if config.gradient_checkpointing else 3) * config.num_iterations
+    reference = prompts + (everything + expected) * (
+        dense - shape.layers * layer_flops(shape, prompt)
+    )
+    update = (
+        everything
+        * (dense if learned else sparse)
+        * (4 if config.gradient_checkpointing else 3)
+        * config.num_iterations
+    )
     work = (rollout + reference + update) / 1e12
     return Plan(
         processes=processes,

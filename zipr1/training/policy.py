@@ -70,7 +70,9 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
     """
     sharded = config.fsdp or launched_for_fsdp()
     if sharded and not torch.distributed.is_initialized():
-        raise ValueError("fsdp: needs a launcher: torchrun --nproc_per_node N -m zipr1.cli train ...")
+        raise ValueError(
+            "fsdp: needs a launcher: torchrun --nproc_per_node N -m zipr1.cli train ..."
+        )
     if is_adapter(config.model):
         raise ValueError(
             f"{config.model}: an adapter; merge it into its base (model.merge_adapter, save_pretrained) and train that"
@@ -79,7 +81,10 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
         zero.whole_when_loaded()
     frozen = torch.bfloat16 if config.bf16 else torch.float32
     # Steps of 1e-6 would be rounded away in bfloat16: what is trained is in float32.
-    model, processor = load(config.model if config.use_peft else source, dtype=frozen if config.use_peft else torch.float32)
+    model, processor = load(
+        config.model if config.use_peft else source,
+        dtype=frozen if config.use_peft else torch.float32,
+    )
     check_prompts(model, config)
     copy = None
     if not config.use_peft:
@@ -102,7 +107,9 @@ def load_policy(config: TrainConfig, source: str | Path, accelerator: Accelerato
         reference = None if copy is None else zero.shard_reference(parts[1], accelerator)
         optimizer = policy.optimizer
     else:
-        policy, reference = (None if part is None else distribute(part, sharded, accelerator) for part in parts)
+        policy, reference = (
+            None if part is None else distribute(part, sharded, accelerator) for part in parts
+        )
         optimizer = adamw(policy, config)
     return policy, Reference(policy, reference), optimizer, processor
 
@@ -112,21 +119,32 @@ def launched_for_fsdp() -> bool:
     of it that are not followed."""
     if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
         return False
-    for name, value in (("VERSION", "2"), ("CPU_RAM_EFFICIENT_LOADING", "false"), ("OFFLOAD_PARAMS", "false")):
+    for name, value in (
+        ("VERSION", "2"),
+        ("CPU_RAM_EFFICIENT_LOADING", "false"),
+        ("OFFLOAD_PARAMS", "false"),
+    ):
         if (found := os.environ.get(f"FSDP_{name}", value).lower()) != value:
-            raise ValueError(f"fsdp_{name.lower()}: {found} in the launcher's configuration; set it to {value}")
+            raise ValueError(
+                f"fsdp_{name.lower()}: {found} in the launcher's configuration; set it to {value}"
+            )
     return True
 
 
 def adamw(policy: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(trainable(policy), lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(
+        trainable(policy), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
 
 
 def add_lora(model, config: TrainConfig) -> None:
     """A fresh adapter on the projections of the text decoder; the rest stays frozen."""
     from peft import LoraConfig
 
-    layers = next(name for name, module in model.named_modules() if module is decoder(model)) + ".layers."
+    layers = (
+        next(name for name, module in model.named_modules() if module is decoder(model))
+        + ".layers."
+    )
     targets = rf"{re.escape(layers)}\d+\..*\.({'|'.join(config.lora_target_modules)})"
     settings = {"r": config.lora_r, "lora_alpha": config.lora_alpha}
     torch.manual_seed(config.seed)  # the adapter starts from random numbers
@@ -145,10 +163,16 @@ def distribute(policy: Policy, fsdp: bool, accelerator: Accelerator) -> nn.Modul
     """On the process's device: in every process (DDP), or sharded over them layer by layer, whole nowhere but here."""
     if not fsdp:
         policy = policy.to(accelerator.device)
-        return accelerator.prepare_model(policy) if any(p.requires_grad for p in policy.parameters()) else policy
+        return (
+            accelerator.prepare_model(policy)
+            if any(p.requires_grad for p in policy.parameters())
+            else policy
+        )
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     dtypes = {}
-    if accelerator.mixed_precision == "bf16":  # gradients are summed over the processes as they are kept
+    if (
+        accelerator.mixed_precision == "bf16"
+    ):  # gradients are summed over the processes as they are kept
         dtypes = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
     for layer in decoder(policy.model).layers:  # each moves to the device when it is sharded
         fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(**dtypes))
@@ -213,7 +237,9 @@ def backward(policy: nn.Module, accelerator: Accelerator, loss: torch.Tensor) ->
         accelerator.backward(loss)
 
 
-def take_step(policy: nn.Module, optimizer, loss: torch.Tensor, limit: float) -> tuple[torch.Tensor, bool]:
+def take_step(
+    policy: nn.Module, optimizer, loss: torch.Tensor, limit: float
+) -> tuple[torch.Tensor, bool]:
     """Clips by the gradient's norm over all processes and takes the step, unless `loss` or norm is not finite; the norm, and
     whether it was taken. The gradients are gone afterwards."""
     if zero.is_engine(policy):
@@ -232,11 +258,17 @@ def whole_weights(policy: nn.Module) -> dict[str, torch.Tensor] | None:
     if not in_step(policy):
         return None
     model = unwrap(policy)
-    adapter = getattr(model, "_hf_peft_config_loaded", False)  # the base need not be gathered to save an adapter
+    adapter = getattr(
+        model, "_hf_peft_config_loaded", False
+    )  # the base need not be gathered to save an adapter
     if zero.is_engine(policy):
-        weights = zero.whole_weights(policy, trained=adapter, keep=torch.distributed.get_rank() == 0)
+        weights = zero.whole_weights(
+            policy, trained=adapter, keep=torch.distributed.get_rank() == 0
+        )
     else:
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter)
+        options = StateDictOptions(
+            full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter
+        )
         weights = get_model_state_dict(policy, options=options)
         weights = {name.removeprefix("model."): part for name, part in weights.items()}
     if model.get_output_embeddings().weight is model.get_input_embeddings().weight:

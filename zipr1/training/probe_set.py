@@ -14,7 +14,9 @@ from zipr1.training.config import TrainConfig
 from zipr1.training.rollout import completion_logits, given, given_tokens, mean_logprob
 
 
-def measure(model, processor, probe: list[Example], config: TrainConfig, synced: bool = False) -> dict[str, float]:
+def measure(
+    model, processor, probe: list[Example], config: TrainConfig, synced: bool = False
+) -> dict[str, float]:
     """Accuracy and token ratio at the fixed p, and dense accuracy; of given completions, log-probabilities in place of
     accuracies; a user's reward function calls right what it gives more than half. Every process measures the whole probe
     set; `synced`: in step, as sharded weights need."""
@@ -26,17 +28,30 @@ def measure(model, processor, probe: list[Example], config: TrainConfig, synced:
     return found | {"seconds/probe": time.perf_counter() - began}
 
 
-def measure_answers(model, processor, probe: list[Example], config: TrainConfig, synced: bool) -> dict[str, float]:
-    settings = {"quiet": True, "synced": synced, "batch_size": config.probe_batch_size, "raw": not config.chat_template}
-    settings |= {"max_new_tokens": MAX_NEW_TOKENS if not config.data else config.max_completion_length}
+def measure_answers(
+    model, processor, probe: list[Example], config: TrainConfig, synced: bool
+) -> dict[str, float]:
+    settings = {
+        "quiet": True,
+        "synced": synced,
+        "batch_size": config.probe_batch_size,
+        "raw": not config.chat_template,
+    }
+    settings |= {
+        "max_new_tokens": MAX_NEW_TOKENS if not config.data else config.max_completion_length
+    }
     functions = load_function(config.reward_function)
 
     def own(pairs: list[tuple[Example, str]], ids: list[list[int]]) -> list[float]:
-        log = RewardLog(config.max_steps, config.max_steps, len(pairs))  # the yardstick stays that of the last step
+        log = RewardLog(
+            config.max_steps, config.max_steps, len(pairs)
+        )  # the yardstick stays that of the last step
         return from_function(functions, pairs, ids, log)
 
     settings["function"] = own if functions else None
-    sparse_rows = evaluate(model, processor, probe, config.rule(config.p), "probe", scope=config.scope, **settings)
+    sparse_rows = evaluate(
+        model, processor, probe, config.rule(config.p), "probe", scope=config.scope, **settings
+    )
     dense_rows = evaluate(model, processor, probe, None, "probe", **settings)
     count = len(probe)
     return {
@@ -51,10 +66,16 @@ def measure_given(model, processor, probe: list[Example], config: TrainConfig) -
     """In nats a token, one prompt at a time."""
     rows = []
     for example in probe:
-        encoded = encode(model, prepare(processor, [example], raw=not config.chat_template).to(model.device))
+        encoded = encode(
+            model, prepare(processor, [example], raw=not config.chat_template).to(model.device)
+        )
         tokens, mask, _ = given_tokens(processor, [example], config, model.device)
-        rollout = given(model, encoded, config.rule((config.p,)), tokens=tokens, mask=mask, scope=config.scope)
-        dense = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+        rollout = given(
+            model, encoded, config.rule((config.p,)), tokens=tokens, mask=mask, scope=config.scope
+        )
+        dense = (
+            completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+        )
         sparse = mean_logprob(rollout.logprobs, mask).item()
         rows.append((sparse, rollout.token_ratio.item(), mean_logprob(dense, mask).item()))
     names = ("probe/logprob", "probe/token_ratio", "probe/full_logprob")

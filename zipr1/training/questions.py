@@ -41,11 +41,15 @@ class Questions:
     config: TrainConfig
     processor: object
     longest: int  # tokens of a prompt
-    failed: list[str] = field(default_factory=list)  # rows that could not be used, and why; the caller clears it
+    failed: list[str] = field(
+        default_factory=list
+    )  # rows that could not be used, and why; the caller clears it
 
     def __post_init__(self):
         limit_pixels(self.processor, self.config.max_pixels, self.config.video_max_pixels)
-        self.rows = open_part(self.config.data, self.config, self.processor) if self.config.data else None
+        self.rows = (
+            open_part(self.config.data, self.config, self.processor) if self.config.data else None
+        )
         self.coming: dict[int, Future] = {}  # number of a question -> its row, which a thread reads
         self.readers = ThreadPoolExecutor(READERS)
 
@@ -87,9 +91,13 @@ class Questions:
         kinds = [ALL_TASKS[name].clip for name in names]
         clip = sorted(kinds)[step % len(kinds)]
         names = [name for name, kind in zip(names, kinds, strict=True) if kind == clip]
-        turn, place = divmod(number, len(names))  # each task counts its own: of some, every second one ends a pair
+        turn, place = divmod(
+            number, len(names)
+        )  # each task counts its own: of some, every second one ends a pair
         # Pretraining has seen the first scenes of the train split; these are others.
-        return ALL_TASKS[names[place]].example("train", 5_000_000 + self.config.seed * 1_000_000 + turn)
+        return ALL_TASKS[names[place]].example(
+            "train", 5_000_000 + self.config.seed * 1_000_000 + turn
+        )
 
 
 def check_answer(example: Example, config: TrainConfig) -> None:
@@ -138,9 +146,13 @@ def check_prompts(model, config: TrainConfig) -> None:
     """Raises ValueError for prompts that the model cannot be given."""
     vision = model.config.model_type in VISION_FAMILIES
     if not vision and not config.data:
-        raise ValueError(f"{config.model}: a text model sees no pictures; name its rows with data and probe_data")
+        raise ValueError(
+            f"{config.model}: a text model sees no pictures; name its rows with data and probe_data"
+        )
     if vision and not config.chat_template:
-        raise ValueError("chat_template=false: a Qwen-VL model has its pictures in the template; leave it true")
+        raise ValueError(
+            "chat_template=false: a Qwen-VL model has its pictures in the template; leave it true"
+        )
 
 
 def longest_prompt(model, config: TrainConfig) -> int:

@@ -18,7 +18,9 @@ from zipr1.sparsity.rules import TopP
 from zipr1.training.config import TrainConfig
 
 NEVER = -1e4  # a logit without probability; finite, so that 0 times a difference of two is 0
-GRID = tuple(round(0.94 + 0.005 * i, 3) for i in range(8))  # ZipR1, section 3: [0.94, 0.975] in steps of 0.005
+GRID = tuple(
+    round(0.94 + 0.005 * i, 3) for i in range(8)
+)  # ZipR1, section 3: [0.94, 0.975] in steps of 0.005
 
 
 @dataclass
@@ -47,7 +49,12 @@ class Rollout:
 
 
 def draw_thresholds(
-    kind: Literal["grid", "uniform"], seed: int, step: int, questions: Sequence[int], group: int, dense_share: float = 0.0
+    kind: Literal["grid", "uniform"],
+    seed: int,
+    step: int,
+    questions: Sequence[int],
+    group: int,
+    dense_share: float = 0.0,
 ) -> tuple[float, ...]:
     """p of each rollout, a function of (seed, step, global question index): the paper's grid, each value at most once a
     group of up to 8, or U(0, 1) as in its method section; 1 for a share of them."""
@@ -55,11 +62,16 @@ def draw_thresholds(
     for question in questions:
         rng = np.random.default_rng([seed, step, question, 0])
         if kind == "grid":
-            order = np.concatenate([rng.permutation(len(GRID)) for _ in range(-(-group // len(GRID)))])
+            order = np.concatenate(
+                [rng.permutation(len(GRID)) for _ in range(-(-group // len(GRID)))]
+            )
             drawn = [GRID[i] for i in order[:group]]
         else:
             drawn = (1 - rng.random(group)).tolist()  # (0, 1]: a threshold of zero keeps nothing
-        values += [1.0 if dense else p for p, dense in zip(drawn, rng.random(group) < dense_share, strict=True)]
+        values += [
+            1.0 if dense else p
+            for p, dense in zip(drawn, rng.random(group) < dense_share, strict=True)
+        ]
     return tuple(values)
 
 
@@ -69,7 +81,10 @@ def token_draws(
     """(N, length) numbers in [0, 1), a function of (seed, step, global question index, place in the group); others for the
     `reference`, whose answer would else be that of the first rollout, and a baseline must not know the sampled answer."""
     kind = 2 if reference else 1
-    rows = [np.random.default_rng([seed, step, question, kind]).random((group, length)) for question in questions]
+    rows = [
+        np.random.default_rng([seed, step, question, kind]).random((group, length))
+        for question in questions
+    ]
     return torch.from_numpy(np.concatenate(rows))
 
 
@@ -118,10 +133,26 @@ def sample(
         read = decoder(model)(**embeds, use_cache=True)
         kept, token_ratio = list(trace.kept), trace.token_ratio
         said = decode(
-            model, read, embeds, suppress, max_new_tokens=max_new_tokens, temperature=temperature, draws=draws, synced=synced
+            model,
+            read,
+            embeds,
+            suppress,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            draws=draws,
+            synced=synced,
         )
     ids = encoded.prompt_ids.repeat_interleave(group, 0)
-    return Rollout(embeds, ids, p, **said, kept=kept, token_ratio=token_ratio, temperature=temperature, suppress=suppress)
+    return Rollout(
+        embeds,
+        ids,
+        p,
+        **said,
+        kept=kept,
+        token_ratio=token_ratio,
+        temperature=temperature,
+        suppress=suppress,
+    )
 
 
 def decode(
@@ -139,14 +170,24 @@ def decode(
     The cache of `read` grows by what is said."""
     ends = model.generation_config.eos_token_id
     ends = torch.tensor([ends] if isinstance(ends, int) else ends or [], device=draws.device)
-    text, mask, positions = decoder(model), embeds["attention_mask"], following(embeds, max_new_tokens)
+    text, mask, positions = (
+        decoder(model),
+        embeds["attention_mask"],
+        following(embeds, max_new_tokens),
+    )
     tokens, logprobs, alive = [], [], []
     going = torch.ones(len(draws), dtype=torch.bool, device=draws.device)
     for step in range(max_new_tokens):
-        logp = policy_logits(model.lm_head(read.last_hidden_state[:, -1]), suppress, temperature).log_softmax(-1)
+        logp = policy_logits(
+            model.lm_head(read.last_hidden_state[:, -1]), suppress, temperature
+        ).log_softmax(-1)
         curve = logp.double().exp().cumsum(-1)
-        token = torch.searchsorted(curve, draws[:, step : step + 1].double() * curve[:, -1:], right=True)[:, 0]
-        token = token.clamp(max=curve.shape[1] - 1)  # beyond the vocabulary if its row is NaN, and so is the loss then
+        token = torch.searchsorted(
+            curve, draws[:, step : step + 1].double() * curve[:, -1:], right=True
+        )[:, 0]
+        token = token.clamp(
+            max=curve.shape[1] - 1
+        )  # beyond the vocabulary if its row is NaN, and so is the loss then
         tokens.append(token)
         logprobs.append(logp.gather(1, token[:, None])[:, 0])
         alive.append(going)
@@ -170,7 +211,13 @@ def decode(
 
 @torch.no_grad()
 def given(
-    model, encoded: Encoded, rule: TopP, *, tokens: torch.Tensor, mask: torch.Tensor, scope: str = "attention"
+    model,
+    encoded: Encoded,
+    rule: TopP,
+    *,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    scope: str = "attention",
 ) -> Rollout:
     """The completions of the data, tokens and mask (B, T), in place of sampled ones; len(rule.p) / B times each."""
     group = len(rule.p) // len(tokens)
@@ -178,9 +225,23 @@ def given(
     empty = torch.zeros(tokens.shape, device=tokens.device)
     ids = encoded.prompt_ids.repeat_interleave(group, 0)
     clipped = torch.zeros_like(mask[:, 0])
-    rollout = Rollout(repeat(encoded.embeds, group), ids, rule.p, tokens, mask, clipped, empty, [], empty[:, 0], 1.0, [])
+    rollout = Rollout(
+        repeat(encoded.embeds, group),
+        ids,
+        rule.p,
+        tokens,
+        mask,
+        clipped,
+        empty,
+        [],
+        empty[:, 0],
+        1.0,
+        [],
+    )
     with sparse(model, rule, scope=scope, prompt_length=rollout.prompt) as trace:
-        logprobs = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+        logprobs = (
+            completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+        )
     return replace(rollout, logprobs=logprobs, kept=list(trace.kept), token_ratio=trace.token_ratio)
 
 
@@ -188,7 +249,9 @@ def completion_logits(model, rollout: Rollout) -> torch.Tensor:
     """(N, T, V) the sampled-from distribution's logits at each completion token, under the attention in force."""
     inputs = extend(model, rollout.embeds, rollout.prompt_ids, rollout.tokens, rollout.mask)
     hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
-    return policy_logits(model.lm_head(hidden[:, rollout.prompt - 1 : -1]), rollout.suppress, rollout.temperature)
+    return policy_logits(
+        model.lm_head(hidden[:, rollout.prompt - 1 : -1]), rollout.suppress, rollout.temperature
+    )
 
 
 def some(rollout: Rollout, rows: torch.Tensor) -> Rollout:
@@ -196,7 +259,13 @@ def some(rollout: Rollout, rows: torch.Tensor) -> Rollout:
     p = tuple(rollout.p[row] for row in rows.tolist())
     names = ("prompt_ids", "tokens", "mask", "clipped", "logprobs", "token_ratio")
     parts = {name: getattr(rollout, name)[rows] for name in names}
-    return replace(rollout, embeds=take(rollout.embeds, rows), p=p, kept=[layer[rows] for layer in rollout.kept], **parts)
+    return replace(
+        rollout,
+        embeds=take(rollout.embeds, rows),
+        p=p,
+        kept=[layer[rows] for layer in rollout.kept],
+        **parts,
+    )
 
 
 @torch.no_grad()
@@ -204,7 +273,9 @@ def read_prompts(model, rollout: Rollout, group: int):
     """The decoder's output, with its cache, for each question once, as `model` embeds it; dense."""
     rows = torch.arange(0, len(rollout.p), group, device=rollout.tokens.device)
     nothing = rollout.tokens[rows, :0]
-    embeds = extend(model, take(rollout.embeds, rows), rollout.prompt_ids[rows], nothing, nothing.bool())
+    embeds = extend(
+        model, take(rollout.embeds, rows), rollout.prompt_ids[rows], nothing, nothing.bool()
+    )
     return decoder(model)(**embeds, use_cache=True)
 
 
@@ -212,7 +283,10 @@ def read_prompts(model, rollout: Rollout, group: int):
 def reference_logits(model, rollout: Rollout, group: int, read=None) -> torch.Tensor:
     """(N, T, V) of the dense reference. A prompt is read once, unless it was `read` before; so are equal answers to it, the
     rule with short answers. The cache of `read` is used up."""
-    keys = [(row // group, tuple(tokens)) for row, tokens in enumerate(rollout.tokens.masked_fill(~rollout.mask, -1).tolist())]
+    keys = [
+        (row // group, tuple(tokens))
+        for row, tokens in enumerate(rollout.tokens.masked_fill(~rollout.mask, -1).tolist())
+    ]
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     unique = torch.tensor(sorted(first.values()), device=rollout.tokens.device)
     answers = some(rollout, unique)
@@ -226,7 +300,9 @@ def reference_logits(model, rollout: Rollout, group: int, read=None) -> torch.Te
         past_key_values=read.past_key_values,
         use_cache=True,
     )
-    hidden = torch.cat([read.last_hidden_state[question, -1:], more.last_hidden_state[:, :-1]], dim=1)
+    hidden = torch.cat(
+        [read.last_hidden_state[question, -1:], more.last_hidden_state[:, :-1]], dim=1
+    )
     logits = policy_logits(model.lm_head(hidden), rollout.suppress, rollout.temperature)
     place = {row: i for i, row in enumerate(unique.tolist())}
     return logits[[place[first[key]] for key in keys]]
@@ -253,14 +329,28 @@ class Experience:
     def rollout_numbers(self) -> list[int]:
         """(N,) of the rollouts in the run."""
         group = self.rewards.accuracy.shape[1]
-        return [number * group + column for number in self.numbers for column in range(group)[self.columns]]
+        return [
+            number * group + column
+            for number in self.numbers
+            for column in range(group)[self.columns]
+        ]
 
     def record(self) -> dict:
         """What was asked, sampled and earned, for a file; the questions give the rest again."""
         rollout, rewards = self.rollout, self.rewards
-        found = {name: getattr(rollout, name) for name in ("p", "tokens", "mask", "logprobs", "kept", "token_ratio")}
-        found |= {"accuracy": rewards.accuracy, "efficiency": rewards.efficiency, "expected": self.expected}
-        return found | {"ids": [example.id for example in self.examples], "columns": [self.columns.start, self.columns.stop]}
+        found = {
+            name: getattr(rollout, name)
+            for name in ("p", "tokens", "mask", "logprobs", "kept", "token_ratio")
+        }
+        found |= {
+            "accuracy": rewards.accuracy,
+            "efficiency": rewards.efficiency,
+            "expected": self.expected,
+        }
+        return found | {
+            "ids": [example.id for example in self.examples],
+            "columns": [self.columns.start, self.columns.stop],
+        }
 
 
 def right(examples: list[Example], rewards: Reward, config: TrainConfig) -> torch.Tensor:
@@ -279,16 +369,26 @@ def given_tokens(
     chat ends its turn; running text goes on."""
     tokenizer = tokenizer_of(processor)
     end = [tokenizer.eos_token_id] if config.chat_template else []
-    answers = [tokenizer.encode(example.answer, add_special_tokens=False) + end for example in examples]
-    clipped = torch.tensor([len(answer) > config.max_completion_length for answer in answers], device=device)
-    return *padded([answer[: config.max_completion_length] for answer in answers], 0, device), clipped
+    answers = [
+        tokenizer.encode(example.answer, add_special_tokens=False) + end for example in examples
+    ]
+    clipped = torch.tensor(
+        [len(answer) > config.max_completion_length for answer in answers], device=device
+    )
+    return *padded(
+        [answer[: config.max_completion_length] for answer in answers], 0, device
+    ), clipped
 
 
 def padded(answers: list[list[int]], fill: int, device) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens and mask (B, T), padded on the right."""
     longest = max(map(len, answers))
-    tokens = torch.tensor([answer + [fill] * (longest - len(answer)) for answer in answers], device=device)
-    mask = torch.tensor([[i < len(answer) for i in range(longest)] for answer in answers], device=device)
+    tokens = torch.tensor(
+        [answer + [fill] * (longest - len(answer)) for answer in answers], device=device
+    )
+    mask = torch.tensor(
+        [[i < len(answer) for i in range(longest)] for answer in answers], device=device
+    )
     return tokens, mask
 
 

@@ -13,7 +13,9 @@ SOFTNESS = 0.5  # of `soft_count`, in nats of the score
 def entropy_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """exp of the entropy of the scores: on how many tokens the attention lies, whatever p is."""
     share = accumulated / accumulated.sum(-1, keepdim=True)
-    share = share.clamp(min=torch.finfo(share.dtype).tiny)  # at 0, where padding is, its slope is infinite
+    share = share.clamp(
+        min=torch.finfo(share.dtype).tiny
+    )  # at 0, where padding is, its slope is infinite
     return torch.special.entr(share).sum(-1).exp()
 
 

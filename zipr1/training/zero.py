@@ -24,7 +24,9 @@ def stage(accelerator: Accelerator) -> int:
         return 0
     plugin = accelerator.state.deepspeed_plugin
     if plugin.zero_stage not in (2, 3):
-        raise ValueError(f"zero_stage: {plugin.zero_stage} in the launcher's configuration; use 2 or 3, or no DeepSpeed")
+        raise ValueError(
+            f"zero_stage: {plugin.zero_stage} in the launcher's configuration; use 2 or 3, or no DeepSpeed"
+        )
     return plugin.zero_stage
 
 
@@ -39,12 +41,18 @@ def is_engine(policy: nn.Module) -> bool:
     return deepspeed is not None and isinstance(policy, deepspeed.DeepSpeedEngine)
 
 
-def shard(policy: nn.Module, optimizer: torch.optim.Optimizer, limit: float, accelerator: Accelerator) -> nn.Module:
+def shard(
+    policy: nn.Module, optimizer: torch.optim.Optimizer, limit: float, accelerator: Accelerator
+) -> nn.Module:
     """The engine of a policy and its optimizer: gradients and optimizer state over the processes (ZeRO-2), weights too
     (ZeRO-3). `limit` of the gradient's norm."""
     settings = accelerator.state.deepspeed_plugin.deepspeed_config
     # The loss divides by what there is (update.py); DeepSpeed is not to know of batches.
-    settings |= {"train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "gradient_clipping": limit}
+    settings |= {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": limit,
+    }
     if settings.get("bf16", {}).get("enabled"):
         settings["bf16"]["check_grad_overflow"] = True  # a step that is not finite is not taken
     set_vision_apart(policy.model, accelerator.device)
@@ -85,7 +93,10 @@ def whole_weights(engine, trained: bool, keep: bool) -> dict[str, torch.Tensor]:
 
     model, found = engine.module.model, {}
     if hasattr(model.model, "visual") and not trained:
-        found |= {f"model.visual.{name}": part.cpu() for name, part in model.model.visual.state_dict().items()}
+        found |= {
+            f"model.visual.{name}": part.cpu()
+            for name, part in model.model.visual.state_dict().items()
+        }
     for name, part in model.state_dict(keep_vars=True).items():
         if part.requires_grad:
             whole = safe_get_full_fp32_param(part)
@@ -103,7 +114,10 @@ def write_state(engine, folder: Path) -> None:
     """The optimizer's state, each process its part; every process must call it. Raises CheckpointError if the disk is full."""
     try:
         engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError of a full disk, and of much else: the text is its own
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # torch says RuntimeError of a full disk, and of much else: the text is its own
         raise CheckpointError(
             f"{folder}: could not be written ({error}); earlier checkpoints are intact; free some space and use --resume"
         ) from error

@@ -52,7 +52,9 @@ class Benchmark:
     scores: tuple[Score, ...]
     combine: str = "mean"
     needs: str = ""  # beside the data set: a judge, a key, a choice that was made
-    judge: bool = False  # answers that no rule can read are shown to a model, if OPENAI_API_KEY is set
+    judge: bool = (
+        False  # answers that no rule can read are shown to a model, if OPENAI_API_KEY is set
+    )
     most: float = 100.0  # the highest score
 
     @property
@@ -95,19 +97,28 @@ def circular(*entries: dict) -> float:
     """A question of MMBench with its copies whose options are in another order: 1 if all are answered right."""
     from pandas import DataFrame
 
-    rows = [{name if name in "ABCD" else name.lower(): value for name, value in entry.items()} for entry in entries]
+    rows = [
+        {name if name in "ABCD" else name.lower(): value for name, value in entry.items()}
+        for entry in entries
+    ]
     answers = {row["index"]: row["answer"] for row in rows}
     return float(mmbench().eval_sub_data(DataFrame(rows), answers, static_only=True))
 
 
 def video_mmmu(entry: dict) -> float:
     """A letter, or in open questions what was read from the answer; without any answer the question is left out."""
-    os.environ.setdefault("HF_HOME", str(Path.home() / ".cache" / "huggingface"))  # which the module reads when imported
+    os.environ.setdefault(
+        "HF_HOME", str(Path.home() / ".cache" / "huggingface")
+    )  # which the module reads when imported
     from lmms_eval.tasks.videommmu.utils import eval_multi_choice, eval_open
 
     if entry["parsed_pred"] == "API Error":
         return np.nan
-    judge = eval_multi_choice if entry["question_type"] in ("multiple-choice", "perception") else eval_open
+    judge = (
+        eval_multi_choice
+        if entry["question_type"] in ("multiple-choice", "perception")
+        else eval_open
+    )
     return float(judge(entry["answer"], entry["parsed_pred"]))
 
 
@@ -195,12 +206,18 @@ def malformed(where: str) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: not what lmms-eval 0.7.3 writes ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{where}: not what lmms-eval 0.7.3 writes ({type(error).__name__}: {error})"
+        ) from error
 
 
 def unjudged(entry) -> bool:
     """Whether no rule could read an answer (TempCompass), and no judge was asked or answered: lmms-eval counts it as wrong."""
-    return isinstance(entry, dict) and entry.get("match_success") is False and "chatgpt_response" not in entry
+    return (
+        isinstance(entry, dict)
+        and entry.get("match_success") is False
+        and "chatgpt_response" not in entry
+    )
 
 
 def total(score: Score, found: list[Unit], counts: np.ndarray | None = None) -> np.ndarray:
@@ -215,7 +232,9 @@ def total(score: Score, found: list[Unit], counts: np.ndarray | None = None) -> 
     for stratum in dict.fromkeys(unit.stratum for unit in found):
         mine = strata == stratum
         with np.errstate(invalid="ignore"):  # a stratum of which nothing was drawn
-            mean = (counts[..., mine] * np.nan_to_num(values[mine])).sum(-1) / counts[..., mine].sum(-1)
+            mean = (counts[..., mine] * np.nan_to_num(values[mine])).sum(-1) / counts[
+                ..., mine
+            ].sum(-1)
         parts.append(mean * mine.sum() if score.within == "sum" else mean)
     return score.scale * (np.nansum if score.across == "sum" else np.nanmean)(parts, axis=0)
 
@@ -234,9 +253,17 @@ def resampled(benchmark: Benchmark, found: list[list[Unit]], resamples: int) -> 
     groups: defaultdict[frozenset, list[Hashable]] = defaultdict(list)
     for medium, strata in touched.items():
         groups[frozenset(strata)].append(medium)
-    rng = np.random.default_rng(crc32(benchmark.name.encode()))  # benchmarks are independent of each other
-    columns = {medium: column for column, medium in enumerate(medium for media in groups.values() for medium in media)}
-    drawn = [rng.multinomial(len(media), [1 / len(media)] * len(media), size=resamples) for media in groups.values()]
+    rng = np.random.default_rng(
+        crc32(benchmark.name.encode())
+    )  # benchmarks are independent of each other
+    columns = {
+        medium: column
+        for column, medium in enumerate(medium for media in groups.values() for medium in media)
+    }
+    drawn = [
+        rng.multinomial(len(media), [1 / len(media)] * len(media), size=resamples)
+        for media in groups.values()
+    ]
     counts = np.concatenate(drawn, axis=1)
     scores = [
         total(score, mine, counts[:, [columns[unit.medium] for unit in mine]])

@@ -29,10 +29,16 @@ def needs(tasks: Collection[str], prefix: str, include_path: str | None, hf_home
             if task not in tasks:
                 continue
             if prefix + task not in index:
-                raise ValueError(f"{prefix + task}: lmms-eval knows no such task; see prefix and include_path of the recipe")
-            parts.append(data_of(load_yaml_config(index[prefix + task]["yaml_path"], mode="simple"), hf_home))
+                raise ValueError(
+                    f"{prefix + task}: lmms-eval knows no such task; see prefix and include_path of the recipe"
+                )
+            parts.append(
+                data_of(load_yaml_config(index[prefix + task]["yaml_path"], mode="simple"), hf_home)
+            )
         if parts:
-            notes = [JUDGE[bool(os.environ.get(KEY))]] * benchmark.judge + [benchmark.needs] * bool(benchmark.needs)
+            notes = [JUDGE[bool(os.environ.get(KEY))]] * benchmark.judge + [benchmark.needs] * bool(
+                benchmark.needs
+            )
             lines.append(f"{benchmark.name}: {'; '.join([*dict.fromkeys(parts), *notes])}")
     return lines
 

@@ -50,7 +50,9 @@ class SuiteConfig:
             if name not in NAMES:
                 raise ValueError(f"benchmarks: {name!r} is none of {', '.join(NAMES)}")
         if "MME" in self.benchmarks and (self.limit or 0) % 2:
-            raise ValueError(f"limit={self.limit}: must be even for MME, which scores its questions in pairs; or leave MME out")
+            raise ValueError(
+                f"limit={self.limit}: must be even for MME, which scores its questions in pairs; or leave MME out"
+            )
 
     @property
     def chosen(self):
@@ -60,10 +62,25 @@ class SuiteConfig:
 def command_of(config: SuiteConfig, task: str, model_args: dict, out: Path) -> list[str]:
     """What runs one task under one method."""
     # torch's launcher: accelerate's starts a single process on a machine without a GPU, however many it is asked for.
-    several = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(config.processes), "-m"]
+    several = [
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(config.processes),
+        "-m",
+    ]
     launcher = several if config.processes > 1 else []
     arguments = ",".join(f"{name}={value}" for name, value in model_args.items())
-    command = [sys.executable, "-m", *launcher, "lmms_eval", "--model", "zipr1", "--model_args", arguments]
+    command = [
+        sys.executable,
+        "-m",
+        *launcher,
+        "lmms_eval",
+        "--model",
+        "zipr1",
+        "--model_args",
+        arguments,
+    ]
     command += [
         "--tasks",
         config.prefix + task,
@@ -102,7 +119,9 @@ def finished(folder: Path, identity: dict) -> dict | None:
         return None
     found = json.loads(done.read_text())
     if other := [name for name in identity if found["identity"].get(name) != identity[name]]:
-        raise ValueError(f"{folder}: holds results of another {', '.join(other)}; give another --output_dir, or remove it")
+        raise ValueError(
+            f"{folder}: holds results of another {', '.join(other)}; give another --output_dir, or remove it"
+        )
     files = {name: folder / found[name] for name in ("results", "samples")}
     return files if all(path.is_file() for path in files.values()) else None
 
@@ -121,45 +140,68 @@ def run_task(folder: Path, command: list[str], identity: dict, **more: str) -> s
     with (folder / "log.txt").open("w") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
     new = set(folder.glob(DATED)) - before
-    results, samples = ([path for path in new if kind in path.name] for kind in ("_results.json", "_samples_"))
+    results, samples = (
+        [path for path in new if kind in path.name] for kind in ("_results.json", "_samples_")
+    )
     if len(results) == 1 and len(samples) == 1:
-        files = {"results": str(results[0].relative_to(folder)), "samples": str(samples[0].relative_to(folder))}
+        files = {
+            "results": str(results[0].relative_to(folder)),
+            "samples": str(samples[0].relative_to(folder)),
+        }
         whole = folder / "done.json.part"
         whole.write_text(json.dumps({"identity": identity} | files))
         whole.replace(folder / "done.json")
         return None
-    lines = [line.strip() for line in (folder / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
+    lines = [
+        line.strip()
+        for line in (folder / "log.txt").read_text(errors="replace").splitlines()
+        if line.strip()
+    ]
     errors = [line for line in lines if "Error" in line]
     return f"{(errors or lines or ['no results'])[-1]} (see {folder / 'log.txt'})"
 
 
-def run_suite(config: SuiteConfig, methods: dict[str, dict], output_dir: Path) -> tuple[dict, dict[str, str]]:
+def run_suite(
+    config: SuiteConfig, methods: dict[str, dict], output_dir: Path
+) -> tuple[dict, dict[str, str]]:
     """Row -> task -> files, for every task that is done, and "row, task" -> why, for those that failed.
 
     methods: row of the table -> arguments of zipr1.evaluation.lmms_model.ZipR1 that make it.
     """
     if not find_spec("lmms_eval"):  # now, not once a task
-        raise ModuleNotFoundError("lmms_eval is needed for the suite paper: pip install 'zipr1[lmms]'")
+        raise ModuleNotFoundError(
+            "lmms_eval is needed for the suite paper: pip install 'zipr1[lmms]'"
+        )
     jobs, waiting = [], set()
     for row, arguments in methods.items():
         model_args = config.model_args | arguments
         identity = identity_of(config, model_args)
         for task in (task for benchmark in config.chosen for task in benchmark.tasks):
             folder = output_dir / row / task
-            if finished(folder, identity) is None:  # before anything runs: settings that do not fit what is there
+            if (
+                finished(folder, identity) is None
+            ):  # before anything runs: settings that do not fit what is there
                 waiting.add(task)
             jobs.append((row, task, folder, command_of(config, task, model_args, folder), identity))
     for line in needs(waiting, config.prefix, config.include_path, hf_home()) if waiting else ():
         print(line, file=sys.stderr)
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "suite.json").write_text(json.dumps(asdict(config) | {"methods": methods}, indent=1))
+    (output_dir / "suite.json").write_text(
+        json.dumps(asdict(config) | {"methods": methods}, indent=1)
+    )
     files, failed = {row: {} for row in methods}, {}
     # Without it, accelerate takes each of several processes on CPUs for a single one.
-    more = {"ACCELERATE_USE_CPU": "true"} if config.processes > 1 and not torch.cuda.is_available() else {}
+    more = (
+        {"ACCELERATE_USE_CPU": "true"}
+        if config.processes > 1 and not torch.cuda.is_available()
+        else {}
+    )
     with tqdm(jobs, desc="suite", unit="task") as bar:
         for row, task, folder, command, identity in bar:
             bar.set_postfix_str(f"{row}, {task}, {len(failed)} failed")
-            why = None if finished(folder, identity) else run_task(folder, command, identity, **more)
+            why = (
+                None if finished(folder, identity) else run_task(folder, command, identity, **more)
+            )
             if why:
                 failed[f"{row}, {task}"] = why
             else:

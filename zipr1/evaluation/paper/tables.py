@@ -43,7 +43,9 @@ def read_samples(path: Path) -> list[dict]:
     samples = []
     if not path.is_file():
         raise ValueError(f"{path}: no such file; run the suite again")
-    with path.open(encoding="utf-8") as file:  # by line feeds alone: an answer may hold other ends of lines, such as U+2028
+    with path.open(
+        encoding="utf-8"
+    ) as file:  # by line feeds alone: an answer may hold other ends of lines, such as U+2028
         for number, line in enumerate(file, 1):
             with malformed(f"{path}:{number}"):
                 sample = json.loads(line)
@@ -65,7 +67,9 @@ def official(score: Score, results: Path) -> float:
         (task,) = json.loads(results.read_text(encoding="utf-8"))["results"].values()
         value = dict(task).get(f"{score.metric},none")
     if not isinstance(value, int | float):
-        raise ValueError(f"{results}: no number under {score.metric!r}; was every question of the task asked?")
+        raise ValueError(
+            f"{results}: no number under {score.metric!r}; was every question of the task asked?"
+        )
     return score.unit * value
 
 
@@ -74,15 +78,28 @@ def measured(benchmark: Benchmark, files: dict[str, dict]) -> Measured | None:
     if not set(benchmark.tasks) <= set(files):
         return None
     samples = {task: read_samples(files[task]["samples"]) for task in benchmark.tasks}
-    scores = combined(benchmark, [official(score, files[score.task]["results"]) for score in benchmark.scores])
-    draws = resampled(benchmark, [units(score, samples[score.task]) for score in benchmark.scores], RESAMPLES)
+    scores = combined(
+        benchmark, [official(score, files[score.task]["results"]) for score in benchmark.scores]
+    )
+    draws = resampled(
+        benchmark, [units(score, samples[score.task]) for score in benchmark.scores], RESAMPLES
+    )
     metrics = {score.metric for score in benchmark.scores}
     return Measured(
         scores=[float(score) for score in scores],
         draws=draws,
-        questions=sorted((task, sample["doc_id"]) for task, mine in samples.items() for sample in mine),
-        token_ratio=float(np.mean([sample["token_ratio"] for mine in samples.values() for sample in mine])),
-        unjudged=sum(unjudged(sample.get(name)) for mine in samples.values() for sample in mine for name in metrics),
+        questions=sorted(
+            (task, sample["doc_id"]) for task, mine in samples.items() for sample in mine
+        ),
+        token_ratio=float(
+            np.mean([sample["token_ratio"] for mine in samples.values() for sample in mine])
+        ),
+        unjudged=sum(
+            unjudged(sample.get(name))
+            for mine in samples.values()
+            for sample in mine
+            for name in metrics
+        ),
     )
 
 
@@ -91,7 +108,9 @@ def bounds(name: str, draws: list[np.ndarray]) -> dict:
     return {f"{name}low": list(low), f"{name}high": list(high)}
 
 
-def compared(scores: list[float], draws: list[np.ndarray], base: tuple[list[float], list[np.ndarray]] | None) -> dict:
+def compared(
+    scores: list[float], draws: list[np.ndarray], base: tuple[list[float], list[np.ndarray]] | None
+) -> dict:
     """score, low, high and, with `base`, difference, difference_low, difference_high: lists, one entry for each number that
     stands by itself. Paired: the draws of both are of the same questions."""
     found = {"score": scores} | bounds("", draws)
@@ -105,9 +124,15 @@ def cell(mine: Measured, full: Measured | None) -> dict:
     """What `compared` finds, with "token_ratio", "questions" and "unjudged" (numbers). Raises ValueError if Full was asked
     other questions."""
     if full is not None and mine.questions != full.questions:
-        raise ValueError(f"other questions than Full's ({len(mine.questions)} and {len(full.questions)})")
+        raise ValueError(
+            f"other questions than Full's ({len(mine.questions)} and {len(full.questions)})"
+        )
     found = compared(mine.scores, mine.draws, full and (full.scores, full.draws))
-    return found | {"token_ratio": mine.token_ratio, "questions": len(mine.questions), "unjudged": mine.unjudged}
+    return found | {
+        "token_ratio": mine.token_ratio,
+        "questions": len(mine.questions),
+        "unjudged": mine.unjudged,
+    }
 
 
 def mean_cell(mine: dict[Benchmark, Measured], full: dict[Benchmark, Measured]) -> dict | None:
@@ -117,7 +142,9 @@ def mean_cell(mine: dict[Benchmark, Measured], full: dict[Benchmark, Measured]) 
 
     def mean(some: dict[Benchmark, Measured]) -> tuple[list[float], list[np.ndarray]]:
         scores = [percent(benchmark, some[benchmark].scores) for benchmark in mine]
-        return [float(np.mean(scores))], [np.mean([percent(benchmark, some[benchmark].draws) for benchmark in mine], axis=0)]
+        return [float(np.mean(scores))], [
+            np.mean([percent(benchmark, some[benchmark].draws) for benchmark in mine], axis=0)
+        ]
 
     return compared(*mean(mine), mean(full) if full and mine.keys() <= full.keys() else None)
 
@@ -129,7 +156,11 @@ def suite_rows(names: list[str], files: dict[str, dict], failed: dict[str, str])
     """
     rows = []
     for table in TITLES:
-        chosen = [benchmark for benchmark in BENCHMARKS if benchmark.table == table and benchmark.name in names]
+        chosen = [
+            benchmark
+            for benchmark in BENCHMARKS
+            if benchmark.table == table and benchmark.name in names
+        ]
         full: dict[Benchmark, Measured] = {}
         for method, tasks in files.items() if chosen else ():
             mine, cells = {}, dict.fromkeys(benchmark.name for benchmark in chosen)
@@ -157,13 +188,18 @@ def shown(entry: dict | None) -> tuple[str, str]:
         return "failed", ""
     parts = []
     if entry["low"] is not None:  # in files of earlier versions
-        spans = (f"{number(low)} to {number(high)}" for low, high in zip(entry["low"], entry["high"], strict=True))
+        spans = (
+            f"{number(low)} to {number(high)}"
+            for low, high in zip(entry["low"], entry["high"], strict=True)
+        )
         parts.append(f"({'/'.join(spans)})")
     if entry.get("difference"):
         differences = [f"{difference:+.1f}" for difference in entry["difference"]]
         if "difference_low" in entry:
             ends = zip(differences, entry["difference_low"], entry["difference_high"], strict=True)
-            differences = [f"{difference}, {low:+.1f} to {high:+.1f}" for difference, low, high in ends]
+            differences = [
+                f"{difference}, {low:+.1f} to {high:+.1f}" for difference, low, high in ends
+            ]
         parts.append(f"[{'/'.join(differences)}]")
     if entry.get("unjudged"):
         parts.append(f"{entry['unjudged']} unjudged")
@@ -175,8 +211,12 @@ def ratio_shown(rows: list[dict]) -> tuple[str, str]:
     done = [sum(entry is not None for entry in row["benchmarks"].values()) for row in rows]
     if not any(done):
         return "-", ""
-    ratio = sum(row["token_ratio"] * count for row, count in zip(rows, done, strict=True) if count) / sum(done)
-    return f"{100 * ratio:.1f}", incomplete([entry for row in rows for entry in row["benchmarks"].values()])
+    ratio = sum(
+        row["token_ratio"] * count for row, count in zip(rows, done, strict=True) if count
+    ) / sum(done)
+    return f"{100 * ratio:.1f}", incomplete(
+        [entry for row in rows for entry in row["benchmarks"].values()]
+    )
 
 
 def incomplete(cells: Iterable[dict | None]) -> str:
@@ -191,8 +231,13 @@ def suite_tables(rows: list[dict]) -> list[tuple[str, list[str], list[list[tuple
     for table, title in TITLES.items():
         mine = [row for row in rows if row["table"] == table]
         if mine:
-            body = [[(row["method"], ""), ratio_shown([row]), *map(shown, row["benchmarks"].values())] for row in mine]
-            found.append((f"Table {table}: {title}", ["Method", "Ratio", *mine[0]["benchmarks"]], body))
+            body = [
+                [(row["method"], ""), ratio_shown([row]), *map(shown, row["benchmarks"].values())]
+                for row in mine
+            ]
+            found.append(
+                (f"Table {table}: {title}", ["Method", "Ratio", *mine[0]["benchmarks"]], body)
+            )
     if not rows:
         return []
     kinds, body = {"images": 1, "videos": 2}, []
@@ -202,9 +247,23 @@ def suite_tables(rows: list[dict]) -> list[tuple[str, list[str], list[list[tuple
         for table in kinds.values():
             entry = mine.get(table, {}).get("mean")  # none in files of earlier versions
             text, small = shown(entry) if entry else ("-", "")
-            line.append((text, f"{small} {incomplete(mine[table]['benchmarks'].values())}".strip() if entry else small))
+            line.append(
+                (
+                    text,
+                    f"{small} {incomplete(mine[table]['benchmarks'].values())}".strip()
+                    if entry
+                    else small,
+                )
+            )
         body.append(line)
-    return [*found, ("Means over benchmarks, each in % of its highest score", ["Method", "Ratio", *kinds], body)]
+    return [
+        *found,
+        (
+            "Means over benchmarks, each in % of its highest score",
+            ["Method", "Ratio", *kinds],
+            body,
+        ),
+    ]
 
 
 def suite_markdown(rows: list[dict]) -> str:
@@ -223,7 +282,11 @@ def suite_latex(rows: list[dict]) -> str:
         return f"{text} {{\\scriptsize {small}}}" if small else text
 
     parts = [
-        tabular(title, [latex(name) for name in head], [[latex(*entry) for entry in line] for line in body])
+        tabular(
+            title,
+            [latex(name) for name in head],
+            [[latex(*entry) for entry in line] for line in body],
+        )
         for title, head, body in suite_tables(rows)
     ]
     return "\n\n".join(parts) + "\n"
