@@ -30,7 +30,7 @@ import zipr1
 from zipr1.bench.training import steps_of
 from zipr1.data.processor import collate
 from zipr1.models.encode import encode
-from zipr1.models.loading import save
+from zipr1.models.saving import save
 from zipr1.rewards.reward import reward
 from zipr1.tasks import TASKS
 from zipr1.training.config import TrainConfig

@@ -28,7 +28,9 @@ from zipr1.data.example import Example
 from zipr1.data.processor import prepare
 from zipr1.lab.tiny import build_model
 from zipr1.models.encode import encode, extend
-from zipr1.models.loading import EMBEDDED, TEXT_FAMILIES, VISION_FAMILIES, load
+from zipr1.models.families import TEXT_FAMILIES, VISION_FAMILIES
+from zipr1.models.loading import load
+from zipr1.models.location import EMBEDDED
 
 
 def pytest_collection_modifyitems(items):

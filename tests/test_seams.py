@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
-from zipr1.models.loading import TEXT_FAMILIES, VISION_FAMILIES, decoder, set_attention
+from zipr1.models.families import TEXT_FAMILIES, VISION_FAMILIES, decoder, set_attention
 
 SPY = "zipr1_spy"
 

@@ -7,7 +7,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 _HOME = {
-    "load": "models.loading", "save": "models.loading",
+    "load": "models.loading", "save": "models.saving",
     "sparse": "sparsity.context", "Trace": "sparsity.attention", "relaxed_count": "sparsity.budget",
     "TopP": "sparsity.rules", "TopK": "sparsity.rules", "Random": "sparsity.rules", "Recent": "sparsity.rules",
     "FastV": "sparsity.rules", "KeepAll": "sparsity.rules",

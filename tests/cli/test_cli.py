@@ -21,7 +21,7 @@ from zipr1.evaluation.config import EvalConfig
 from zipr1.inference.answer import AnswerConfig
 from zipr1.lab.demo import DemoConfig
 from zipr1.lab.pretrain import PretrainConfig
-from zipr1.models.loading import EMBEDDED
+from zipr1.models.location import EMBEDDED
 from zipr1.report.page import ReportConfig
 from zipr1.tasks import TASKS
 from zipr1.training.config import TrainConfig

@@ -14,7 +14,8 @@ from zipr1.data.media import read_clip
 from zipr1.data.processor import tensors
 from zipr1.evaluation.lmms_model import generation_settings
 from zipr1.evaluation.paper.benchmarks import BENCHMARKS, total, units
-from zipr1.models.loading import load_vision, save
+from zipr1.models.loading import load_vision
+from zipr1.models.saving import save
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import TopP
 

@@ -22,7 +22,7 @@ from zipr1.evaluation.paper.benchmarks import (
 from zipr1.evaluation.paper.requirements import needs
 from zipr1.evaluation.paper.suite import SuiteConfig, finished, identity_of, run_task
 from zipr1.evaluation.paper.tables import suite_latex, suite_markdown, suite_rows
-from zipr1.models.loading import EMBEDDED
+from zipr1.models.location import EMBEDDED
 
 BY_NAME = {benchmark.name: benchmark for benchmark in BENCHMARKS}
 

@@ -11,7 +11,8 @@ from transformers import (
 from zipr1.evaluation.evaluate import evaluate
 from zipr1.evaluation.statistics import table_row
 from zipr1.lab.tiny import build_processor
-from zipr1.models.loading import EMBEDDED, load
+from zipr1.models.loading import load
+from zipr1.models.location import EMBEDDED
 from zipr1.sparsity.rules import TopP
 from zipr1.tasks import FAMILIES, TASKS, examples_of, text_only_prior
 

@@ -16,8 +16,11 @@ from zipr1.evaluation.input_baselines import FewerFrames, nearest
 from zipr1.evaluation.records import Record, read_records
 from zipr1.evaluation.statistics import interval, table_row
 from zipr1.lab.tiny13_tables import mean_of, pair_table, pairs_of, write_table
+from zipr1.models.families import decoder
 from zipr1.models.flops import Shape, layer_flops
-from zipr1.models.loading import EMBEDDED, decoder, load_vision, save
+from zipr1.models.loading import load_vision
+from zipr1.models.location import EMBEDDED
+from zipr1.models.saving import save
 from zipr1.tasks import examples_of
 
 QUESTIONS = 4

@@ -4,6 +4,7 @@ import pytest
 from torch import nn
 
 from zipr1.bench.phases import build
+from zipr1.models.families import decoder
 from zipr1.models.flops import (
     Shape,
     attention_flops,
@@ -12,7 +13,6 @@ from zipr1.models.flops import (
     layer_flops,
     prefill_bound,
 )
-from zipr1.models.loading import decoder
 
 SMALL = Shape(layers=2, hidden=8, heads=2, kv_heads=1, head=4, mlp=16)
 

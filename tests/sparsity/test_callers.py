@@ -8,7 +8,7 @@ from conftest import extended, front, prompts, random_model
 from transformers import DynamicCache
 
 from zipr1.data.example import Example
-from zipr1.models.loading import VISION_FAMILIES, decoder
+from zipr1.models.families import VISION_FAMILIES, decoder
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import KeepAll, TopP
 

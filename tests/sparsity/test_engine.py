@@ -9,7 +9,7 @@ from conftest import extended, front, prompts, random_model
 
 import zipr1
 from zipr1.models.encode import following
-from zipr1.models.loading import decoder
+from zipr1.models.families import decoder
 from zipr1.sparsity.budget import relaxed_count
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.naive import REFERENCE, masked_scope

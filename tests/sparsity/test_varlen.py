@@ -5,7 +5,7 @@ import torch
 from conftest import front
 
 import zipr1
-from zipr1.models.loading import decoder
+from zipr1.models.families import decoder
 from zipr1.sparsity import varlen
 from zipr1.sparsity.rules import TopP
 

@@ -16,7 +16,7 @@ from PIL import Image
 from zipr1.common.recipe import read_recipe
 from zipr1.data.processor import prepare
 from zipr1.data.rows import open_rows
-from zipr1.models.loading import processor_of
+from zipr1.models.loading import load_processor
 from zipr1.training.config import TrainConfig
 from zipr1.training.data_check import DataError, Finding, findings
 from zipr1.training.questions import Questions, longest_prompt
@@ -201,7 +201,7 @@ def test_the_check_says_what_training_does(capsys, root, family, recipe, refused
     report = json.loads(out)
     assert status == 1 and f"{len(refused)} of 8 rows cannot be used" in err
     config = read_recipe(TrainConfig, root / "recipe.yaml")
-    processor = processor_of(model, family)
+    processor = load_processor(model)
     longest = longest_prompt(random_model(family), config)
     questions = Questions(config, processor, longest)
     _, used, _ = questions.read(range(8), 0)

@@ -8,7 +8,7 @@ from conftest import random_model
 from train_runs import SMALL, metrics
 
 from zipr1 import relaxed_count, sparse
-from zipr1.models.loading import decoder
+from zipr1.models.families import decoder
 from zipr1.sparsity.layer_scope import KeptRows
 from zipr1.sparsity.naive import attend
 from zipr1.sparsity.probes import Scores

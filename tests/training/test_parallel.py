@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 
 from zipr1.data.rows import permutation
-from zipr1.models.loading import EMBEDDED, load
+from zipr1.models.loading import load
+from zipr1.models.location import EMBEDDED
 from zipr1.training.policy import Policy, distribute, gathered, launched_for_fsdp
 
 SETTINGS = {

@@ -15,7 +15,8 @@ from zipr1.common.clock import Stopwatch
 from zipr1.common.recipe import read_recipe
 from zipr1.data.processor import prepare
 from zipr1.models.encode import encode
-from zipr1.models.loading import decoder, load
+from zipr1.models.families import decoder
+from zipr1.models.loading import load
 from zipr1.tasks import examples_of
 from zipr1.training.config import TrainConfig
 from zipr1.training.experience import gather_experience

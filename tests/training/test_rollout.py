@@ -11,7 +11,7 @@ import zipr1
 from zipr1.data.example import Example
 from zipr1.data.processor import prepare
 from zipr1.models.encode import encode
-from zipr1.models.loading import decoder
+from zipr1.models.families import decoder
 from zipr1.rewards.reward import Reward, reward
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import TopP

@@ -15,8 +15,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from zipr1.bench.config import SHAPES
 from zipr1.common.clock import paired, peak_bytes
+from zipr1.models.families import decoder
 from zipr1.models.flops import Shape, attention_flops, decode_bound, layer_flops, prefill_bound
-from zipr1.models.loading import decoder
 from zipr1.sparsity.attention import NAME, Call, Trace, choose, sparse_attention
 from zipr1.sparsity.cache import KeptLayer
 from zipr1.sparsity.context import sparse

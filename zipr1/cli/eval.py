@@ -11,7 +11,8 @@ from zipr1.evaluation.config import EvalConfig, trained_models
 from zipr1.evaluation.evaluate import evaluate
 from zipr1.evaluation.methods import SHORTER, rule_of
 from zipr1.evaluation.records import write_records
-from zipr1.models.loading import load_vision, trained_scope
+from zipr1.models.loading import load_vision
+from zipr1.models.settings import trained_settings
 from zipr1.sparsity.rules import TopP
 from zipr1.tasks import examples_of
 
@@ -23,13 +24,16 @@ def run_paper_suite(config: EvalConfig) -> tuple[list[dict], str]:
     from zipr1.evaluation.paper.suite import SuiteConfig, SuiteError, run_suite
     from zipr1.evaluation.paper.tables import suite_latex, suite_markdown, suite_rows
 
+    def threshold(model: str) -> float:
+        return trained_settings(model).p if config.p is None else config.p
+
     settings, folder = read_recipe(SuiteConfig, config.recipe), Path(config.output_dir)
     methods = {
         "Full": {"pretrained": config.model, "method": "full"},
-        "ZipVL": {"pretrained": config.model, "method": "zipvl", "p": config.p},
+        "ZipVL": {"pretrained": config.model, "method": "zipvl", "p": threshold(config.model)},
     }
     for row, model in trained_models(config.trained).items():
-        methods[row] = {"pretrained": model, "method": "zipvl", "p": config.p}
+        methods[row] = {"pretrained": model, "method": "zipvl", "p": threshold(model)}
     files, failed = run_suite(settings, methods, folder)
     rows = suite_rows(settings.benchmarks, files, failed)
     tables = suite_markdown(rows)
@@ -63,13 +67,17 @@ def run_eval(config: EvalConfig) -> tuple[list[dict], str]:
         return run_tiny13(config)
     torch.set_num_threads(config.threads)
     methods = config.methods.split(",")
-    rules = {method: rule_of(method, config.p, config.ratio, SHORTER) for method in methods}
-    curve = [TopP(p) for p in config.thresholds]
+    trained = trained_settings(config.model)
+    p = trained.p if config.p is None else config.p
+    rules = {
+        method: rule_of(method, p, config.ratio, SHORTER, trained.choice) for method in methods
+    }
+    curve = [TopP(p, trained.choice) for p in config.thresholds]
     examples = examples_of(config.names, config.split, config.questions)
     model, processor = load_vision(config.model)
     settings = {
         "batch_size": config.batch_size,
-        "scope": config.scope or trained_scope(config.model),
+        "scope": config.scope or trained.scope,
     }
     found = {
         method: evaluate(model, processor, examples, rule, method, **settings)

@@ -24,8 +24,9 @@ class EvalConfig:
     """Of the tasks' questions."""
     questions: int = 200
     """Per task."""
-    p: float = 0.975
-    """Of zipvl: the share of the attention to keep."""
+    p: float | None = None
+    """Threshold of zipvl: the fraction of the attention to keep; unset, as the model was trained
+    (0.975 for a model that was not)."""
     ratio: float = 0.25
     """Of the other methods: the share of the tokens to keep (fastv: from its layer on; downsample and fewer_frames: of the
     visual ones). In the suite tiny13 it is what the last of --trained kept."""

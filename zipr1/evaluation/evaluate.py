@@ -10,7 +10,8 @@ from zipr1.data.processor import prepare, visual_grid
 from zipr1.evaluation.config import MAX_NEW_TOKENS
 from zipr1.evaluation.input_baselines import Shorter, without_minimum
 from zipr1.evaluation.records import Record, packed
-from zipr1.models.loading import check_length, tokenizer_of
+from zipr1.models.encode import check_length
+from zipr1.models.loading import tokenizer_of
 from zipr1.rewards.reward import accuracy
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import Rule, TopP

@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers.utils import cached_file, extract_commit_hash
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from zipr1.models.loading import EMBEDDED
+from zipr1.models.location import EMBEDDED
 
 PACKAGE = Path(__file__).parents[1]
 # What draws the questions, reads the media and computes the answers.

@@ -24,7 +24,9 @@ from tqdm.auto import tqdm
 from zipr1.data.media import read_clip, read_media
 from zipr1.data.processor import tensors
 from zipr1.evaluation.methods import rule_of
-from zipr1.models.loading import check_length, load_vision, trained_scope
+from zipr1.models.encode import check_length
+from zipr1.models.loading import load_vision
+from zipr1.models.settings import trained_settings
 from zipr1.sparsity.context import sparse
 
 SAMPLING = ("temperature", "top_p", "top_k", "num_beams", "do_sample")
@@ -44,7 +46,7 @@ class Counts(TokenCounts):
 class ZipR1(lmms):
     """A Qwen-VL model of any supported family under a method of `zipr1 eval`, through lmms-eval's chat interface.
 
-    pretrained: hub id, folder or "zipr1/tiny". method: full, zipvl, topk, random, recent or fastv, with `p` or `ratio`. scope:
+    pretrained: hub id, folder or "zipr1/tiny". method: full, zipvl, topk, random, recent or fastv, with `p` or `ratio`. p, scope:
     None for what the model was trained for. min_pixels, max_pixels: of a picture; video_min_pixels, video_max_pixels: of a
     frame as the family's video processor counts them; None leaves the checkpoint's own. max_frames, fps: of a clip. dtype: of
     the weights; "auto" is the checkpoint's. attn_implementation: of the vision tower and of dense attention; for clips on a
@@ -59,7 +61,7 @@ class ZipR1(lmms):
         self,
         pretrained: str = "zipr1/tiny",
         method: str = "zipvl",
-        p: float = 0.975,
+        p: float | None = None,
         ratio: float = 0.25,
         scope: str | None = None,
         min_pixels: int | None = None,
@@ -76,8 +78,10 @@ class ZipR1(lmms):
         super().__init__()
         if int(max_frames) < 1:
             raise ValueError(f"max_frames={max_frames}: must be above 0")
-        self.rule = rule_of(method, float(p), float(ratio))
-        self.scope = scope or trained_scope(pretrained)
+        trained = trained_settings(pretrained)
+        p = trained.p if p is None else float(p)
+        self.rule = rule_of(method, p, float(ratio), choice=trained.choice)
+        self.scope = scope or trained.scope
         self.max_frames, self.fps, self.batch_size = (
             int(max_frames),
             fps and float(fps),

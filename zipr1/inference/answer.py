@@ -12,7 +12,9 @@ from zipr1.data.example import Example
 from zipr1.data.media import read_media
 from zipr1.data.processor import prepare, visual_grid
 from zipr1.inference.overlay import kept_pages, layer_masks, save_pages
-from zipr1.models.loading import check_length, load_vision, trained_scope
+from zipr1.models.encode import check_length
+from zipr1.models.loading import load_vision
+from zipr1.models.settings import trained_settings
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import TopP
 
@@ -27,8 +29,9 @@ class AnswerConfig:
     """What is asked."""
     model: str = "zipr1/tiny"
     """Hub id, folder, or the embedded model."""
-    p: float = 0.975
-    """Share of the attention to keep."""
+    p: float | None = None
+    """Fraction of the attention to keep; unset, as the model was trained (0.975 for a model that
+    was not)."""
     scope: Literal["attention", "layer"] | None = None
     """What follows the kept tokens (zipr1.sparse); unset, as trained."""
     picture: str | None = None
@@ -57,7 +60,8 @@ class AnswerConfig:
 @torch.no_grad()
 def answer(config: AnswerConfig) -> dict:
     """The answer with its token ratio, kept tokens per layer and KV bytes. Raises on bad input, substitutes nothing."""
-    rule = TopP(config.p)
+    trained = trained_settings(config.model)
+    rule = TopP(trained.p if config.p is None else config.p, trained.choice)
     if not config.question.strip():
         raise ValueError("the question is empty: ask something about the picture or clip")
     if config.picture:  # a folder that cannot be made is named before the work
@@ -81,7 +85,7 @@ def answer(config: AnswerConfig) -> dict:
             out.sequences[0, prompt:], skip_special_tokens=True
         ).strip()
 
-    with sparse(model, rule, scope=config.scope or trained_scope(config.model)) as trace:
+    with sparse(model, rule, scope=config.scope or trained.scope) as trace:
         out = model.generate(**inputs, **settings)
     keys = out.past_key_values.layers[0].keys
     per_token = (
@@ -91,7 +95,7 @@ def answer(config: AnswerConfig) -> dict:
     result = {
         "answer": said(out),
         "token_ratio": trace.token_ratio.item(),
-        "p": config.p,
+        "p": rule.p,
         "tokens": prompt,
         "kept_tokens_per_layer": kept,
         "kv_bytes_kept": per_token * sum(kept),
@@ -112,7 +116,7 @@ def answer(config: AnswerConfig) -> dict:
             [layer[0].cpu() for layer in trace.kept], visual, visual_grid(inputs, 0, processor)
         )
         images = list(media.get("frames") or [media["image"]])
-        caption = f"{config.question} {result['answer']} (token ratio {result['token_ratio']:.0%}, p = {config.p:g})"
+        caption = f"{config.question} {result['answer']} (token ratio {result['token_ratio']:.0%}, p = {rule.p:g})"
         save_pages(
             kept_pages(images, masks, trace.layer_ratios[0].tolist(), caption), Path(config.picture)
         )

@@ -17,8 +17,8 @@ from zipr1.evaluation.evaluate import batches, shortened
 from zipr1.evaluation.input_baselines import Shorter
 from zipr1.evaluation.records import Record
 from zipr1.models.encode import encode
+from zipr1.models.families import decoder
 from zipr1.models.flops import Shape, kv_bytes, layer_flops
-from zipr1.models.loading import decoder
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import Rule
 

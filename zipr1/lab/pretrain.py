@@ -23,7 +23,8 @@ from zipr1.lab.helper_loss import Helper
 from zipr1.lab.packing import IGNORE, isolate, pack
 from zipr1.lab.tiny import build_model, build_processor
 from zipr1.models.encode import encode
-from zipr1.models.loading import load, save
+from zipr1.models.loading import load
+from zipr1.models.saving import save
 from zipr1.tasks import ALL_TASKS, TASKS, check_tasks
 from zipr1.tasks.base import Scene
 

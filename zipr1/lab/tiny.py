@@ -20,7 +20,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from zipr1.models.loading import EMBEDDED
+from zipr1.models.location import EMBEDDED
 
 TINY = EMBEDDED["zipr1/tiny"]
 MERGES = 3840

@@ -24,8 +24,10 @@ from zipr1.evaluation.records import Record, first, read_records, write_records
 from zipr1.evaluation.statistics import table_row
 from zipr1.lab.cost import PrefillClock, counted
 from zipr1.lab.tiny13_tables import mean_of, pairs_of, unlearned, write_curves, write_table
+from zipr1.models.families import decoder
 from zipr1.models.flops import Shape
-from zipr1.models.loading import decoder, load_vision, trained_scope
+from zipr1.models.loading import load_vision
+from zipr1.models.settings import trained_settings
 from zipr1.sparsity.rules import FastV, Random, Recent, Rule, TopK, TopP
 from zipr1.tasks import ALL_TASKS, examples_of, text_only_prior
 
@@ -112,8 +114,14 @@ def check_folder(config: EvalConfig) -> None:
 
 def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]], dict[str, float]]:
     """The records of every point, those of the table before those of the curves and Full first; and the prior of every task."""
-    thresholds = {p: TopP(p) for p in sorted({*(config.thresholds or THRESHOLDS), config.p})}
     models = {"ZipVL": config.model} | trained_models(config.trained)
+    trained = {row: trained_settings(model) for row, model in models.items()}
+    own = {row: one.p if config.p is None else config.p for row, one in trained.items()}
+
+    def thresholds(row: str) -> dict[float, TopP]:
+        numbers = sorted({*(config.thresholds or THRESHOLDS), own[row]})
+        return {p: TopP(p, trained[row].choice) for p in numbers}
+
     few = min(config.curve_questions, config.questions)
 
     def point(
@@ -124,7 +132,7 @@ def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]],
             row,
             model,
             rule,
-            config.scope or trained_scope(model),
+            config.scope or trained_settings(model).scope,
             main,
             config.questions if main else few,
             ratio,
@@ -143,7 +151,7 @@ def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]],
 
         ours = [point("Full", None, True)]
         ours += [
-            point(row, rule, p == config.p) for row in models for p, rule in thresholds.items()
+            point(row, rule, p == own[row]) for row in models for p, rule in thresholds(row).items()
         ]
         found = measured("1/3 models", ours)
         kept = {
@@ -153,7 +161,7 @@ def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]],
         }
         clips = any(ALL_TASKS[name].clip for name in config.names)
         others = [
-            point(row, rule, p == config.p, ratio)
+            point(row, rule, p == own[[*models][-1]], ratio)
             for p, ratio in kept.items()
             for row, rule in baselines(ratio, layers, clips).items()
         ]

@@ -1,8 +1,10 @@
-"""The front half of a model, from a processor's tensors to the decoder's input, and that input cut and continued."""
+"""From a processor's tensors to the input of the text decoder, and that input selected, extended."""
 
 from dataclasses import dataclass
 
 import torch
+
+from zipr1.common.errors import InputError
 
 
 @dataclass
@@ -134,3 +136,14 @@ def extend(
             layer.to(new.dtype) for layer in embeds["deepstack_visual_embeds"]
         ]
     return together
+
+
+def check_length(model, inputs, new_tokens: int) -> None:
+    """Raises InputError for a prompt that, with its answer, exceeds the model's positions."""
+    length = inputs["input_ids"].shape[1]
+    limit = model.config.get_text_config().max_position_embeddings
+    if length + new_tokens > limit:
+        raise InputError(
+            f"the prompt has {length} tokens and the answer up to {new_tokens}, the model {limit} "
+            "positions: use a shorter question, a smaller image or fewer frames"
+        )

@@ -10,7 +10,7 @@ from transformers import (
     DynamicCache,
 )
 
-from zipr1.models.loading import decoder, set_attention
+from zipr1.models.families import decoder, set_attention
 from zipr1.sparsity.attention import NAME, Call, Trace
 from zipr1.sparsity.cache import make_sparse
 from zipr1.sparsity.layer_scope import KeptRows

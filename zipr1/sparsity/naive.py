@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from zipr1.models.loading import decoder
+from zipr1.models.families import decoder
 from zipr1.sparsity.attention import NAME, padding_mask, record
 
 REFERENCE = "zipr1_reference"

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from zipr1.common.files import CheckpointError
-from zipr1.models.loading import save
+from zipr1.models.saving import save
 from zipr1.training.config import TrainConfig
 
 PARTIAL = ".partial-"  # how the names of folders begin that are not whole yet

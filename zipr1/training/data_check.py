@@ -3,19 +3,17 @@
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
-from transformers import AutoConfig
 
 from zipr1.common.recipe import read_recipe
 from zipr1.data.media import MediaError, MissingMedia
 from zipr1.data.processor import limit_pixels
 from zipr1.data.rows import Rows
-from zipr1.models.loading import EMBEDDED, check_family, processor_of
+from zipr1.models.loading import load_config, load_processor
 from zipr1.rewards.functions import load_function
 from zipr1.training.config import TrainConfig
 from zipr1.training.questions import TooLong, check_answer, checked, open_part
@@ -185,7 +183,8 @@ def check_data(config: DataCheckConfig) -> Report:
     )
 
     training = config.training()
-    processor, model = load_processor(training.model)
+    processor = load_processor(training.model)
+    model = SimpleNamespace(config=load_config(training.model))
     check_prompts(model, training)
     load_function(training.reward_function)
     limit_pixels(processor, training.max_pixels, training.video_max_pixels)
@@ -239,17 +238,3 @@ def findings(reading: Reading, workers: int) -> list[Finding]:
 
 def in_order(found: dict[int, Finding]) -> list[Finding]:
     return [found[index] for index in sorted(found)]
-
-
-def load_processor(name: str) -> tuple:
-    """(processor, what has the configuration of the model and nothing else of it). Raises ValueError for a model that cannot be
-    trained."""
-    source = EMBEDDED.get(name, name)
-    if not Path(source).is_dir() and name.count("/") != 1:
-        raise FileNotFoundError(f"{name}: neither a model folder nor a hub id (owner/name)")
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except OSError as error:
-        raise OSError(f"{name}: no model could be loaded ({error})") from error
-    check_family(config.model_type, name)
-    return processor_of(source, config.model_type), SimpleNamespace(config=config)

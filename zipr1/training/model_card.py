@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from zipr1.models.loading import VISION_FAMILIES
+from zipr1.models.families import VISION_FAMILIES
 from zipr1.training.config import TrainConfig
 
 TEXT = """

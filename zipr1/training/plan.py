@@ -7,11 +7,11 @@ tower's work (once a question) and fragmentation. Beside a measurement: docs/res
 from dataclasses import asdict, dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from zipr1.common.checks import check_positive, check_share
+from zipr1.models.families import auto_class
 from zipr1.models.flops import Shape, layer_flops
-from zipr1.models.loading import VISION_FAMILIES, load_config
+from zipr1.models.loading import load_config
 from zipr1.training.choice_gradient import BYTES, piece_of
 from zipr1.training.config import TrainConfig
 
@@ -100,13 +100,8 @@ def plan(
     cannot share a step."""
     config.check_processes(processes)
     settings = load_config(config.model)
-    kind = (
-        AutoModelForImageTextToText
-        if settings.model_type in VISION_FAMILIES
-        else AutoModelForCausalLM
-    )
     with torch.device("meta"):
-        model = kind.from_config(settings)
+        model = auto_class(settings).from_config(settings)
     model.tie_weights()
     text, shape = settings.get_text_config(), Shape.of(settings.get_text_config())
     parameters = sum(parameter.numel() for parameter in model.parameters())

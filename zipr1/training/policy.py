@@ -22,7 +22,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from zipr1.models.loading import decoder, is_adapter, load
+from zipr1.models.adapters import is_adapter
+from zipr1.models.families import decoder
+from zipr1.models.loading import load
 from zipr1.training import zero
 from zipr1.training.config import TrainConfig
 from zipr1.training.questions import check_prompts

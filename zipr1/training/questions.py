@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from zipr1.data.example import Example
 from zipr1.data.processor import limit_pixels, prepare
 from zipr1.data.rows import Rows, open_rows, order
-from zipr1.models.loading import VISION_FAMILIES
+from zipr1.models.families import is_vision
 from zipr1.rewards.graders import GRADERS, grade
 from zipr1.tasks import ALL_TASKS, examples_of
 from zipr1.training.config import TrainConfig
@@ -144,7 +144,7 @@ def open_part(data: str, config: TrainConfig, processor) -> Rows:
 
 def check_prompts(model, config: TrainConfig) -> None:
     """Raises ValueError for prompts that the model cannot be given."""
-    vision = model.config.model_type in VISION_FAMILIES
+    vision = is_vision(model.config)
     if not vision and not config.data:
         raise ValueError(
             f"{config.model}: a text model sees no pictures; name its rows with data and probe_data"

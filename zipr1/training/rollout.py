@@ -10,7 +10,8 @@ import torch.distributed as dist
 
 from zipr1.data.example import Example
 from zipr1.models.encode import Encoded, extend, following, take
-from zipr1.models.loading import decoder, tokenizer_of
+from zipr1.models.families import decoder
+from zipr1.models.loading import tokenizer_of
 from zipr1.rewards.graders import RIGHT_FROM
 from zipr1.rewards.reward import Reward
 from zipr1.sparsity.context import sparse

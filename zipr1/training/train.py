@@ -24,7 +24,8 @@ from huggingface_hub import HfApi
 from tqdm.auto import tqdm
 
 from zipr1.common.clock import Stopwatch
-from zipr1.models.loading import save, tokenizer_of
+from zipr1.models.loading import tokenizer_of
+from zipr1.models.saving import save
 from zipr1.rewards.functions import load_function, summary
 from zipr1.training import checkpoint
 from zipr1.training.config import TrainConfig

@@ -1,0 +1,55 @@
+"""Where the files of a model are: a hub id with its download options, a folder, or embedded."""
+
+from pathlib import Path
+
+from zipr1.common.errors import InputError
+
+EMBEDDED = {"zipr1/tiny": Path(__file__).parent / "assets" / "tiny"}
+# The arguments of from_pretrained that say which files are read, not what is done with them.
+DOWNLOAD_OPTIONS = (
+    "revision",
+    "token",
+    "cache_dir",
+    "subfolder",
+    "local_files_only",
+    "force_download",
+)
+
+
+def split_options(options: dict) -> tuple[dict, dict]:
+    """(download options that are set, all other arguments) of a call of from_pretrained."""
+    download = {name: options[name] for name in DOWNLOAD_OPTIONS if options.get(name) is not None}
+    return download, {k: v for k, v in options.items() if k not in DOWNLOAD_OPTIONS}
+
+
+def locate(name: str | Path, **options) -> tuple[str, dict]:
+    """(folder or hub id, download options), as from_pretrained takes them, of a model's name.
+
+    Raises InputError where `name` is neither, or is a folder that has models in its subfolders.
+    """
+    options, _ = split_options(options)
+    source = EMBEDDED.get(str(name), name)
+    if not Path(source).is_dir():
+        if str(source).count("/") != 1 or Path(source).exists():
+            raise InputError(f"{name}: neither a model folder nor a hub id (owner/name)")
+        return str(source), options
+    if "revision" in options:
+        raise InputError(
+            f"revision={options['revision']!r}: {name} is a local folder; only a hub id has revisions"
+        )
+    folder = Path(source) / options.pop("subfolder", "")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+        models = models_below(folder)
+        hint = f": give one of the models in it: {', '.join(models)}" if models else ""
+        raise InputError(f"{name}: no model: {folder} has no config.json{hint}")
+    return str(folder), options
+
+
+def models_below(folder: Path) -> list[str]:
+    """The models that `zipr1 train` or `zipr1 demo` wrote to a folder of theirs; the final first."""
+    patterns = ("final", "*/final", "checkpoint-*")
+    places = [place for pattern in patterns for place in sorted(folder.glob(pattern))]
+    files = ("config.json", "adapter_config.json")
+    return [str(place) for place in places if any((place / file).is_file() for file in files)][:4]
