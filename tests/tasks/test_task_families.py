@@ -52,7 +52,7 @@ def test_each_benchmark_of_the_paper_has_its_family_in_the_papers_order():
         benchmark.name for benchmark in BENCHMARKS
     ]
     tables = [
-        [task.name for task in FAMILIES.values() if task.clip == clip] for clip in (False, True)
+        [task.name for task in FAMILIES.values() if task.video == clip] for clip in (False, True)
     ]
     assert [len(names) for names in tables] == [7, 6]
     assert list(FAMILIES) == tables[0] + tables[1]
@@ -71,11 +71,11 @@ def test_labels_have_one_class_per_visual_token(task):
     seen = {name: set() for name in task.label_words}
     for index in range(60):
         scene = task.scene("train", index)
-        frames = FRAMES.get(task.name, 8) if task.clip else 1
-        assert pixels(scene).shape == ((frames, 96, 96, 3) if task.clip else (1, 128, 128, 3))
+        frames = FRAMES.get(task.name, 8) if task.video else 1
+        assert pixels(scene).shape == ((frames, 96, 96, 3) if task.video else (1, 128, 128, 3))
         assert scene.labels.keys() == task.label_words.keys()
         for name, label in scene.labels.items():
-            assert label.shape == ((frames // 2, 6, 6) if task.clip else (1, 8, 8)), name
+            assert label.shape == ((frames // 2, 6, 6) if task.video else (1, 8, 8)), name
             assert np.issubdtype(label.dtype, np.integer)
             seen[name] |= set(label.ravel().tolist())
     for name, classes in seen.items():
@@ -110,7 +110,7 @@ def test_prompts_are_mostly_visual_and_of_the_promised_length(task):
     for index in range(4):
         ids = prepare(processor, [task.example("test", index)])["input_ids"][0]
         seen = sum(int((ids == token).sum()) for token in visual)
-        assert seen == {"short": 72, "needle": 288}.get(task.name, 144 if task.clip else 64)
+        assert seen == {"short": 72, "needle": 288}.get(task.name, 144 if task.video else 64)
         assert len(ids) - seen <= 60
 
 

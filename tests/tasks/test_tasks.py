@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from zipr1.rewards.graders import exact
 from zipr1.tasks import (
     ALL_TASKS,
     TASKS,
@@ -168,8 +169,8 @@ def test_labels_have_one_class_per_visual_token(task):
     seen = {name: set() for name in task.label_words}
     for index in range(40):
         scene = task.scene("train", index)
-        grid = (4, 6, 6) if task.clip else (1, 8, 8)
-        assert pixels(scene).shape == ((8, 96, 96, 3) if task.clip else (1, 128, 128, 3))
+        grid = (4, 6, 6) if task.video else (1, 8, 8)
+        assert pixels(scene).shape == ((8, 96, 96, 3) if task.video else (1, 128, 128, 3))
         assert scene.labels.keys() == task.label_words.keys()
         for name, label in scene.labels.items():
             assert label.shape == grid
@@ -222,11 +223,11 @@ def test_questions_and_answers_keep_to_the_form(task):
             for question, reply in scene.questions:
                 assert len(question.split()) <= 12
                 assert reply == reply.lower() and 1 <= len(reply.split()) <= 2
-                assert task.right(reply, reply) and task.right(f" {reply.upper()}.\n", reply)
+                assert exact(reply, reply) and exact(reply, f" {reply.upper()}.\n")
                 assert not any(
-                    task.right(other, reply) for _, other in scene.questions if other != reply
+                    exact(reply, other) for _, other in scene.questions if other != reply
                 )
-                assert not task.right("", reply) and not task.right(f"{reply} {reply}", reply)
+                assert not exact(reply, "") and not exact(reply, f"{reply} {reply}")
             example = task.example(split, index)
             assert (example.question, example.answer) in scene.questions
 

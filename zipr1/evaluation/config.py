@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from zipr1.common.checks import check_positive
-from zipr1.tasks import FAMILIES, TASKS, check_tasks
+from zipr1.tasks.names import FAMILY_NAMES, TASK_NAMES, check_tasks
 
 MAX_NEW_TOKENS = 8
 
@@ -72,7 +72,7 @@ class EvalConfig:
         """Of the tasks."""
         if self.tasks is not None:
             return self.tasks.split(",")
-        return list(FAMILIES if self.suite == "tiny13" else TASKS)
+        return list(FAMILY_NAMES if self.suite == "tiny13" else TASK_NAMES)
 
     @property
     def thresholds(self) -> list[float]:

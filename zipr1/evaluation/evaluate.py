@@ -12,7 +12,7 @@ from zipr1.evaluation.input_baselines import Shorter, without_minimum
 from zipr1.evaluation.records import Record, packed
 from zipr1.models.encode import check_length
 from zipr1.models.loading import tokenizer_of
-from zipr1.rewards.reward import accuracy
+from zipr1.rewards.graders import grade
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import Rule, TopP
 
@@ -78,7 +78,7 @@ def evaluate(
         visual = inputs["mm_token_type_ids"].bool().cpu().numpy() if drawn else None
         rows = zip(part, answers, ratios.tolist(), lengths.tolist(), strict=True)
         for i, (example, answer, layer_ratios, tokens) in enumerate(rows):
-            right = given[i] > 0.5 if function else accuracy(example, answer) == 1
+            right = given[i] > 0.5 if function else grade(example, answer) == 1
             mean = sum(layer_ratios) / layers
             p = rule.p if isinstance(rule, TopP) else None
             row = (example.task, example.id, method, p, answer, example.answer, right, mean)

@@ -25,8 +25,9 @@ from zipr1.lab.tiny import build_model, build_processor
 from zipr1.models.encode import encode
 from zipr1.models.loading import load
 from zipr1.models.saving import save
-from zipr1.tasks import ALL_TASKS, TASKS, check_tasks
+from zipr1.tasks import ALL_TASKS
 from zipr1.tasks.base import Scene
+from zipr1.tasks.names import TASK_NAMES, check_tasks
 
 
 @dataclass
@@ -71,7 +72,7 @@ class PretrainConfig:
     """CPU threads."""
     output_dir: str = "runs/pretrain"
     """Where everything goes."""
-    tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    tasks: list[str] = field(default_factory=lambda: list(TASK_NAMES))
     """Which of the embedded ones."""
 
     def __post_init__(self):
@@ -105,7 +106,7 @@ class Batches(Dataset):
     def __getitem__(self, step: int) -> dict[str, dict]:
         scenes: dict[int, list[Scene]] = {}  # by the number of frames, 0 for pictures
         for task in (ALL_TASKS[name] for name in self.config.tasks):
-            count = self.config.clips_per_task if task.clip else self.config.pictures_per_task
+            count = self.config.clips_per_task if task.video else self.config.pictures_per_task
             offset = self.config.seed * 10_000_000 + step * 2 * count
             for i in range(2 * count if step < self.stage.vision_steps else count):
                 scene = task.scene("train", offset + i)

@@ -159,7 +159,7 @@ def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]],
             for one, records in found.items()
             if one.row == [*models][-1]
         }
-        clips = any(ALL_TASKS[name].clip for name in config.names)
+        clips = any(ALL_TASKS[name].video for name in config.names)
         others = [
             point(row, rule, p == own[[*models][-1]], ratio)
             for p, ratio in kept.items()

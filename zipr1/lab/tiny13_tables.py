@@ -92,7 +92,7 @@ def write_table(rows: list[dict], priors: dict[str, float], origin: dict, folder
             )
         span = f"{percent(row, 'time')} ({percent(row, 'time_low')} to {percent(row, 'time_high')})"
         body.append([*line, percent(row, "flops"), percent(row, "kv_bytes"), span])
-    clips = [task for task in tasks if ALL_TASKS[task].clip]
+    clips = [task for task in tasks if ALL_TASKS[task].video]
     notes = NOTES.format(
         priors=", ".join(f"{task} {100 * prior:.1f}" for task, prior in priors.items()),
         unlearned=f" * not learned: Full is less than {100 * LEARNED:.0f} points above it."

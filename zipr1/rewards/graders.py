@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import cache
 
 from zipr1.data.example import Example, final
-from zipr1.tasks.base import Task
 
 # From which grade an answer counts as right, where rewards are binary. The paper does not say.
 RIGHT_FROM = {
@@ -46,7 +45,8 @@ def score(example: Example, completion: str) -> float | None:
 
 def exact(expected: str, said: str) -> float:
     """The same words, case and a final full stop aside, as the embedded tasks have it, whichever of the two has it."""
-    return float(Task().right(said, expected.strip().rstrip(".")))
+    expected, said = (text.strip().rstrip(".").casefold() for text in (expected, said))
+    return float(said == expected)
 
 
 def choice(expected: str, said: str) -> float | None:

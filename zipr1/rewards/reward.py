@@ -8,7 +8,6 @@ import torch
 from zipr1.data.example import Example
 from zipr1.rewards.functions import Functions, RewardLog, from_function
 from zipr1.rewards.graders import grade
-from zipr1.tasks import ALL_TASKS
 
 
 @dataclass
@@ -40,7 +39,7 @@ def reward(
 ) -> Reward:
     """completions (B * G) and their token ids, those of one question next to each other; token_ratio (B * G,).
 
-    Each row by its own problem type or task; `graded` grades instead of right or wrong; or by users' functions, as they are.
+    Each question by its problem type; `graded` grades instead of right or wrong; or by users' functions, as they are.
     """
     group = len(completions) // len(examples)
     pairs = [(examples[row // group], completion) for row, completion in enumerate(completions)]
@@ -50,16 +49,8 @@ def reward(
             for value in from_function(function, pairs, completion_ids, log)
         ]
     else:
-        found = [accuracy(*pair, graded) for pair in pairs]
+        found = [grade(*pair, graded) for pair in pairs]
     unparsable = torch.tensor([value is None for value in found])
     shape, efficiency = (len(examples), group), 1 - token_ratio.float().cpu()
     parts = (torch.tensor([value or 0.0 for value in found]), efficiency, unparsable)
     return Reward(*(part.view(shape) for part in parts), log)
-
-
-def accuracy(example: Example, completion: str, graded: bool = False) -> float | None:
-    """By the problem type of a data set's row, None where the grader finds nothing to read; of an embedded task's question, 1.0
-    where the task calls it right."""
-    if example.problem_type:
-        return grade(example, completion, graded)
-    return float(ALL_TASKS[example.task].right(completion, example.answer))

@@ -27,7 +27,7 @@ class Ego(Task):
     """The camera walks forward or backward, or turns left or right."""
 
     name = "ego"
-    clip = True
+    video = True
     mirrors = "EgoSchema"
     label_words = {"action": ACTIONS}
 

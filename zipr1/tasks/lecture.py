@@ -22,7 +22,7 @@ class Lecture(Task):
     """Two slides with the rule, letters on plates of four colours; then two slides with a shape in one of these colours."""
 
     name = "lecture"
-    clip = True
+    video = True
     mirrors = "VideoMMMU"
     label_words = {"colour": COLOUR_NAMES, "shape": SHAPES, "letter": ALPHABET}
 

@@ -26,7 +26,7 @@ class Motion(Task):
     """Two shapes of different colours: one of them moves, or they appear one after the other."""
 
     name = "motion"
-    clip = True
+    video = True
     label_words = {"colour": COLOUR_NAMES, "shape": SHAPES, "direction": tuple(DIRECTIONS)}
 
     def scene(self, split: str, index: int) -> Scene:

@@ -24,7 +24,7 @@ class Needle(Task):
     """Sixteen frames of a walk and a street; one to three times a card with a coloured shape is shown for two frames."""
 
     name = "needle"
-    clip = True
+    video = True
     mirrors = "MLVU-dev"
     label_words = {"colour": COLOUR_NAMES, "shape": SHAPES}
 

@@ -33,7 +33,7 @@ class Objects(Task):
     """Three shapes, each under its cup: raised in the first two frames, lowered in two, then two cups change places."""
 
     name = "objects"
-    clip = True
+    video = True
     mirrors = "PerceptionTest"
     label_words = {"colour": COLOUR_NAMES, "shape": SHAPES}
 

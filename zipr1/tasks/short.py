@@ -23,7 +23,7 @@ class Short(Task):
     """Every other frame of a walk; one shape is there in the first two, another one in the last two."""
 
     name = "short"
-    clip = True
+    video = True
     mirrors = "VideoMME"
     label_words = {"colour": COLOUR_NAMES, "shape": SHAPES, "action": ACTIONS}
 

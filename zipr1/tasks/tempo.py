@@ -25,7 +25,7 @@ class Tempo(Task):
     second scene: a single frame tells nothing."""
 
     name = "tempo"
-    clip = True
+    video = True
     pairs = True
     mirrors = "TempCompass"
     label_words = {

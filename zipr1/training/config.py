@@ -5,7 +5,7 @@ from typing import Literal
 
 from zipr1.common.checks import check_positive, check_share
 from zipr1.sparsity.rules import TopP
-from zipr1.tasks import TASKS, check_tasks
+from zipr1.tasks.names import TASK_NAMES, check_tasks
 from zipr1.training.objective import PRESETS, Objective
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -22,7 +22,7 @@ class TrainConfig:
     """The paper's objective as printed, or with the pathwise gradient and accuracy held."""
     output_dir: str = "runs/train"
     """Where everything goes."""
-    tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    tasks: list[str] = field(default_factory=lambda: list(TASK_NAMES))
     """Which of the embedded ones; used where no `data` is named."""
     data: str | None = None
     """Rows to train on instead of the tasks: Video-R1 JSON, .jsonl, .parquet, a folder or hub id; behind it, if need be, a

@@ -88,7 +88,7 @@ class Questions:
             self.begin([number])
             return self.coming.pop(number).result()
         names = self.config.tasks
-        kinds = [ALL_TASKS[name].clip for name in names]
+        kinds = [ALL_TASKS[name].video for name in names]
         clip = sorted(kinds)[step % len(kinds)]
         names = [name for name, kind in zip(names, kinds, strict=True) if kind == clip]
         turn, place = divmod(
