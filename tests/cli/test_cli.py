@@ -243,7 +243,7 @@ RECIPES = {
         ),
         (["answer", "{picture}", "What?", "--model", "{text}"], 2, "takes no images"),
         (["eval", "{text}"], 2, "takes no images"),
-        (["eval", "{torn}"], 1, "weights cannot be read"),
+        (["eval", "{torn}"], 2, "weights cannot be read"),
         (["eval", "zipr1/tiny", "--questions", "0"], 2, "questions=0"),
         (["eval", "zipr1/tiny", "--batch_size", "0"], 2, "batch_size=0"),
         (["train", "--temperature", "0"], 2, "temperature=0"),
@@ -330,7 +330,7 @@ RECIPES = {
         (["demo", "--recipe", "none.yaml"], 2, "none.yaml"),
         (
             ["answer", "{picture}", "What?", "--model", "owner/none"],
-            1,
+            2,
             "owner/none: there is no such folder",
         ),
     ],
@@ -348,6 +348,7 @@ def test_bad_input_is_refused_with_a_word(capsys, tmp_path, picture, arguments, 
         "long": "why " * 5000,
     }
     (tmp_path / "run" / "final").mkdir(parents=True)
+    (tmp_path / "run" / "final" / "config.json").write_text("{}")
     places |= {"run": tmp_path / "run"} | {name: tmp_path / f"{name}.yaml" for name in RECIPES}
     places |= {
         name: make(tmp_path / name) for name, make in folders.items() if f"{{{name}}}" in arguments

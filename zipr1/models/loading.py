@@ -103,7 +103,7 @@ def load_processor(name: str | Path, **options):
         processor = (AutoProcessor if vision else AutoTokenizer).from_pretrained(
             location, **download
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{name}: no processor could be loaded ({first_line(error)})") from error
     tokenizer = tokenizer_of(processor)
     if tokenizer.pad_token_id is None:

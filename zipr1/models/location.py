@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from zipr1.common.errors import InputError
 
 EMBEDDED = {"zipr1/tiny": Path(__file__).parent / "assets" / "tiny"}
@@ -30,7 +33,7 @@ def locate(name: str | Path, **options) -> tuple[str, dict]:
     options, _ = split_options(options)
     source = EMBEDDED.get(str(name), name)
     if not Path(source).is_dir():
-        if str(source).count("/") != 1 or Path(source).exists():
+        if not is_hub_id(str(source)) or Path(source).exists():
             raise InputError(f"{name}: neither a model folder nor a hub id (owner/name)")
         return str(source), options
     if "revision" in options:
@@ -45,6 +48,15 @@ def locate(name: str | Path, **options) -> tuple[str, dict]:
         hint = f": give one of the models in it: {', '.join(models)}" if models else ""
         raise InputError(f"{name}: no model: {folder} has no config.json{hint}")
     return str(folder), options
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` has the form owner/name."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
 
 
 def models_below(folder: Path) -> list[str]:

@@ -72,7 +72,7 @@ def checked(found, path: str | Path) -> TrainedSettings:
             f"{path}: version={version}: written by a later zipr1, this one reads up to {VERSION}; "
             "update zipr1"
         )
-    known = {field.name for field in fields(TrainedSettings)}
+    known = [field.name for field in fields(TrainedSettings)]
     for key, value in found.items():
         if key not in known:
             raise InputError(f"{path}: {key[:40]!r} is not a known key; use {', '.join(known)}")
