@@ -12,6 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
 from zipr1.models.families import TEXT_FAMILIES, VISION_FAMILIES, decoder, set_attention
+from zipr1.models.versions import CACHE
 
 SPY = "zipr1_spy"
 
@@ -155,7 +156,7 @@ def test_generate_makes_a_plain_empty_cache_before_the_prompt(model, batch):
     found = []
 
     def look(module, args, kwargs):
-        found.append((type(kwargs["past_key_values"]), kwargs["past_key_values"].get_seq_length()))
+        found.append((type(kwargs[CACHE]), kwargs[CACHE].get_seq_length()))
 
     handle = decoder(model).register_forward_pre_hook(look, with_kwargs=True)
     try:

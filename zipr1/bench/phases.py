@@ -17,6 +17,7 @@ from zipr1.bench.config import SHAPES
 from zipr1.common.clock import paired, peak_bytes
 from zipr1.models.families import decoder
 from zipr1.models.flops import Shape, attention_flops, decode_bound, layer_flops, prefill_bound
+from zipr1.models.versions import CACHE, cache_of
 from zipr1.sparsity.attention import NAME, Call, Trace, choose, sparse_attention
 from zipr1.sparsity.cache import KeptLayer
 from zipr1.sparsity.context import sparse
@@ -124,9 +125,13 @@ def prefill_rows(model, tokens: int, ratios: list[float], config: BenchConfig) -
     sizes = {}
 
     def read(name: str, length: int = tokens) -> None:
-        cache = text(
-            inputs_embeds=states[:, :length], position_ids=positions[..., :length], use_cache=True
-        ).past_key_values  # fmt: skip
+        cache = cache_of(
+            text(
+                inputs_embeds=states[:, :length],
+                position_ids=positions[..., :length],
+                use_cache=True,
+            )
+        )
         sizes[f"{name}_bytes"] = sum(2 * layer.keys.numel() * itemsize for layer in cache.layers)
 
     rows = []
@@ -192,7 +197,7 @@ def decode_rows(model, tokens: int, ratios: list[float], config: BenchConfig) ->
             return cache
 
         def step(cache: DynamicCache, state=state, position=position) -> None:
-            text(inputs_embeds=state, position_ids=position, past_key_values=cache, use_cache=True)
+            text(inputs_embeds=state, position_ids=position, use_cache=True, **{CACHE: cache})
 
         dense = filled(tokens)
         for ratio in ratios:

@@ -15,6 +15,7 @@ from zipr1.inference.overlay import kept_pages, layer_masks, save_pages
 from zipr1.models.encode import check_length
 from zipr1.models.loading import load_vision
 from zipr1.models.settings import trained_settings
+from zipr1.models.versions import cache_of
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import TopP
 
@@ -87,7 +88,7 @@ def answer(config: AnswerConfig) -> dict:
 
     with sparse(model, rule, scope=config.scope or trained.scope) as trace:
         out = model.generate(**inputs, **settings)
-    keys = out.past_key_values.layers[0].keys
+    keys = cache_of(out).layers[0].keys
     per_token = (
         2 * keys.shape[1] * keys.shape[3] * keys.element_size()
     )  # keys and values of one layer, one token

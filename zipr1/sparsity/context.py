@@ -11,6 +11,7 @@ from transformers import (
 )
 
 from zipr1.models.families import decoder, set_attention
+from zipr1.models.versions import CACHE, take_cache
 from zipr1.sparsity.attention import NAME, Call, Trace
 from zipr1.sparsity.cache import make_sparse
 from zipr1.sparsity.layer_scope import KeptRows
@@ -69,12 +70,13 @@ def sparse(
                 "output_attentions: sparse attention makes no full score matrix; leave the block, and load the model with "
                 "attn_implementation='eager'"
             )
-        cache = kwargs.get("past_key_values")
+        cache = take_cache(kwargs)
         use_cache = kwargs.get("use_cache")
         if cache is None and (text.config.use_cache if use_cache is None else use_cache):
-            cache = kwargs["past_key_values"] = DynamicCache(config=text.config)
+            cache = DynamicCache(config=text.config)
         past = 0
         if cache is not None:
+            kwargs[CACHE] = cache
             make_sparse(cache)
             past = cache.get_seq_length()
         if past == 0:

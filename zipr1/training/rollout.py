@@ -12,6 +12,7 @@ from zipr1.data.example import Example
 from zipr1.models.encode import Encoded, extend, following, take
 from zipr1.models.families import decoder
 from zipr1.models.loading import tokenizer_of
+from zipr1.models.versions import CACHE, cache_of
 from zipr1.rewards.graders import RIGHT_FROM
 from zipr1.rewards.reward import Reward
 from zipr1.sparsity.context import sparse
@@ -203,8 +204,8 @@ def decode(
             inputs_embeds=model.get_input_embeddings()(token)[:, None],
             attention_mask=mask,
             position_ids=positions[..., step : step + 1],
-            past_key_values=read.past_key_values,
             use_cache=True,
+            **{CACHE: cache_of(read)},
         )
     parts = {"tokens": tokens, "mask": alive, "logprobs": logprobs}
     return {name: torch.stack(part, 1) for name, part in parts.items()} | {"clipped": going}
@@ -293,13 +294,13 @@ def reference_logits(model, rollout: Rollout, group: int, read=None) -> torch.Te
     answers = some(rollout, unique)
     read = read or read_prompts(model, rollout, group)
     question = unique // group
-    read.past_key_values.batch_select_indices(question)
+    cache_of(read).batch_select_indices(question)
     more = decoder(model)(
         inputs_embeds=model.get_input_embeddings()(answers.tokens),
         attention_mask=torch.cat([answers.embeds["attention_mask"], answers.mask.long()], dim=1),
         position_ids=following(answers.embeds, answers.tokens.shape[1]),
-        past_key_values=read.past_key_values,
         use_cache=True,
+        **{CACHE: cache_of(read)},
     )
     hidden = torch.cat(
         [read.last_hidden_state[question, -1:], more.last_hidden_state[:, :-1]], dim=1
