@@ -25,19 +25,20 @@ runs/tiny13_paper/final: | .venv/demo
 lint: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
 
 # What a user needs, and what the tests need beside it (lmms-eval is large).
 .venv/demo: pyproject.toml constraints.txt
 	test -x $(PY) || python3 -m venv .venv
 	.venv/bin/pip install --quiet uv
-	.venv/bin/uv pip install --quiet --python $(PY) -c constraints.txt -e '.[demo]'
+	.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) -c constraints.txt -e '.[demo]'
 	touch $@
 
 .venv/dev: .venv/demo
-	.venv/bin/uv pip install --quiet --python $(PY) -c constraints.txt -e '.[dev,lmms]'
+	.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) -c constraints.txt -e '.[dev,lmms]'
 	touch $@
 
 # DeepSpeed compiles what it needs on a CPU when it is first used, not now.
 .venv/slow: .venv/dev
-	DS_BUILD_OPS=0 .venv/bin/uv pip install --quiet --python $(PY) -c constraints.txt -e '.[dev,lmms,deepspeed]'
+	DS_BUILD_OPS=0 .venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) -c constraints.txt -e '.[dev,lmms,deepspeed]'
 	touch $@

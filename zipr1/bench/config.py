@@ -80,3 +80,24 @@ class BenchConfig:
             raise ValueError(
                 f"{name}={getattr(self, name)}: expected numbers with commas between them ({error})"
             ) from error
+
+
+@dataclass
+class BenchTrainConfig:
+    """`zipr1 bench train`: seconds of a training step, split into its parts, of sparse and of dense rollouts."""
+
+    recipe: str = "tiny_demo"
+    """A recipe of zipr1 train."""
+    steps: int = 6
+    """Steps that are timed, after one that is not; the embedded tasks take six steps for a round."""
+    repeats: int = 3
+    """Runs of each kind, in turns."""
+    threads: int = 1
+    """CPU threads."""
+    output_dir: str = "runs/bench_train"
+    """Where everything goes."""
+    json: bool = False
+    """Print the rows as JSON."""
+
+    def __post_init__(self):
+        check_positive(self, "steps", "repeats", "threads")

@@ -4,41 +4,20 @@ The trainer itself is what runs (`zipr1.training.train.train`), and its own metr
 """
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from shutil import rmtree
 from statistics import mean, median
 
 from tqdm.auto import tqdm
 
-from zipr1.common.checks import check_positive
+from zipr1.bench.config import BenchTrainConfig
 from zipr1.common.provenance import provenance
 from zipr1.common.recipe import read_recipe
 from zipr1.training.config import TrainConfig
 from zipr1.training.train import train
 
 PARTS = ("read", "rollout", "reward", "reference", "loss", "update")
-
-
-@dataclass
-class BenchTrainConfig:
-    """`zipr1 bench train`: seconds of a training step, split into its parts, of sparse and of dense rollouts."""
-
-    recipe: str = "tiny_demo"
-    """A recipe of zipr1 train."""
-    steps: int = 6
-    """Steps that are timed, after one that is not; the embedded tasks take six steps for a round."""
-    repeats: int = 3
-    """Runs of each kind, in turns."""
-    threads: int = 1
-    """CPU threads."""
-    output_dir: str = "runs/bench_train"
-    """Where everything goes."""
-    json: bool = False
-    """Print the rows as JSON."""
-
-    def __post_init__(self):
-        check_positive(self, "steps", "repeats", "threads")
 
 
 def run_bench_train(config: BenchTrainConfig) -> tuple[list[dict], str]:

@@ -1,30 +1,144 @@
-"""The command line parser."""
+"""The command line parser: argparse over the fields of a settings dataclass, and recipes below."""
 
-from argparse import ArgumentError
-from dataclasses import fields
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from inspect import cleandoc
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
 
+import yaml
 from docstring_parser import parse_from_object
-from jsonargparse import ArgumentParser
 
-from zipr1.common.recipe import told
+from zipr1.cli.commands import COMMANDS, Command, load
+from zipr1.common.errors import InputError
+from zipr1.common.recipe import Loader, load_recipe, read_recipe, shipped
+from zipr1.common.settings import (
+    build,
+    check_value,
+    check_values,
+    hints_of,
+    merge,
+    names_of,
+    nearest,
+)
+
+OWN = ("config", "print_config", "help")  # options of every command
 
 
 class Parser(ArgumentParser):
-    """Takes no abbreviations, and raises where jsonargparse prints a page of usage before its message."""
+    """Takes no abbreviations, and raises InputError where argparse would print its usage and exit."""
 
-    def __init__(self, **settings):
-        super().__init__(**{"allow_abbrev": False, "exit_on_error": False} | settings)
+    def __init__(self, **settings: Any):
+        super().__init__(
+            allow_abbrev=False, formatter_class=RawDescriptionHelpFormatter, **settings
+        )
 
-    def read(self, arguments: list[str], recipes: list[str]):
-        """What is given. Raises ValueError that names the value, the place of it and what may stand there."""
-        try:
-            return self.parse_args(arguments)
-        except ArgumentError as error:
-            raise ValueError(told(error, recipes, arguments)) from error
+    def error(self, message: str) -> None:
+        raise InputError(f"{message}; `{self.prog} --help` lists the options")
+
+
+def parse_command(command: Command, settings: type, arguments: list[str]) -> Any:
+    """The settings of a command; None where only its help or its settings were to be printed.
+
+    Recipes come first, in their order, and flags win over recipes. Raises InputError with the place
+    of a mistake.
+    """
+    arguments = [underscored(argument) for argument in arguments]
+    parser = Parser(
+        prog=f"zipr1 {command.name}",
+        usage=f"zipr1 {command.name} [recipe] [options] {' '.join(command.positional)}".rstrip(),
+        description=cleandoc(settings.__doc__ or ""),
+    )
+    wants_help = "--help" in arguments or "-h" in arguments
+    add_positional(parser, command, settings, together=not wants_help)
+    add_options(parser, command, settings)
+    if wants_help:
+        parser.print_help()
+        return None
+    check_flags(settings, arguments)
+    given = vars(parser.parse_intermixed_args(arguments))
+    words, recipes = given.pop("words"), given.pop("config", [])
+    print_config = given.pop("print_config")
+    if words and is_recipe(words[0], command):
+        if command.training_recipe:
+            given["recipe"] = words.pop(0)
+        else:
+            recipes = [words.pop(0), *recipes]
+    values: dict[str, Any] = {}
+    for path in recipes:
+        values = merge(values, load_recipe(settings, path))
+    values = merge(values, from_flags(settings, given))
+    values = merge(values, distribute(parser, command, settings, words, values))
+    if command.training_recipe and values.get("recipe"):
+        read_recipe(load(COMMANDS["train"].settings), values["recipe"])  # refused before the work
+    config = build(settings, values, "--")
+    if print_config:
+        print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), end="")
+        return None
+    return config
+
+
+def add_positional(parser: Parser, command: Command, settings: type, together: bool) -> None:
+    """For the help one argument a field; for parsing one list, which `distribute` divides."""
+    if together:
+        parser.add_argument("words", nargs="*", help=SUPPRESS)
+        return
+    described, hints = help_of(settings), hints_of(settings)
+    kind = "recipe of `zipr1 train`" if command.training_recipe else "YAML file of options"
+    where = "comes first" if command.positional else "may stand here"
+    parser.add_argument(
+        "recipe", nargs="?", help=f"A {kind}, or the name of one that ships with zipr1; {where}."
+    )
+    for name in command.positional:
+        nargs = "+" if get_origin(hints[name]) is list else None
+        parser.add_argument(name, nargs=nargs, help=escaped(described[name]))
+
+
+def add_options(parser: Parser, command: Command, settings: type) -> None:
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=SUPPRESS,
+        metavar="RECIPE",
+        help="A recipe by name or path; of several, a later one wins.",
+    )
+    parser.add_argument(
+        "--print_config", action="store_true", help="Print the settings as YAML and do nothing."
+    )
+    for name, hint, default, text in options_of(settings):
+        if name in command.positional:
+            continue
+        flags = [f"-{name[0]}"] * (name in command.short) + [f"--{name}"]
+        if default is MISSING:
+            text = f"{text} (required)"
+        elif default is not None:
+            text = f"{text} (default: {default})"
+        text = escaped(text)
+        if name in command.switches:
+            parser.add_argument(*flags, action="store_true", default=SUPPRESS, help=text)
+        else:
+            optional = {"nargs": "?", "const": "true"} if bool in (hint, *get_args(hint)) else {}
+            metavar = type_name(hint)
+            parser.add_argument(*flags, default=SUPPRESS, metavar=metavar, help=text, **optional)
+
+
+def options_of(settings: type, prefix: str = "") -> Iterator[tuple[str, Any, Any, str]]:
+    """(name, type, default, help) of each field, nested ones with dots."""
+    described, hints = help_of(settings), hints_of(settings)
+    for field in fields(settings):
+        hint = hints.get(field.name)
+        if is_dataclass(hint):
+            yield from options_of(hint, f"{prefix}{field.name}.")
+        elif hint is not None:
+            made = field.default_factory is not MISSING
+            default = field.default_factory() if made else field.default
+            yield prefix + field.name, hint, default, described.get(field.name) or ""
 
 
 def help_of(settings: type) -> dict[str, str]:
-    """The help of each option: the string below its field, of the dataclass or one that it extends."""
+    """The help of each option: the string below its field, of the dataclass or one it extends."""
     kinds = reversed(settings.__mro__[:-1])
     return {
         param.arg_name: param.description
@@ -33,39 +147,80 @@ def help_of(settings: type) -> dict[str, str]:
     }
 
 
-def add_command(
-    commands,
-    name: str,
-    settings: type,
-    flags: tuple[str, ...] = (),
-    positional: tuple[str, ...] = (),
-    short: tuple[str, ...] = (),
-) -> None:
-    """A subcommand whose options are the fields of a dataclass; a YAML file may hold any of them.
+def type_name(hint: Any) -> str:
+    """A type as the help shows it: "INT", "{paper,exact}", "STR ..."."""
+    parts = [part for part in get_args(hint) if part is not NoneType]
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(map(str, parts)) + "}"
+    if get_origin(hint) is list:
+        return "[A,B]"
+    if isinstance(hint, type):
+        return hint.__name__.upper()
+    return " or ".join(map(type_name, parts))
 
-    flags: fields that are switches; positional: fields without a name, of text or a list of it; short: fields of text that
-    their first letter names too.
+
+def from_flags(settings: type, given: dict[str, str | bool]) -> dict[str, Any]:
+    """The values of the flags, checked, nested ones in mappings of their own."""
+    hints = {name: hint for name, hint, *_ in options_of(settings)}
+    values: dict[str, Any] = {}
+    for name, text in given.items():
+        value = check_value(hints[name], parsed(hints[name], text), f"--{name}")
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        values = merge(values, value)
+    return values
+
+
+def parsed(hint: Any, text: str | bool) -> Any:
+    """The value of a flag: its text where text is expected, else what the text is in YAML."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if not isinstance(text, str):
+        return text
+    if text == "null" and NoneType in kinds:
+        return None
+    if get_origin(hint) is list and not text.startswith("["):
+        return text.split(",")
+    if str in kinds or any(get_origin(kind) is Literal for kind in kinds):
+        return text
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError:
+        return text  # which the check of its type refuses
+
+
+def distribute(
+    parser: Parser, command: Command, settings: type, words: list[str], values: dict
+) -> dict[str, Any]:
+    """Divides what was given by position among the fields; a list takes what the others leave.
+
+    Raises InputError for a required field that neither the command line nor a recipe sets, and for
+    a word too many.
     """
-    types = {field.name: field.type for field in fields(settings)}
-    described = help_of(settings)
-    parser = Parser(description=settings.__doc__)
-    parser.add_argument("--config", action="config", help="YAML file with any of the options")
-    for field in positional:
-        parser.add_argument(
-            field,
-            type=str,
-            nargs="+" if types[field] == list[str] else None,
-            help=described.get(field),
-        )
-    for field in flags:
-        parser.add_argument(f"--{field}", action="store_true", help=described.get(field))
-    for field in short:
-        names = (f"-{field[0]}", f"--{field}")
-        parser.add_argument(
-            *names, type=str, default=getattr(settings, field), help=described.get(field)
-        )
-    parser.add_class_arguments(settings, skip={*flags, *positional, *short})
-    commands.add_subcommand(name, parser, help=settings.__doc__.split(": ", 1)[1])
+    hints, found = hints_of(settings), {}
+    spare = len(words) - sum(get_origin(hints[name]) is not list for name in command.positional)
+    for name in command.positional:
+        several = get_origin(hints[name]) is list
+        count = max(spare, 0) if several else 1
+        if part := words[:count]:
+            found[name] = part if several else part[0]
+        words = words[count:]
+    required = {name for name, _, default, _ in options_of(settings) if default is MISSING}
+    if missing := [name for name in command.positional if name in required - {*found, *values}]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    if words:
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
+    return check_values(settings, found, "")
+
+
+def check_flags(settings: type, arguments: list[str]) -> None:
+    """Raises InputError with an option that does not exist, and the one that was perhaps meant."""
+    known = [*names_of(settings), *OWN]
+    for argument in arguments:
+        name = argument[2:].partition("=")[0]
+        if argument == "--":
+            return
+        if argument.startswith("--") and name not in known:
+            raise InputError(f"--{name}: no such option" + nearest(name, known, "--"))
 
 
 def underscored(argument: str) -> str:
@@ -74,6 +229,14 @@ def underscored(argument: str) -> str:
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else argument
 
 
-def is_recipe(given: list[str]) -> bool:
-    """Whether the first argument is a file instead of an option."""
-    return any(not one.startswith("-") for one in given)
+def is_recipe(word: str, command: Command) -> bool:
+    """Whether the first word is a recipe; anything is one for a command without positions."""
+    if not command.positional:
+        return True
+    named = word in shipped() and not Path(word).exists()
+    return named or Path(word).suffix in (".yaml", ".yml")
+
+
+def escaped(text: str) -> str:
+    """argparse formats help texts with %."""
+    return text.replace("%", "%%")

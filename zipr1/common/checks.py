@@ -1,17 +1,49 @@
 """Checks of settings, with messages that name the setting."""
 
+import math
+from collections.abc import Mapping
+
+from zipr1.common.errors import InputError
+
+WORDS = {  # interval -> what a message says of it
+    "(0, inf)": "must be a finite number above 0",
+    "[0, inf)": "must be a finite number, 0 or above",
+    "[1, inf)": "must be at least 1",
+    "(-inf, inf)": "must be a finite number",
+    "(0, 1]": "must lie in (0, 1], for example 0.975",
+    "[0, 1]": "must lie in [0, 1]",
+    "[0, 1)": "must lie in [0, 1), for example 0.2",
+    "(0, 1)": "must lie in (0, 1), for example 0.2",
+}
+
+
+def check_ranges(settings, ranges: Mapping[str, str]) -> None:
+    """Raises InputError for a number of `settings` outside its range; None means unset.
+
+    ranges: an interval of WORDS -> the names of the settings that must lie in it, separated by spaces:
+    {"(0, 1]": "p", "[1, inf)": "max_steps threads"}. NaN lies in no interval, infinity in none.
+    """
+    for interval, names in ranges.items():
+        for name in names.split():
+            value = getattr(settings, name)
+            if value is not None and not inside(value, interval):
+                raise InputError(f"{name}={value}: {WORDS[interval]}")
+
+
+def inside(value: float, interval: str) -> bool:
+    """Whether a number lies in an interval such as "(0, 1]"; NaN and infinity never do."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    if not math.isfinite(value):
+        return False
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
 
 def check_positive(config, *names: str) -> None:
-    """Raises ValueError for a setting that must be above zero and is not; None means unset."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{name}={value}: must be above 0")
+    """Raises InputError for a setting that is not a finite number above zero; None means unset."""
+    check_ranges(config, {"(0, inf)": " ".join(names)})
 
 
 def check_share(config, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(config, name) <= 1:
-            raise ValueError(
-                f"{name}={getattr(config, name)}: a share must lie in (0, 1], for example 0.975"
-            )
+    """Raises InputError for a fraction outside (0, 1]; None means unset."""
+    check_ranges(config, {"(0, 1]": " ".join(names)})

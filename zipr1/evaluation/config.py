@@ -14,7 +14,7 @@ MAX_NEW_TOKENS = 8
 class EvalConfig:
     """`zipr1 eval`: measures a model under several methods, tasks by tasks."""
 
-    model: str = "zipr1/tiny"
+    model: str
     """Hub id, folder, or the embedded model."""
     methods: str = "full,zipvl"
     """Of full, zipvl, topk, random, recent, fastv, downsample and fewer_frames (of clips)."""

@@ -1,16 +1,15 @@
 """One question about one file: the answer, what it took, and what was kept."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from PIL import Image
 
-from zipr1.common.checks import check_positive
+from zipr1.common.errors import InputError
 from zipr1.data.example import Example
 from zipr1.data.media import read_media
 from zipr1.data.processor import prepare, visual_grid
+from zipr1.inference.config import AnswerConfig
 from zipr1.inference.overlay import kept_pages, layer_masks, save_pages
 from zipr1.models.encode import check_length
 from zipr1.models.loading import load_vision
@@ -20,53 +19,15 @@ from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import TopP
 
 
-@dataclass
-class AnswerConfig:
-    """`zipr1 answer`: asks a model one question about a picture or a clip, under sparse attention."""
-
-    file: str
-    """Picture or clip."""
-    question: str
-    """What is asked."""
-    model: str = "zipr1/tiny"
-    """Hub id, folder, or the embedded model."""
-    p: float | None = None
-    """Fraction of the attention to keep; unset, as the model was trained (0.975 for a model that
-    was not)."""
-    scope: Literal["attention", "layer"] | None = None
-    """What follows the kept tokens (zipr1.sparse); unset, as trained."""
-    picture: str | None = None
-    """Where to draw the kept tokens; .gif, .webp or .pdf: a page a layer too."""
-    compare: bool = False
-    """Answer with dense attention too."""
-    max_new_tokens: int = 64
-    """Tokens of the answer, at most."""
-    max_frames: int = 16
-    """Frames of a clip; never more than the processor's own limit."""
-    json: bool = False
-    """Print one JSON object."""
-
-    def __post_init__(self):
-        check_positive(self, "max_new_tokens", "max_frames")
-        if (
-            self.picture
-            and Image.registered_extensions().get(Path(self.picture).suffix.lower())
-            not in Image.SAVE
-        ):
-            raise ValueError(
-                f"--picture {self.picture}: not a kind of picture that can be written; use .png, .gif or .pdf"
-            )
-
-
 @torch.no_grad()
 def answer(config: AnswerConfig) -> dict:
     """The answer with its token ratio, kept tokens per layer and KV bytes. Raises on bad input, substitutes nothing."""
     trained = trained_settings(config.model)
     rule = TopP(trained.p if config.p is None else config.p, trained.choice)
     if not config.question.strip():
-        raise ValueError("the question is empty: ask something about the picture or clip")
-    if config.picture:  # a folder that cannot be made is named before the work
-        Path(config.picture).parent.mkdir(parents=True, exist_ok=True)
+        raise InputError("the question is empty: ask something about the picture or clip")
+    if config.picture:
+        check_picture(Path(config.picture))
     model, processor = load_vision(config.model)
     limit = min(config.max_frames, processor.video_processor.max_frames)
     media = read_media(config.file, limit)
@@ -123,6 +84,15 @@ def answer(config: AnswerConfig) -> dict:
         )
         result["picture"] = config.picture
     return result
+
+
+def check_picture(path: Path) -> None:
+    """Makes the folder. Raises InputError for a format that Pillow cannot write."""
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
+        raise InputError(
+            f"--picture {path}: not an image format that can be written; use .png, .gif or .pdf"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def describe(result: dict) -> str:

@@ -3,13 +3,12 @@
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from zipr1.common.checks import check_positive
 from zipr1.common.provenance import provenance
 from zipr1.common.recipe import read_recipe
 from zipr1.common.workers import together, workers
@@ -21,35 +20,13 @@ from zipr1.evaluation.records import Record, first, write_records
 from zipr1.evaluation.statistics import table_row
 from zipr1.evaluation.tables import markdown
 from zipr1.inference.answer import AnswerConfig, answer
+from zipr1.lab.config import DemoConfig
 from zipr1.models.loading import load_vision
 from zipr1.sparsity.rules import TopP
 from zipr1.tasks import examples_of
 from zipr1.training.config import TrainConfig
 from zipr1.training.curves import plot_training
 from zipr1.training.train import train
-
-
-@dataclass
-class DemoConfig:
-    """`zipr1 demo`: measures the embedded model, post-trains it with ZipR1, and measures it again."""
-
-    recipe: str = "tiny_demo"
-    """Settings of both trainings; the presets are added, and `paper` takes half the learning rate."""
-    output_dir: str = "runs/demo"
-    """Where everything goes."""
-    questions: int = 120
-    """Per task, of the test split, for the table."""
-    curve_questions: int = 30
-    """Per task, for each point of the curve."""
-    curve: str = "0.8,0.9,0.95,0.975"
-    """Thresholds of the curve."""
-    json: bool = False
-    """Print the rows of the table as JSON."""
-    max_steps: int | None = None
-    """Of each training; unset, the recipe's."""
-
-    def __post_init__(self):
-        check_positive(self, "questions", "curve_questions", "max_steps")
 
 
 def table_records(model: str, method: str, config: DemoConfig, recipe: TrainConfig) -> list[Record]:

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -11,28 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from zipr1 import __version__
-from zipr1.common.checks import check_positive
 from zipr1.evaluation.curves import plot_curves
 from zipr1.evaluation.paper.tables import suite_tables
 from zipr1.evaluation.statistics import LEARNED
 from zipr1.report.browse import browsable
+from zipr1.report.config import ReportConfig
 from zipr1.report.runs import Run, read_run
 from zipr1.training.curves import plot_training
-
-
-@dataclass
-class ReportConfig:
-    """`zipr1 report`: one self-contained page of what eval, demo and train have written."""
-
-    runs: list[str]
-    """Folders that eval, demo and train have written."""
-    output: str = "report.html"
-    """The page to write."""
-    per_task: int = 40
-    """Questions to browse; those on which Full and a sparse method disagree come first."""
-
-    def __post_init__(self):
-        check_positive(self, "per_task")
 
 
 def report(config: ReportConfig) -> str:

@@ -1,12 +1,18 @@
 """The settings of post-training: one dataclass, from which flags and YAML derive. Names are TRL's where TRL has one."""
 
+from __future__ import annotations
+
+import os
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from zipr1.common.checks import check_positive, check_share
-from zipr1.sparsity.rules import TopP
+from zipr1.common.recipe import read_recipe
 from zipr1.tasks.names import TASK_NAMES, check_tasks
 from zipr1.training.objective import PRESETS, Objective
+
+if TYPE_CHECKING:
+    from zipr1.sparsity.rules import TopP
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -223,6 +229,8 @@ class TrainConfig:
 
     def rule(self, p: float | tuple[float, ...]) -> TopP:
         """Top-p as trained and measured."""
+        from zipr1.sparsity.rules import TopP  # torch is not needed to read the settings
+
         return TopP(p, self.choice)
 
     @property
@@ -237,4 +245,82 @@ class TrainConfig:
                 name: getattr(preset, name) if value is None else value
                 for name, value in own.items()
             }
+        )
+
+
+@dataclass
+class PlanConfig(TrainConfig):
+    """`zipr1 plan`: what a step of `zipr1 train` with these options will take, from shapes; loads and trains nothing."""
+
+    prompt: int = 2048
+    """Tokens of a prompt."""
+    ratio: float = 0.5
+    """Share of them that a layer keeps, mean over the run."""
+    processes: int = 1
+    """How many share a step."""
+    tflops: float | None = None
+    """What one process really does in a second, for an estimate of the time."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(self, "prompt", "processes", "tflops")
+        check_share(self, "ratio")
+
+
+def cores() -> int:
+    """That this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class DataCheckConfig:
+    """`zipr1 data check`: reads a data set once, and reports what it holds and what of it training would leave out."""
+
+    file: str
+    """Video-R1 JSON, or .jsonl, .parquet, a folder or hub id, with :config and [split], as `data` of zipr1 train."""
+    recipe: str | None = None
+    """Of zipr1 train: its settings. Those that follow come before them, and are called the same there."""
+    media_root: str | None = None
+    """Where paths of media start; unset, the folder of the file."""
+    model: str | None = None
+    """The model whose processor counts the tokens of a prompt."""
+    max_prompt_length: int | None = None
+    """Tokens; unset, what the model's positions leave."""
+    max_completion_length: int | None = None
+    """Tokens, for which a prompt leaves room."""
+    max_frames: int | None = None
+    """Frames of a clip that are read."""
+    max_pixels: int | None = None
+    """Of a picture; larger ones are made smaller."""
+    video_max_pixels: int | None = None
+    """Of each frame of a clip."""
+    think: bool | None = None
+    """Ask Video-R1's questions for <think>."""
+    chat_template: bool | None = None
+    """False: a prompt is its text as it is (text models)."""
+    completions: Literal["sampled", "given"] | None = None
+    """Given: the data's own answers, which nothing grades."""
+    reward_function: str | None = None
+    """Instead of the graders, which then do not look at the answers."""
+    workers: int = field(default_factory=cores)
+    """Processes that read; 0: this one."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def __post_init__(self):
+        if self.workers < 0:
+            raise ValueError(f"workers={self.workers}: must be at least 0")
+
+    def training(self) -> TrainConfig:
+        """The training that the rows are for. Raises ValueError as TrainConfig does."""
+        start = read_recipe(TrainConfig, self.recipe) if self.recipe else TrainConfig()
+        own = {
+            name: value
+            for name, value in vars(self).items()
+            if name in TrainConfig.__dataclass_fields__ and name != "json"
+        }
+        own = {name: value for name, value in own.items() if value is not None}
+        # Neither gate nor baseline says anything of rows; these go with any completions and rewards.
+        return replace(
+            start, data=self.file, probe_data=self.file, gate="none", baseline="group", **own
         )

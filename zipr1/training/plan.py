@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from zipr1.common.checks import check_positive, check_share
 from zipr1.models.families import auto_class
 from zipr1.models.flops import Shape, layer_flops
 from zipr1.models.loading import load_config
@@ -16,25 +15,6 @@ from zipr1.training.choice_gradient import BYTES, piece_of
 from zipr1.training.config import TrainConfig
 
 GB = 1e9
-
-
-@dataclass
-class PlanConfig(TrainConfig):
-    """`zipr1 plan`: what a step of `zipr1 train` with these options will take, from shapes; loads and trains nothing."""
-
-    prompt: int = 2048
-    """Tokens of a prompt."""
-    ratio: float = 0.5
-    """Share of them that a layer keeps, mean over the run."""
-    processes: int = 1
-    """How many share a step."""
-    tflops: float | None = None
-    """What one process really does in a second, for an estimate of the time."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_positive(self, "prompt", "processes", "tflops")
-        check_share(self, "ratio")
 
 
 @dataclass(frozen=True)

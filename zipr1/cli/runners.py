@@ -1,0 +1,90 @@
+"""One function per command: runs it and returns the text to print on stdout."""
+
+import json
+from dataclasses import asdict
+
+
+def answer(config) -> str:
+    from zipr1.inference.answer import answer, describe
+
+    result = answer(config)
+    return json.dumps(result) if config.json else describe(result)
+
+
+def train(config) -> str:
+    from accelerate import PartialState
+
+    from zipr1.training.metrics import final_row
+    from zipr1.training.train import train
+
+    final = train(config)
+    if not PartialState().is_main_process:
+        return ""
+    return json.dumps(final_row(final.parent)) if config.json else f"{final}"
+
+
+def evaluate(config) -> str:
+    from zipr1.cli.eval import run_eval
+    from zipr1.evaluation.paper.suite import SuiteError
+
+    try:
+        rows, table = run_eval(config)
+    except SuiteError as error:  # what was measured is shown before the failure
+        print(json.dumps(error.rows) if config.json else error.tables)
+        raise
+    return json.dumps(rows) if config.json else table
+
+
+def bench(config) -> str:
+    from zipr1.bench.bench import run_bench
+
+    rows, table = run_bench(config)
+    return json.dumps(rows) if config.json else table
+
+
+def bench_train(config) -> str:
+    from zipr1.bench.training import run_bench_train
+
+    rows, table = run_bench_train(config)
+    return json.dumps(rows) if config.json else table
+
+
+def demo(config) -> str:
+    from zipr1.lab.demo import demo
+
+    rows, summary = demo(config)
+    return json.dumps(rows) if config.json else summary
+
+
+def pretrain(config) -> str:
+    from zipr1.lab.pretrain import pretrain
+
+    return json.dumps({"config": asdict(config), "validation": pretrain(config)})
+
+
+def plan(config) -> str:
+    from zipr1.training.plan import plan
+
+    found = plan(config, config.prompt, config.ratio, config.processes, config.tflops)
+    if config.json:
+        return json.dumps(asdict(found) | {"total_gb": found.total_gb})
+    return found.describe()
+
+
+def report(config) -> str:
+    from zipr1.report.page import report
+
+    return report(config)
+
+
+def data_check(config) -> str:
+    from zipr1.training.data_check import DataError, check_data
+
+    report = check_data(config)
+    text = json.dumps(asdict(report)) if config.json else report.describe()
+    if report.usable < report.rows:
+        print(text)
+        raise DataError(
+            f"{config.file}: {report.rows - report.usable} of {report.rows} rows cannot be used"
+        )
+    return text
