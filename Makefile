@@ -1,10 +1,10 @@
 PY := .venv/bin/python
 
-.PHONY: demo test slow lint tiny13
+.PHONY: demo test slow lint docs tiny13
 demo: .venv/demo
 	.venv/bin/zipr1 demo
 
-test: .venv/dev lint
+test: .venv/dev lint docs
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 slow: .venv/slow
@@ -26,6 +26,10 @@ lint: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
+
+# The documentation, with strict links, into site/ (readable from disk, without network).
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 .venv/bin/mkdocs build --strict --quiet
 
 # What a user needs, and what the tests need beside it (lmms-eval is large).
 .venv/demo: pyproject.toml constraints.txt

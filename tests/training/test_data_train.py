@@ -232,7 +232,7 @@ def test_rows_that_cannot_be_used_stop_the_run(root):
 
 
 def test_probe_rows_that_cannot_be_used_stop_the_run_at_once(root):
-    """As docs/data.md says: the probe set is the same for the whole run."""
+    """As docs/guides/data.md says: the probe set is the same for the whole run."""
     data = write(root / "right.jsonl", [{"prompt": "Say a word.", "answer": "word"}] * 8)
     settings = SMALL | {"max_steps": 1, "data": data, "output_dir": str(root / "out")}
     never = {"prompt": "A or B?", "answer": "x", "problem_type": "multiple choice"}

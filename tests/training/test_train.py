@@ -276,7 +276,7 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
     assert (
         found["worst_accuracy"] == min(row["probe/accuracy"] for row in rows) and found["step"] == 2
     )
-    described = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    described = (Path(__file__).parents[2] / "docs/reference/metrics.md").read_text()
     names = {
         re.sub("governor/(gap|factor)/.*", r"governor/\1/KIND", name)
         for name in set().union(*rows) - {"step"}

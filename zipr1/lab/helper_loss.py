@@ -12,7 +12,7 @@ class Helper(nn.Module):
 
     A class is the mean embedding of its word's tokens, as a question and as an answer spell it; so a visual token comes
     to lie near the words for what it shows, and the decoder can find it by a word and copy its name. With free linear
-    heads instead, the decoder had learned no such look-up after 700 steps (docs/log.md). Tasks share the head of a name.
+    heads instead, the decoder had learned no such look-up after 700 steps (docs/archive/log.md). Tasks share the head of a name.
     Where the token is, it is told too: its row and column (linear heads), left or right, top or bottom.
     """
 

@@ -6,7 +6,7 @@ from torch.nn.functional import pad
 
 
 def packable(query: torch.Tensor, dropout: float) -> bool:
-    """Whether the kernel serves this call; elsewhere one padded causal kernel does (decision 9)."""
+    """Whether the kernel serves this call; elsewhere one padded causal kernel does (docs/concepts/decisions.md#batches)."""
     return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout
 
 

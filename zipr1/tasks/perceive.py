@@ -48,7 +48,7 @@ class Perceive(PairTask):
             (f"Is the large object {pick(rng, [small[0], absent[1]])}?", "no"),
             (f"Is there a {large[1]}?", "yes"),
             (f"Is there a {pick(rng, [name for name in SHAPES if name not in shapes])}?", "no"),
-            # a word for an answer: without these, nothing is learned from yes and no (docs/log.md)
+            # a word for an answer: without these, nothing is learned from yes and no (docs/archive/log.md)
             ("What colour is the large object?", large[0]),
             ("What shape is the large object?", large[1]),
             (f"What colour is the {small[1]}?", small[0]),

@@ -1,4 +1,4 @@
-"""Where the numbers of a training run go: files of JSON lines, trackers, run.json. What they mean: docs/metrics.md."""
+"""Where the numbers of a training run go: files of JSON lines, trackers, run.json. What they mean: docs/reference/metrics.md."""
 
 import json
 from dataclasses import asdict

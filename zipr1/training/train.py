@@ -186,7 +186,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
                 )
         if taken := own.keys() & record.keys():
             raise ValueError(
-                f"log_metric: {', '.join(sorted(taken))}: zipr1's own (docs/metrics.md); choose another name"
+                f"log_metric: {', '.join(sorted(taken))}: zipr1's own (docs/reference/metrics.md); choose another name"
             )
         log(step + 1, record | own)
         stop_if_lost(skipped, empty, asked, parts, step, folder, accelerator, config)
