@@ -1,6 +1,6 @@
-"""A chat of two turns about one image: the second turn continues on the sparse KV cache of the first.
+"""A chat about one image: the second turn continues on the sparse KV cache of the first.
 
-python examples/chat.py docs/shapes.png "What colour is the circle?" "What shape is the red object?" --keep-kv
+python examples/chat.py docs/shapes.png "What colour is the circle?" "What shape is red?"
 """
 
 import argparse

@@ -1,8 +1,9 @@
-"""LoRA post-training with ZipR1 on a JSONL file of rows with `image`, `prompt` and `answer`.
+r"""LoRA post-training with ZipR1 on a JSONL file of rows with `image`, `prompt` and `answer`.
 
 python examples/lora.py rows.jsonl held_out.jsonl runs/lora --steps 300
 
-The same from the command line: zipr1 train --data rows.jsonl --probe_data held_out.jsonl --use_peft true ...
+From the command line: zipr1 train --data rows.jsonl --probe_data held_out.jsonl \
+    --use_peft true --baseline group ...
 """
 
 import argparse

@@ -84,7 +84,7 @@ def default_text(field: Field) -> str:
 
 
 def options(settings: type, inherited: type | None = None, prefix: str = "") -> str:
-    """A table of the fields; those of `inherited` are left out. A nested dataclass gets a table of its own below."""
+    """A table of the fields without those of `inherited`; nested dataclasses follow below."""
     described, types = help_of(settings), get_type_hints(settings)
     known = {field.name for field in fields(inherited)} if inherited else set()
     lines = ["| option | type | default | meaning |", "|---|---|---|---|"]

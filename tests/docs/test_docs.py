@@ -54,7 +54,7 @@ def test_a_name_that_does_not_exist_is_found():
 
 
 def commands(text: str) -> list[str]:
-    """The `zipr1 ...` lines of the blocks without a language, comments and continuations removed."""
+    """The `zipr1 ...` lines of the blocks without a language, without their comments."""
     joined = "\n".join(blocks(text, "")).replace("\\\n", " ")
     lines = (line.partition("    #")[0].strip() for line in joined.splitlines())
     lines = (re.sub(r"^.*-m zipr1\.cli ", "zipr1 ", line) for line in lines)
