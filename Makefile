@@ -29,7 +29,7 @@ lint: .venv/dev
 
 # The documentation, with strict links, into site/ (readable from disk, without network).
 docs: .venv/dev
-	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 .venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 .venv/bin/mkdocs build --strict
 
 # What a user needs, and what the tests need beside it (lmms-eval is large).
 .venv/demo: pyproject.toml constraints.txt

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
+from mkdocs.utils import get_relative_url
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # the code that is documented is the code beside this folder
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import reference  # noqa: E402
 
+SHIM = "https://unpkg.com/iframe-worker/shim"  # what the theme loads for search from file://
 REPOSITORY_FILES = ("LICENSE", "CHANGELOG.md", "adapters/", "examples/", "benchmarks/")
 PAGES = {
     "index.md": lambda: from_readme((ROOT / "README.md").read_text()),
@@ -50,3 +52,11 @@ def on_page_content(content, page, config, files):
         return convert(latex, display="block" if block else "inline")
 
     return re.sub(r'<(div|span) class="arithmatex">(.*?)</\1>', formula, content, flags=re.S)
+
+
+def on_post_page(output, page, config):
+    return output.replace(SHIM, get_relative_url("assets/iframe-worker.js", page.url))
+
+
+def on_post_template(output_content, template_name, config):
+    return output_content.replace(SHIM, "assets/iframe-worker.js")

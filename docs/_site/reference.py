@@ -1,27 +1,16 @@
 """The reference pages: commands and settings from their dataclasses, the API by mkdocstrings."""
 
-from dataclasses import MISSING, Field, fields, is_dataclass
-from importlib import import_module
+from dataclasses import MISSING, fields
+from inspect import cleandoc
 from itertools import takewhile
 from pathlib import Path
-from typing import get_args, get_origin, get_type_hints
-
-from docstring_parser import parse_from_object
+from typing import Literal, get_args, get_origin
 
 import zipr1
+from zipr1.cli.commands import COMMANDS, Command, load
+from zipr1.cli.parser import options_of
 
-COMMANDS = {
-    "answer": "zipr1.inference.answer:AnswerConfig",
-    "train": "zipr1.training.config:TrainConfig",
-    "eval": "zipr1.evaluation.config:EvalConfig",
-    "bench": "zipr1.bench.config:BenchConfig",
-    "bench train": "zipr1.bench.training:BenchTrainConfig",
-    "report": "zipr1.report.page:ReportConfig",
-    "plan": "zipr1.training.plan:PlanConfig",
-    "data check": "zipr1.training.data_check:DataCheckConfig",
-    "demo": "zipr1.lab.demo:DemoConfig",
-    "pretrain": "zipr1.lab.pretrain:PretrainConfig",
-}
+SUITE = "zipr1.evaluation.paper.suite:SuiteConfig"
 EXTENSION_POINTS = [
     "zipr1.sparsity.rules.Rule",
     "zipr1.sparsity.probes.Scores",
@@ -31,107 +20,81 @@ EXTENSION_POINTS = [
     "zipr1.training.grpo",
 ]
 NOTE = "*This page is generated from the code.*\n"
+INTRODUCTION = """
+Every option can also stand in a YAML recipe; unknown keys are errors.
+A recipe is a path, or the name of one that [ships with the package](configuration.md#recipes).
+It is the first argument, or follows `--config`; of several a later one wins, and flags win over all.
+Hyphens and underscores in option names are interchangeable.
+`--print_config` prints the settings and does nothing.
 
-
-def load(name: str) -> type:
-    module, _, attribute = name.partition(":")
-    return getattr(import_module(module), attribute)
+Results go to stdout, progress and logs to stderr.
+Exit status: 0; 1 for a failure; 2 for a user mistake; 130 after an interrupt.
+An unexpected error keeps its traceback.
+"""
 
 
 def text_of(settings: type) -> str:
     """The docstring of a settings class, without the command in front."""
-    text = " ".join(settings.__doc__.split())
-    return text.split("`: ", 1)[1] if text.startswith("`zipr1 ") else text
-
-
-def help_of(settings: type) -> dict[str, str]:
-    """The string below each field, of the class or one that it extends."""
-    described = {}
-    for one in reversed(settings.__mro__[:-1]):
-        for parameter in parse_from_object(one).params:
-            described[parameter.arg_name] = " ".join((parameter.description or "").split())
-    return described
+    text = " ".join(cleandoc(settings.__doc__).split())
+    text = text.split("`: ", 1)[1] if text.startswith("`zipr1 ") else text
+    return text[:1].upper() + text[1:]
 
 
 def type_text(kind) -> str:
-    """A type as a user writes it: `float`, `"a" | "b"`, `list[str]`, `... or unset`."""
-    if kind is type(None):
-        return "unset"
-    if str(get_origin(kind)) == "typing.Literal":
-        return " or ".join(map(str, get_args(kind)))
-    if get_origin(kind) in (list, tuple):
-        return "list of " + ", ".join(
-            dict.fromkeys(type_text(one) for one in get_args(kind) if one is not ...)
-        )
-    if get_args(kind):
-        return " or ".join(dict.fromkeys(type_text(one) for one in get_args(kind)))
+    """A type as a user writes it: "float", "attention or layer", "list of str"."""
+    parts = [part for part in get_args(kind) if part is not type(None)]
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{part}`" for part in parts)
+    if get_origin(kind) is list:
+        return "list of " + " or ".join(map(type_text, parts))
+    if get_origin(kind) is dict:
+        return "mapping"
+    if parts:
+        return " or ".join(dict.fromkeys(map(type_text, parts)))
     return getattr(kind, "__name__", str(kind))
 
 
-def default_text(field: Field) -> str:
-    if field.default is not MISSING:
-        value = field.default
-    elif field.default_factory is not MISSING:
-        value = field.default_factory()
-    else:
+def default_text(value) -> str:
+    if value is MISSING:
         return "required"
-    if is_dataclass(value):
-        return "see below"
-    if value is None:
+    if value is None or value in ("", [], {}):
         return "unset"
-    shown = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return f"`{shown}`" if shown else "empty"
+    return f"`{','.join(map(str, value))}`" if isinstance(value, list) else f"`{value}`"
 
 
-def options(settings: type, inherited: type | None = None, prefix: str = "") -> str:
-    """A table of the fields without those of `inherited`; nested dataclasses follow below."""
-    described, types = help_of(settings), get_type_hints(settings)
-    known = {field.name for field in fields(inherited)} if inherited else set()
+def table(settings: type, command: Command | None = None, inherited: type | None = None) -> str:
+    """A table of the options, without those of `inherited`."""
+    known = {name for name, *_ in options_of(inherited)} if inherited else set()
+    positional = command.positional if command else ()
     lines = ["| option | type | default | meaning |", "|---|---|---|---|"]
-    nested = []
-    for field in fields(settings):
-        if field.name in known:
+    for name, kind, default, text in options_of(settings):
+        if name in known:
             continue
-        kind = types[field.name]
-        inner = next((one for one in (kind, *get_args(kind)) if is_dataclass(one)), None)
-        if inner is not None:
-            nested.append((field.name, inner, get_origin(kind) is list))
-        cells = [
-            f"`--{prefix}{field.name}`" if not prefix.endswith("[].") else f"`{field.name}`",
-            type_text(kind),
-            default_text(field),
-            described.get(field.name, ""),
-        ]
+        shown = name.upper() if name in positional else f"--{name}" if command else name
+        cells = [f"`{shown}`", type_text(kind), default_text(default), " ".join(text.split())]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    text = "\n".join(lines) + "\n"
-    for name, inner, many in nested:
-        text += f"\n`{prefix}{name}`: {text_of(inner)}\n\n"
-        text += options(inner, prefix=f"{prefix}{name}[]." if many else f"{prefix}{name}.")
-    return text
+    return "\n".join(lines) + "\n"
 
 
 def command_line() -> str:
     """The page of the commands."""
-    train = load(COMMANDS["train"])
-    parts = [
-        "# Command line\n",
-        NOTE,
-        "Every option can also stand in a YAML recipe (`--config FILE`); unknown keys are errors.",
-        "Hyphens and underscores in option names are interchangeable.",
-        "A recipe is a path or the name of one that ships with the package (`tiny_zipr1`).",
-        "Exit status: 0, 2 for a user mistake, 1 for a failure.",
-        "Results go to stdout, progress and logs to stderr.\n",
-    ]
-    for command, name in COMMANDS.items():
-        settings = load(name)
-        parts.append(f"## `zipr1 {command}`\n\n{text_of(settings)}\n")
+    train = load(COMMANDS["train"].settings)
+    parts = ["# Command line\n", NOTE, INTRODUCTION]
+    for command in COMMANDS.values():
+        settings = load(command.settings)
+        positional = "".join(f" {name.upper()}" for name in command.positional)
+        parts.append(f"## `zipr1 {command.name}`\n\n{command.summary}\n")
+        parts.append(f"```\nzipr1 {command.name} [RECIPE]{positional} [options]\n```\n")
+        parts.append(text_of(settings) + "\n")
         if settings is train:
-            parts.append("Options: [Configuration](configuration.md#training).\n")
+            parts.append(
+                "The options are those of [the configuration](configuration.md#training).\n"
+            )
         elif issubclass(settings, train):
             parts.append("All options of `zipr1 train`, and:\n")
-            parts.append(options(settings, inherited=train))
+            parts.append(table(settings, command, inherited=train))
         else:
-            parts.append(options(settings))
+            parts.append(table(settings, command))
     return "\n".join(parts)
 
 
@@ -139,11 +102,10 @@ def presets() -> str:
     """The presets of the objective side by side."""
     from zipr1.training.objective import PRESETS, Objective
 
-    names = list(PRESETS)
-    lines = ["| setting | " + " | ".join(f"`{name}`" for name in names) + " |"]
-    lines.append("|---" * (len(names) + 1) + "|")
+    lines = ["| setting | " + " | ".join(f"`{name}`" for name in PRESETS) + " |"]
+    lines.append("|---" * (len(PRESETS) + 1) + "|")
     for field in fields(Objective):
-        values = [f"{getattr(PRESETS[name], field.name)}" for name in names]
+        values = [str(getattr(preset, field.name)) for preset in PRESETS.values()]
         lines.append(f"| `{field.name}` | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
 
@@ -161,21 +123,22 @@ def recipes() -> str:
 
 def configuration() -> str:
     """The page of the settings."""
-    suite = load("zipr1.evaluation.paper.suite:SuiteConfig")
+    train, suite = load(COMMANDS["train"].settings), load(SUITE)
     parts = [
         "# Configuration\n",
         NOTE,
-        "Each command has one dataclass; its flags and its YAML keys are the fields.\n",
+        "Each command has one dataclass; its flags and its YAML keys are the fields.",
+        "A dot in an option's name is a nested mapping in YAML.\n",
         "## Training\n",
-        f"{text_of(load(COMMANDS['train']))}\n",
-        options(load(COMMANDS["train"])),
+        text_of(train) + "\n",
+        table(train),
         "## Presets of the objective\n",
         "A setting of the same name in a recipe or on the command line replaces the preset's.",
-        "What each one means is described in [the method](../concepts/method.md).\n",
+        "[The method](../concepts/method.md) explains them.\n",
         presets(),
         "## Evaluation suite of the paper\n",
-        f"{text_of(suite)}\n",
-        options(suite),
+        text_of(suite) + "\n",
+        table(suite),
         "## Recipes\n",
         "`zipr1 train tiny_zipr1` finds a recipe by name; a path works too.\n",
         recipes(),
@@ -186,8 +149,7 @@ def configuration() -> str:
 def api() -> str:
     """The page of the public names, for mkdocstrings."""
     parts = ["# Python API\n", NOTE, "The public names can all be imported from `zipr1`.\n"]
-    for name, home in zipr1._HOME.items():
-        parts.append(f"::: zipr1.{home}.{name}\n")
+    parts += [f"::: zipr1.{home}.{name}\n" for name, home in zipr1._HOME.items()]
     parts.append("# Extension points\n")
     parts += [f"::: {name}\n" for name in EXTENSION_POINTS]
     return "\n".join(parts)
