@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from zipr1.data.example import Example
-from zipr1.rewards.graders import grade, library, score
+from zipr1.rewards.extra import library
+from zipr1.rewards.graders import grade, score
 
 
 def row(problem_type: str, answer: str) -> Example:
@@ -34,7 +35,7 @@ def row(problem_type: str, answer: str) -> Example:
         ("numerical", "12", "<think>There are 12", None),  # no answer yet
         ("numerical", "1234.5", "1,234.5", 1),
         ("numerical", "1234567", "1,234,567", 1),
-        ("numerical", "12", "1,2", 0),
+        ("numerical", "12", "1,2", None),
         ("numerical", "0.75", "3/4", 1),
         ("numerical", "0.75", r"$\frac{3}{4}$", 1),
         ("numerical", "50", "50%", 1),

@@ -15,11 +15,11 @@ from zipr1.data.example import Example
 from zipr1.data.video_r1 import published
 from zipr1.rewards.functions import (
     RewardLog,
-    asked,
     from_function,
     load_function,
+    prompt_of,
     summary,
-    without_lost,
+    without_non_finite,
 )
 from zipr1.rewards.reward import reward
 from zipr1.tasks import TASKS
@@ -170,9 +170,9 @@ def test_rows_that_are_chats_to_trl(tmp_path):
     got = reward(examples, said, torch.ones(3), function=((1.0, has_tags),))
     assert got.accuracy.tolist() == [[1], [0], [0]]
     assert (
-        asked(examples[1])[0]["content"] == examples[1].question
+        prompt_of(examples[1])[0]["content"] == examples[1].question
     )  # as the published trainer has it
-    assert asked(examples[2]) == [
+    assert prompt_of(examples[2]) == [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Colour?"}]}
     ]
 
@@ -259,7 +259,7 @@ def test_a_column_of_another_length():
         ("own_rewards:nothing", ValueError, "has no function 'nothing'"),
         ("own_rewards:number", ValueError, "has no function 'number'"),
         ("own_rewards:later", ValueError, "is async"),
-        ("much*own_rewards:few", ValueError, "'much' is no weight"),
+        ("much*own_rewards:few", ValueError, "'much' is not a weight"),
         ("own_rewards:few,", ValueError, "reward function '': expected package.module:name"),
         (
             "torn_rewards:f",
@@ -294,14 +294,14 @@ def test_numbers_that_are_not_finite_are_told_apart(kind):
     def half(**columns):
         return kind([1.0, float("nan"), 0.5])
 
-    found = without_lost(half, lost)
+    found = without_non_finite(half, lost)
     assert [value if value is None else float(value) for value in found()] == [
         1.0,
         None,
         0.5,
     ] and lost == [1]
     assert found.__name__ == "half"
-    named = without_lost(partial(half), [])
-    assert (named.__module__, named.__name__) == ("functools", "partial") and without_lost(
+    named = without_non_finite(partial(half), [])
+    assert (named.__module__, named.__name__) == ("functools", "partial") and without_non_finite(
         half, []
     ).__module__ == __name__

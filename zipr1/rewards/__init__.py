@@ -1,0 +1,1 @@
+"""Graders by problem type, users' own reward functions, and the reward of a completion."""

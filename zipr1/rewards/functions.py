@@ -14,16 +14,21 @@ from typing import Any, SupportsFloat
 
 from accelerate.utils import gather_object
 
+from zipr1.common.errors import InputError, RunError
 from zipr1.data.example import Example
 from zipr1.data.processor import conversation
 
-Functions = tuple[tuple[float, Callable], ...]  # each behind its weight
+Functions = tuple[tuple[float, Callable], ...]  # (weight, function)
 
 
 @dataclass
 class RewardLog:
-    """What the functions are told beside the rows, how far the training is, and what they say of some completions: their
-    rewards (None: does not apply), by name and without weights, columns of the table of samples, and metrics."""
+    """The progress of training that functions receive, and what they return and log.
+
+    rewards: by function, without weights; None where a function does not apply to a completion.
+    columns: logged by log_extra, one value per completion, for the table of samples.
+    metrics: logged by log_metric.
+    """
 
     step: int
     max_steps: int
@@ -33,46 +38,51 @@ class RewardLog:
     metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def arguments(self) -> dict[str, Any]:
-        """TRL's, of the same names."""
-        from transformers import TrainerState  # with all of its Trainer: seconds
+        """The keyword arguments of TRL with the same names."""
+        from transformers import TrainerState  # imports all of Trainer, which takes seconds
 
         state = TrainerState(global_step=self.step, max_steps=self.max_steps)
         return {"trainer_state": state, "log_extra": self.log_extra, "log_metric": self.log_metric}
 
     def log_extra(self, column: str, values: Iterable) -> None:
-        """Raises ValueError unless there is a value a completion."""
+        """Adds a column. Raises InputError unless it has one value per completion."""
         self.columns[column] = list(values)
         if len(self.columns[column]) != self.completions:
-            raise ValueError(
-                f"log_extra: {column}: {len(self.columns[column])} values for {self.completions} completions"
+            raise InputError(
+                f"log_extra: {column}: {len(self.columns[column])} values "
+                f"for {self.completions} completions"
             )
 
     def log_metric(self, name: str, value: float) -> None:
         self.metrics[name].append(float(value))
 
     def of(self, place: int) -> dict[str, Any]:
-        """What was said of one completion, for a file of JSON."""
-        said = {name: values[place] for name, values in (self.rewards | self.columns).items()}
+        """The rewards and columns of one completion, as JSON values."""
+        columns = self.rewards | self.columns
+        values = {name: column[place] for name, column in columns.items()}
         return {
-            name: one if isinstance(one, str | int | float | None) else str(one)
-            for name, one in said.items()
+            name: value if isinstance(value, str | int | float | None) else str(value)
+            for name, value in values.items()
         }
 
 
 def summary(logs: Iterable[RewardLog]) -> dict[str, float]:
-    """Over all processes, which must all call this: mean and standard deviation of what each function returned, where it
-    applies, and the mean of each metric."""
+    """Metrics over all processes, each of which must call this.
+
+    Mean and standard deviation of the rewards of each function, where it applies, and the mean of
+    each logged metric.
+    """
     rewards, metrics = defaultdict(list), defaultdict(list)
     for returned, logged in gather_object([(log.rewards, dict(log.metrics)) for log in logs]):
         for name, values in returned.items():
             rewards[name] += [value for value in values if value is not None]
         for name, values in logged.items():
             metrics[name] += values
-    found = {name: fmean(values) for name, values in metrics.items()}
+    result = {name: fmean(values) for name, values in metrics.items()}
     for name, values in rewards.items():
         if values:
-            found |= {f"rewards/{name}/mean": fmean(values), f"rewards/{name}/std": pstdev(values)}
-    return found
+            result |= {f"rewards/{name}/mean": fmean(values), f"rewards/{name}/std": pstdev(values)}
+    return result
 
 
 def from_function(
@@ -81,47 +91,54 @@ def from_function(
     completion_ids: list[list[int]] | None = None,
     log: RewardLog | None = None,
 ) -> list[float]:
-    """For each pair the sum of what the functions return, times their weights; NaN where each says None, does not apply.
+    """For each (question, completion) the weighted sum of the rewards; NaN where none applies.
 
-    They are called as TRL 1.x does: f(prompts=, completions=, completion_ids=, trainer_state=, log_extra=, log_metric=,
-    **columns) -> list[float | None], and get `answer`, `problem_type` and the rows' own columns; a row without a column that
-    others have gives None. To a chat (see `asked`) a completion is a list of one message, [{"role": "assistant", "content":
-    ...}], to a plain prompt a string. What they say is in `log` afterwards. Raises ValueError unless there is one finite number
-    or None a completion, and RuntimeError, with the function's own error behind it, where it fails.
+    The functions are called as in TRL 1.x: f(prompts=, completions=, completion_ids=,
+    trainer_state=, log_extra=, log_metric=, **columns) -> list[float | None]. `log` holds the
+    results afterwards. Raises InputError unless a function returns one finite number or None per
+    completion, and RunError, chained to the function's own exception, where it fails.
     """
     log = log or RewardLog(0, 0, len(pairs))
+    columns = columns_of(pairs) | log.arguments()
+    if completion_ids is not None:
+        columns["completion_ids"] = completion_ids
+    totals = [math.nan] * len(pairs)
+    for name, (weight, one) in zip(names_of(function), function, strict=True):
+        log.rewards[name] = call(one, columns, pairs)
+        for place, value in enumerate(log.rewards[name]):
+            if value is not None:
+                total = 0.0 if math.isnan(totals[place]) else totals[place]
+                totals[place] = weight * value + total
+    return totals
+
+
+def columns_of(pairs: list[tuple[Example, str]]) -> dict[str, list]:
+    """The arguments of a function, by name: the columns of the rows, None where a row lacks one.
+
+    Further prompts, completions, answer and problem_type. A completion is a list of one message,
+    [{"role": "assistant", "content": ...}], where the prompt is a chat, else a string.
+    """
     examples = [example for example, _ in pairs]
-    names = {name: None for example in examples for name in example.columns if name != "prompt"}
+    names = dict.fromkeys(name for example in examples for name in example.columns)
+    names.pop("prompt", None)
     columns = {name: [example.columns.get(name) for example in examples] for name in names}
-    own = columns.get(
-        "answer", [None] * len(examples)
-    )  # a table has the column for all rows if one row has it
+    # A table has the column `answer` in all rows if it has it in one: None elsewhere.
+    answers = columns.get("answer", [None] * len(examples))
     columns["answer"] = [
-        example.answer if given is None else given
-        for given, example in zip(own, examples, strict=True)
+        example.answer if answer is None else answer
+        for answer, example in zip(answers, examples, strict=True)
     ]
     columns["problem_type"] = [example.problem_type for example in examples]
-    columns["prompts"] = [asked(example) for example in examples]
+    columns["prompts"] = [prompt_of(example) for example in examples]
     columns["completions"] = [
         completion if isinstance(prompt, str) else [{"role": "assistant", "content": completion}]
         for prompt, (_, completion) in zip(columns["prompts"], pairs, strict=True)
     ]
-    if completion_ids is not None:
-        columns["completion_ids"] = completion_ids
-    columns |= log.arguments()
-    totals = [math.nan] * len(pairs)
-    for name, (weight, one) in zip(names_of(function), function, strict=True):
-        log.rewards[name] = returned(one, columns, pairs)
-        for place, value in enumerate(log.rewards[name]):
-            if value is not None:
-                totals[place] = weight * value + (
-                    0.0 if math.isnan(totals[place]) else totals[place]
-                )
-    return totals
+    return columns
 
 
 def names_of(functions: Functions) -> list[str]:
-    """As TRL has them, and with its module where two have the same."""
+    """The names of the functions, as in TRL; with its module where two have the same name."""
     names = [getattr(one, "__name__", type(one).__name__) for _, one in functions]
     return [
         f"{one.__module__}.{name}" if names.count(name) > 1 else name
@@ -129,101 +146,111 @@ def names_of(functions: Functions) -> list[str]:
     ]
 
 
-def asked(example: Example) -> str | list[dict]:
-    """The prompt as TRL has it: a chat where the row's is one, or has pictures or a clip, which TRL takes in chats alone; else
-    a text. Video-R1's rows bring their chats as a column."""
+def prompt_of(example: Example) -> str | list[dict]:
+    """The prompt as in TRL: a chat where the row has one, or images or a video, else a text.
+
+    TRL accepts images in chats only. The rows of Video-R1 have their chats as a column.
+    """
     if "prompt" in example.columns:
         return example.columns["prompt"]
     chat = example.messages or example.pictures or example.frames is not None
     return conversation(example) if chat else example.question
 
 
-def returned(
-    function: Callable, columns: dict, pairs: list[tuple[Example, str]]
-) -> list[float | None]:
-    """What one function returns. Raises ValueError, which names it, row and value, or RuntimeError where it fails."""
+def call(function: Callable, columns: dict, pairs: list[tuple[Example, str]]) -> list[float | None]:
+    """The rewards that one function returns. Raises as `from_function` does."""
     name = f"{function.__module__}:{getattr(function, '__name__', type(function).__name__)}"
     try:
-        found = function(**columns)
-    except Exception as error:  # the user's own code, whatever it raises: its traceback is shown
+        rewards = function(**columns)
+    except Exception as error:  # the user's code may raise anything; its traceback is chained
         rows = ", ".join(dict.fromkeys(example.id for example, _ in pairs))
-        raise RuntimeError(f"reward function {name} failed on rows {rows}: {error!r}") from error
-    if not isinstance(found, Iterable) or len(found := list(found)) != len(pairs):
-        given = f"{len(found)} numbers" if isinstance(found, list) else repr(found)
-        raise ValueError(
-            f"reward function {name} returned {given} for {len(pairs)} completions: return a list of as many floats"
+        raise RunError(f"reward function {name} failed on rows {rows[:300]}: {error!r}") from error
+    if not isinstance(rewards, Iterable) or len(rewards := list(rewards)) != len(pairs):
+        given = f"{len(rewards)} numbers" if isinstance(rewards, list) else repr(rewards)[:80]
+        raise InputError(
+            f"reward function {name} returned {given} for {len(pairs)} completions: "
+            "return a list with one float per completion"
         )
-    for value, (example, completion) in zip(found, pairs, strict=True):
+    for value, (example, completion) in zip(rewards, pairs, strict=True):
         if value is not None and not (isinstance(value, SupportsFloat) and math.isfinite(value)):
-            raise ValueError(
-                f"reward function {name} returned {value!r} for the completion {completion!r} of row {example.id}: "
-                "return a finite float, or None where it does not apply"
+            raise InputError(
+                f"reward function {name} returned {repr(value)[:80]} for the completion "
+                f"{completion[:200]!r} of row {example.id}: return a finite float, or None where "
+                "the function does not apply"
             )
-    return [None if value is None else float(value) for value in found]
+    return [None if value is None else float(value) for value in rewards]
 
 
 @cache
 def load_function(paths: str | None) -> Functions | None:
-    """The functions at "package.module:name" or "package.module.name", with commas between several and, if they have one, their
-    weight before them: "mine:right,0.2*mine:short". Modules of the current folder too. Raises ValueError."""
+    """The functions at "package.module:name" or "package.module.name", several with commas.
+
+    A weight may precede each: "mine:correct,0.2*mine:short". Modules in the current folder are
+    found too. Raises InputError.
+    """
     return None if paths is None else tuple(weighted(path.strip()) for path in paths.split(","))
 
 
 def weighted(text: str) -> tuple[float, Callable]:
-    """ "0.2*package.module:name" as 0.2 and the function."""
+    """Weight and function of "0.2*package.module:name"; the weight is 1 if there is none."""
     number, star, path = text.rpartition("*")
     try:
         weight = float(number) if star else 1.0
     except ValueError as error:
-        raise ValueError(
-            f"reward function {text!r}: {number!r} is no weight; expected 0.2*package.module:name"
+        raise InputError(
+            f"reward function {text!r}: {number!r} is not a weight; "
+            "expected 0.2*package.module:name"
         ) from error
+    if not math.isfinite(weight):
+        raise InputError(f"reward function {text!r}: the weight must be finite")
     return weight, imported(path.strip())
 
 
 def imported(path: str) -> Callable:
+    """The function at "package.module:name" or "package.module.name". Raises InputError."""
     module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     if not module_name or not name:
-        raise ValueError(f"reward function {path!r}: expected package.module:name")
+        raise InputError(f"reward function {path!r}: expected package.module:name")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name and f"{module_name}.".startswith(
-            f"{error.name}."
-        ):  # not what the module itself imports
-            raise ValueError(
-                f"reward function {path!r}: no module {error.name!r} here or among the installed ones"
+        # A library that the module itself imports is another failure, with its own traceback.
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise InputError(
+                f"reward function {path!r}: no module {error.name!r} in the current folder "
+                "or among the installed ones"
             ) from error
         raise
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(f"reward function {path!r}: {module_name} has no function {name!r}")
+        raise InputError(f"reward function {path!r}: {module_name} has no function {name!r}")
     if inspect.iscoroutinefunction(function):
-        raise ValueError(f"reward function {path!r}: is async; give a plain function")
+        raise InputError(f"reward function {path!r}: is async; pass a plain function")
     return function
 
 
-def without_lost(function: Callable, lost: list[int]) -> Callable:
-    """A user's reward function that gives None where it would give no finite number, and adds that place to `lost`: such a
-    reward costs a step, as a loss that is not finite does, and not at once the run."""
+def without_non_finite(function: Callable, places: list[int]) -> Callable:
+    """The function with None for every number that is not finite; their places go to `places`.
+
+    Such a reward skips the step, as a loss that is not finite does, instead of ending the run.
+    """
 
     def finite(**columns):
-        found = function(**columns)
-        if not isinstance(found, Iterable):
-            return found
-        found = list(found)
-        gone = [
+        rewards = function(**columns)
+        if not isinstance(rewards, Iterable):
+            return rewards
+        rewards = list(rewards)
+        bad = [
             i
-            for i, value in enumerate(found)
+            for i, value in enumerate(rewards)
             if isinstance(value, SupportsFloat) and not math.isfinite(value)
         ]
-        lost.extend(gone)
-        return [None if i in gone else value for i, value in enumerate(found)]
+        places.extend(bad)
+        return [None if i in bad else value for i, value in enumerate(rewards)]
 
-    finite.__name__ = getattr(
-        function, "__name__", type(function).__name__
-    )  # for messages, as the module
+    # Name and module appear in messages.
+    finite.__name__ = getattr(function, "__name__", type(function).__name__)
     finite.__module__ = function.__module__
     return finite

@@ -1,164 +1,99 @@
-"""How good an answer is, by the type of its problem: the five types of Video-R1 (arXiv 2503.21776), and "exact".
+"""Grades of answers by problem type: the five types of Video-R1 (arXiv 2503.21776), and "exact".
 
-A grade lies in [0, 1]. The reward of the paper is binary: the grade at or above the threshold in RIGHT_FROM, or not.
+A grade lies in [0, 1]. The reward of the paper is binary: 1 for a grade at or above the threshold
+of its type in RIGHT_FROM, else 0. A completion that a grader cannot read is unparsable (None), and
+no completion is an error.
 """
 
-import math
-import re
 from collections.abc import Callable
-from functools import cache
 
+from zipr1.common.errors import InputError
 from zipr1.data.example import Example, final
+from zipr1.rewards.choice import letters
+from zipr1.rewards.numeric import values
+from zipr1.rewards.text import error_rate, folded, rouge
 
-# From which grade an answer counts as right, where rewards are binary. The paper does not say.
+# The grade from which an answer counts as correct where rewards are binary; not given in the paper.
 RIGHT_FROM = {
     "exact": 1.0,
     "multiple choice": 1.0,
     "numerical": 1.0,
-    "OCR": 0.5,  # ANLS (arXiv 1905.13648) takes a text of which less than half is right for another text, not a misreading
+    "OCR": 0.5,  # ANLS (arXiv 1905.13648): below one half it is another text, not a misreading
     "free-form": 0.5,  # as OCR: half of the words and pairs of words agree; our choice
     "regression": 0.95,  # within 5 %: the relaxed accuracy of ChartQA (arXiv 2203.10244)
 }
+# The largest relative error that rounding to two decimals makes from 0.1 up: 0.005 / 0.1.
+ROUNDING = 0.05
 
 
 def grade(example: Example, completion: str, graded: bool = False) -> float | None:
-    """The grade of a completion in [0, 1], or with graded=False 1.0 for a right one, else 0.0; None if it cannot be read.
+    """The grade of a completion in [0, 1]; with graded=False 1.0 if it is correct, else 0.0.
 
-    Raises ValueError for a problem type that has no grader.
+    None if the completion is unparsable. Raises InputError for a problem type without a grader.
     """
     value = score(example, completion)
     if graded or value is None:
         return value
-    # Half a billionth is for 2.09 against 2.2: 5 % off, but for the last bit.
+    # 2.09 against 2.2 is off by 5 %, and in floating point by half a billionth more.
     return float(value >= RIGHT_FROM[example.problem_type] - 5e-10)
 
 
 def score(example: Example, completion: str) -> float | None:
-    """The grade in [0, 1], or None where the completion holds nothing that the grader can read."""
+    """The grade in [0, 1], or None for a completion without anything that the grader can read."""
     if example.problem_type not in GRADERS:
-        raise ValueError(
-            f"row {example.id}: problem type {example.problem_type!r}: expected one of {', '.join(GRADERS)}"
+        raise InputError(
+            f"row {example.id}: problem type {example.problem_type[:80]!r}: "
+            f"expected one of {', '.join(GRADERS)}"
         )
-    said = final(completion)
-    return GRADERS[example.problem_type](example.answer, said) if said else None
+    answer = final(completion)
+    return GRADERS[example.problem_type](example.answer, answer) if answer else None
 
 
-def exact(expected: str, said: str) -> float:
-    """The same words, case and a final full stop aside, as the embedded tasks have it, whichever of the two has it."""
-    expected, said = (text.strip().rstrip(".").casefold() for text in (expected, said))
-    return float(said == expected)
+def exact(expected: str, answer: str) -> float:
+    """1 for the same text, Unicode form, letter case, white space and a final full stop aside."""
+    return float(folded(answer) == folded(expected))
 
 
-def choice(expected: str, said: str) -> float | None:
-    """The same letter: "B", "B.", "(B)", "B) text", "B. text"; the text of an option alone is none."""
-    letters = [re.match(r"\(?([A-Z])(?:[).:]|$)", text.strip()) for text in (expected, said)]
-    return float(letters[0][1] == letters[1][1]) if all(letters) else None
+def choice(expected: str, answer: str) -> float | None:
+    """1 for the same option, or the same set of options: see `choice.letters`."""
+    options = letters(expected), letters(answer)
+    return float(options[0] == options[1]) if all(options) else None
 
 
-def numerical(expected: str, said: str) -> float | None:
-    """Equal after rounding to two decimals; "50%" is 0.5 and 50, as math-verify has it."""
-    pairs = [(a, b) for a in values(expected) for b in values(said)]
-    return float(any(round(a, 2) == round(b, 2) for a, b in pairs)) if pairs else None
+def numerical(expected: str, answer: str) -> float | None:
+    """1 for numbers that are equal after rounding to two decimals, and within 5 % of the expected.
+
+    Rounding is the rule of Video-R1. From 0.1 up it allows for at most 5 % anyway; below, where it
+    would make 0.003 and 0 equal, the relative tolerance decides: 0.08 is 1/12, but 0 is only 0.
+    `numeric.values` says which texts state a number; "50%" is 0.5 and 50, as in math-verify.
+    """
+    pairs = [(a, b) for a in values(expected) for b in values(answer)]
+    return float(any(_close(a, b) for a, b in pairs)) if pairs else None
 
 
-def regression(expected: str, said: str) -> float | None:
-    """1 - relative error, at least 0; if 0 is expected, only 0 will do."""
+def _close(expected: float, answer: float) -> bool:
+    equal = round(expected, 2) == round(answer, 2)
+    return equal and abs(expected - answer) <= ROUNDING * max(abs(expected), abs(answer))
+
+
+def regression(expected: str, answer: str) -> float | None:
+    """1 - relative error, at least 0; where 0 is expected, 1 for 0 only."""
     errors = [
-        abs(a - b) / abs(a) if a else float(b != 0) for a in values(expected) for b in values(said)
+        abs(a - b) / abs(a) if a else float(b != 0)
+        for a in values(expected)
+        for b in values(answer)
     ]
     return max(0.0, 1 - min(errors)) if errors else None
 
 
-def ocr(expected: str, said: str) -> float:
-    """1 - word error rate, at least 0; a line break parts words as a space does."""
-    expected, said = (" ".join(text.split()) for text in (expected, said))
-    return max(0.0, 1 - library("jiwer").wer(expected, said))
+def ocr(expected: str, answer: str) -> float:
+    """1 - word error rate, at least 0; by characters in scripts without spaces between words."""
+    return max(0.0, 1 - error_rate(expected, answer))
 
 
-def free_form(expected: str, said: str) -> float:
-    """The mean F of ROUGE-1, ROUGE-2 and ROUGE-L, stemmed; without ROUGE-2, which counts pairs, where one word is expected."""
-    tokens = library("rouge_score.tokenize").tokenize(expected, None)
-    kinds = ["rouge1", "rougeL", *(["rouge2"] if len(tokens) > 1 else [])]
-    found = (
-        library("rouge_score.rouge_scorer")
-        .RougeScorer(kinds, use_stemmer=True)
-        .score(expected, said)
-    )
-    return sum(kind.fmeasure for kind in found.values()) / len(kinds)
-
-
-def values(text: str) -> tuple[float, ...]:
-    """The number a text gives, in both readings of a percentage; () if there is none, or two: a range, a ratio, a time."""
-    text = plain(text)
-    if re.search(r"\d\s*[-:]\s*\d", text):
-        return ()
-    try:
-        number = float(re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text))  # of thousands
-    except ValueError:
-        number = math_value(text)
-    if number is None or not math.isfinite(number):
-        return ()
-    return (number, 100 * number) if re.search("%|per ?cent", text) else (number,)
-
-
-def plain(text: str) -> str:
-    """Signs, brackets, powers of ten, mixed fractions and roots as math-verify reads them."""
-    text = re.sub("[\N{MINUS SIGN}\N{EN DASH}]", "-", text).strip().rstrip(".")
-    text = re.sub(r"^\(([^()]*)\)$", r"\1", text)
-    text = re.sub(r"(?<![\w)])-\s*\$?\s*(?=[\d.])", "-", text)
-    if "$" not in text:  # there it reads them all
-        text = re.sub(
-            r"(?<=\d)\s*(?:\N{MULTIPLICATION SIGN}|\\times|\\cdot|[x*])\s*10\s*\^\s*\{?(-?\d+)\}?",
-            r" * 10^\1",
-            text,
-        )
-        text = re.sub(r"(?<=\d)[eE]([+-]?\d+)(?=\s)", r" * 10^\1", text)  # before a unit
-    text = re.sub(r"(?<![\d./])(\d+)\s*\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1 \2/\3", text)
-    text = re.sub(
-        r"(?<![\d./])(\d+) (\d+)/(\d+)(?![\d/])",
-        lambda m: f"{int(m[1]) * int(m[3]) + int(m[2])}/{m[3]}",
-        text,
-    )
-    return re.sub(r"^(-?\d*)\s*\N{SQUARE ROOT}\s*\(?(\d+)\)?$", r"$\1\\sqrt{\2}$", text)
-
-
-def math_value(text: str) -> float | None:
-    """The number that math-verify finds in a text: fractions, roots, LaTeX, units, words around it."""
-    sympy = library("sympy")
-    found = library("math_verify").parse(text, fallback_mode="no_fallback")
-    if not found or not found[0].is_number:
-        return None
-    # 20000000! and 9^9^9^9 would be computed, for ever.
-    quick = (
-        sympy.Number,
-        sympy.NumberSymbol,
-        sympy.Add,
-        sympy.Mul,
-        sympy.Pow,
-        sympy.Abs,
-        sympy.log,
-        sympy.UnevaluatedExpr,
-    )
-    if not all(isinstance(part, quick) for part in sympy.preorder_traversal(found[0])):
-        return None
-    for power in found[0].atoms(sympy.Pow):
-        if power.base.has(sympy.Pow) or not power.exp.is_Number or abs(power.exp) > 100:
-            return None
-    value = found[0].doit()
-    return float(value) if value.is_real else None
-
-
-@cache
-def library(name: str):
-    """A library of the extra `train`, imported at its first use."""
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{name} is needed to grade such answers: pip install 'zipr1[train]'"
-        ) from error
+def free_form(expected: str, answer: str) -> float:
+    """The mean F of ROUGE-1, ROUGE-2 and ROUGE-L, in any script; 1 for equal texts."""
+    return rouge(expected, answer)
 
 
 GRADERS: dict[str, Callable[[str, str], float | None]] = {

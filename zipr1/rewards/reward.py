@@ -1,4 +1,4 @@
-"""The two parts of the paper's reward, kept apart: was the answer right, and how few tokens did it take."""
+"""The two parts of the paper's reward: correctness, and the fraction of tokens saved."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,12 @@ from zipr1.rewards.graders import grade
 
 @dataclass
 class Reward:
-    """accuracy (B, G): 1 for a right answer, else 0 (r_per), or a grade; efficiency (B, G): 1 - token ratio (r_eff).
+    """Rewards of G completions for each of B questions.
 
-    unparsable (B, G): the grader found nothing to read, or none of the user's functions applies, which counts as wrong.
-    log: what those functions said beside it.
+    accuracy (B, G): 1 for a correct answer, else 0 (r_per of the paper), or a grade in [0, 1], or
+    the sum of the user's functions. efficiency (B, G): 1 - token ratio (r_eff). unparsable (B, G):
+    nothing that the grader can read, or none of the user's functions applies; accuracy is 0 there.
+    log: what the user's functions logged.
     """
 
     accuracy: torch.Tensor
@@ -24,7 +26,7 @@ class Reward:
     log: RewardLog | None = None
 
     def total(self, efficiency_weight: float, gate: torch.Tensor) -> torch.Tensor:
-        """(B, G) r = r_per + weight * gate * r_eff; the paper's has weight 1 and no gate."""
+        """(B, G) r = r_per + weight * gate * r_eff; the paper has weight 1 and no gate."""
         return self.accuracy + efficiency_weight * gate * self.efficiency
 
 
@@ -37,20 +39,21 @@ def reward(
     completion_ids: list[list[int]] | None = None,
     log: RewardLog | None = None,
 ) -> Reward:
-    """completions (B * G) and their token ids, those of one question next to each other; token_ratio (B * G,).
+    """Rewards of B * G completions, those of one question next to each other.
 
-    Each question by its problem type; `graded` grades instead of right or wrong; or by users' functions, as they are.
+    token_ratio (B * G,). Each completion is graded by the problem type of its question: correct or
+    not, or with `graded` in [0, 1]; or by the user's functions, whose rewards are used unchanged.
     """
     group = len(completions) // len(examples)
     pairs = [(examples[row // group], completion) for row, completion in enumerate(completions)]
     if function:
-        found = [
+        values = [
             None if math.isnan(value) else value
             for value in from_function(function, pairs, completion_ids, log)
         ]
     else:
-        found = [grade(*pair, graded) for pair in pairs]
-    unparsable = torch.tensor([value is None for value in found])
+        values = [grade(*pair, graded) for pair in pairs]
+    unparsable = torch.tensor([value is None for value in values])
     shape, efficiency = (len(examples), group), 1 - token_ratio.float().cpu()
-    parts = (torch.tensor([value or 0.0 for value in found]), efficiency, unparsable)
+    parts = (torch.tensor([value or 0.0 for value in values]), efficiency, unparsable)
     return Reward(*(part.view(shape) for part in parts), log)

@@ -14,7 +14,7 @@ from zipr1.data.example import Example
 from zipr1.data.processor import collate
 from zipr1.models.encode import encode
 from zipr1.models.loading import tokenizer_of
-from zipr1.rewards.functions import RewardLog, load_function, without_lost
+from zipr1.rewards.functions import RewardLog, load_function, without_non_finite
 from zipr1.rewards.reward import Reward, reward
 from zipr1.training.config import TrainConfig
 from zipr1.training.grpo import share_ties
@@ -217,7 +217,9 @@ def rewarded(
     ids = [row[kept].tolist() for row, kept in zip(rollout.tokens, rollout.mask, strict=True)]
     lost: list[int] = []
     functions = load_function(config.reward_function)
-    functions = functions and tuple((weight, without_lost(one, lost)) for weight, one in functions)
+    functions = functions and tuple(
+        (weight, without_non_finite(one, lost)) for weight, one in functions
+    )
     log = RewardLog(step, config.max_steps, len(ids)) if functions else None
     found = reward(examples, completions, rollout.token_ratio, config.graded, functions, ids, log)
     found.accuracy.view(-1)[lost] = math.nan

@@ -1,0 +1,134 @@
+"""The one number that a text states: digits of any script among words and units, or LaTeX."""
+
+import math
+import re
+import unicodedata
+
+from zipr1.rewards.latex import latex_value
+from zipr1.rewards.statement import stated
+from zipr1.rewards.text import normalised
+
+LONGEST = 2000  # characters of a statement in which a number is looked for
+SCALES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12, "万": 1e4, "亿": 1e8}
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
+_ASCII = str.maketrans({"−": "-", "–": "-", "٫": ".", "٬": ",", "٪": "%", "⁄": "/", "∕": "/"})
+_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3}|_{1,2}|`)(?![\s*])([^*_`\n]{1,200})(?<!\s)\1(?![\w*])")
+_PERCENT = re.compile(r"%|per ?cent|\bpct\b", re.IGNORECASE)
+_RANGE = re.compile(r"\d\s*[-:]\s*\d")
+_BRACKETS = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
+_NO_NUMBER = re.compile(r"[<>≤≥≠±∓∞&]")
+_FORMULA = re.compile(r"\\[A-Za-z]|[\^√π|]")
+_LEFT_SIDE = re.compile(r"[A-Za-z][A-Za-z_ ]{0,40}|[\d\s.+\-*/^()]*")  # of "x = 5", of "2 + 3 = 5"
+_ARITHMETIC = re.compile(r"[\d\s.+\-*/^()]*[+*^][\d\s.+\-*/^()]*")
+# Digits with separators, as far as they reach: "1,234.5", "1 234", and also "0,100" or "1.2.3".
+_DIGITS = r"(?:\d|[.,](?=\d))(?:\d|[.,](?=\d)|[ ](?=\d{3}(?!\d)))*+"
+_SEPARATED = re.compile(r"\d+(?:\.\d+)?|\.\d+|[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?")
+_NUMBER = re.compile(
+    r"(?<![A-Za-z\d\u0370-\u052f])(?P<sign>(?<![\w)\]])[-+]\s*)?"
+    r"(?:(?P<whole>\d+)\s+(?=\d+\s*/))?"
+    rf"(?P<digits>{_DIGITS})"
+    rf"(?:\s*/\s*(?P<divisor>{_DIGITS}))?"
+    r"(?P<power>[eE][-+]?\d+(?![\w.])|\s*(?:[×x*·]|\\times|\\cdot)\s*10\s*\^\s*\{?[-+]?\d+\}?)?"
+)
+
+
+def values(text: str) -> tuple[float, ...]:
+    """The number that a text states, in both readings of a percentage: "50%" is 0.5 and 50.
+
+    () where there is none, or more than one: a range, a ratio, a time, an interval, a set, an
+    equation in LaTeX, "5 or 6"; and where the separators are ambiguous: "0,100", "1,5", "1.234,5".
+    Commas and spaces between groups of three digits are read as thousands.
+    """
+    text, _ = stated(plain(text))
+    if len(text) > LONGEST or _RANGE.search(text) or _tuple(text):
+        return ()
+    percent = _PERCENT.search(text) is not None
+    number = _number(_PERCENT.sub(" ", text))
+    if number is None or not math.isfinite(number):
+        return ()
+    if not percent:
+        return (number,)
+    return (number / 100, number)
+
+
+def _tuple(text: str) -> bool:
+    """Whether brackets hold more than one number: a pair, an interval, a set."""
+    return any(re.search("[,;]", inside) for inside in _BRACKETS.findall(text))
+
+
+def plain(text: str) -> str:
+    """Digits, signs, fractions and powers of any script in ASCII, without markup."""
+    text = re.sub(f"[{_SUPERSCRIPTS}]+", lambda m: f"^{{{normalised(m[0])}}}", text)
+    text = "".join(_fraction(c) for c in text).translate(_ASCII)
+    text = normalised(text).translate(_ASCII)
+    text = "".join(str(unicodedata.decimal(c, c)) for c in text)
+    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "")
+    text = re.sub(r"\\[,;:! ]|~", " ", text)
+    text = re.sub(r"\\(?:left|right|displaystyle|mathbf|bf)\b", "", text)
+    text = re.sub(r"\\(?:text|textbf|mathrm|operatorname)\{([^{}]*)\}", r" \1 ", text)
+    text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?|\\(?:degree|circ)\b", " ", text)
+    text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r" \1/\2", text)
+    text = re.sub(r"(?<=[A-Za-zµΩ])\s*\^\s*\{?-?\d+\}?", "", text)  # of a unit: m^2
+    return _EMPHASIS.sub(r"\2", text)
+
+
+def _fraction(character: str) -> str:
+    """ "½" as " 1/2"; any other character as it is."""
+    if unicodedata.decomposition(character).startswith("<fraction>"):
+        return " " + unicodedata.normalize("NFKC", character)
+    return character
+
+
+def _number(text: str) -> float | None:
+    """The number of a plain text, or of the one formula between dollar signs or \\( \\) in it."""
+    formulas = re.findall(r"\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", text)
+    if formulas:
+        outside = re.sub(r"\$[^$]+\$|\\\(.+?\\\)|\\\[.+?\\\]", " ", text)
+        formula = "".join(formulas[0])
+        if len(formulas) > 1 or re.search(r"\d", outside) or "=" in formula:
+            return None
+        text = formula
+    text = "".join(c for c in text if unicodedata.category(c) != "Sc").strip().rstrip(".").strip()
+    if "=" in text:
+        left, _, text = (part.strip() for part in text.rpartition("="))
+        if not _LEFT_SIDE.fullmatch(left) or "\\" in text:
+            return None
+    found = list(_NUMBER.finditer(text))
+    rest = _NUMBER.sub(" ", text)
+    if not _FORMULA.search(rest) and not _NO_NUMBER.search(rest) and len(found) == 1:
+        return _read(found[0], text[found[0].end() :])
+    if _FORMULA.search(text) or _ARITHMETIC.fullmatch(text):
+        return _formula(text)
+    return None
+
+
+def _read(found: re.Match, following: str) -> float | None:
+    """One match of _NUMBER as a number, in view of the text behind it."""
+    if re.match(r"[A-Za-z]\d|!|\s*=", following):
+        return None  # 0x10, a factorial, the left side of an equation
+    whole, digits, divisor = (_float(found[name]) for name in ("whole", "digits", "divisor"))
+    if digits is None or (found["divisor"] and not divisor):
+        return None
+    number = (whole or 0.0) + digits / (divisor or 1.0)
+    if power := found["power"]:
+        # As one literal, so that 3.5 x 10^-4 is the float that 3.5e-4 is.
+        exponent = re.sub(r"[{}\s]", "", re.split(r"[eE^]", power)[-1])
+        number = float(f"{number!r}e{exponent}") if "e" not in repr(number) else math.nan
+    scale = re.match(r"\s*(thousand|million|billion|trillion|万|亿)", following, re.IGNORECASE)
+    number *= SCALES[scale[1].lower()] if scale else 1.0
+    return -number if found["sign"] and found["sign"].startswith("-") else number
+
+
+def _float(digits: str | None) -> float | None:
+    """Digits with separators of thousands; None for ambiguous separators."""
+    if digits is None or not _SEPARATED.fullmatch(digits):
+        return None
+    return float(digits.replace(",", "").replace(" ", ""))
+
+
+def _formula(text: str) -> float | None:
+    """A root, a power, a logarithm, a sum ... by math-verify."""
+    if "," in text or _NO_NUMBER.search(text) or re.search(r"(?<![_\d])\d+ +\d", text):
+        return None
+    text = re.sub(r"√\s*\(?(\d+(?:\.\d+)?)\)?", r"\\sqrt{\1}", text).replace("π", r"\pi ")
+    return latex_value(text.strip())

@@ -1,0 +1,97 @@
+"""Text as the graders compare it, in any script: Unicode normalisation, words, error rate, ROUGE.
+
+Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan separate no words by spaces. There every
+character, with its combining marks, counts as a word, so that the word error rate becomes the
+character error rate and ROUGE compares characters.
+"""
+
+import unicodedata
+from functools import cache
+
+import regex
+
+from zipr1.rewards.extra import library
+
+_NO_SPACES = (
+    r"[\p{scx=Han}\p{scx=Hiragana}\p{scx=Katakana}"
+    r"\p{scx=Thai}\p{scx=Lao}\p{scx=Khmer}\p{scx=Myanmar}\p{scx=Tibetan}--\p{P}]"
+)
+_CHARACTER = rf"(?V1){_NO_SPACES}\p{{M}}*+"
+_UNITS = regex.compile(rf"{_CHARACTER}|(?:(?!{_NO_SPACES})\S)++")
+_WORDS = regex.compile(rf"{_CHARACTER}|(?:(?!{_NO_SPACES})[\p{{L}}\p{{M}}\p{{N}}])++")
+
+
+def normalised(text: str) -> str:
+    """NFKC (composed letters, half-width punctuation), without invisible format characters.
+
+    White space becomes one space, or one line break where it has some.
+    """
+    text = unicodedata.normalize("NFKC", text)
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return regex.sub(r"\s++", lambda space: "\n" if "\n" in space[0] else " ", text).strip()
+
+
+def folded(text: str) -> str:
+    """`normalised` without letter case, line breaks and a final full stop."""
+    return normalised(text).casefold().replace("\n", " ").rstrip(".\N{IDEOGRAPHIC FULL STOP}")
+
+
+def units(text: str) -> list[str]:
+    """The space-separated parts of a text, or its characters where the script has no spaces."""
+    return _UNITS.findall(normalised(text))
+
+
+def error_rate(expected: str, completion: str) -> float:
+    """Word error rate over `units`, at most 1: edit distance over the number of expected units."""
+    expected, completion = units(expected), units(completion)
+    # Each surplus unit is an error, so that no alignment has to be computed for much longer texts.
+    if not expected or len(completion) >= 2 * len(expected):
+        return float(completion != expected)
+    return min(1.0, library("jiwer").wer(" ".join(expected), " ".join(completion)))
+
+
+def words(text: str) -> list[str]:
+    """The tokens of ROUGE: letters and digits, case-folded; English words above 3 letters stemmed.
+
+    For English equal to rouge_score's own tokenizer, which drops every letter outside a-z.
+    """
+    tokens = _WORDS.findall(normalised(text).casefold())
+    return [_stemmer().stem(t) if len(t) > 3 and t.isascii() else t for t in tokens]
+
+
+@cache
+def _stemmer():
+    return library("nltk.stem.porter").PorterStemmer()
+
+
+class _Tokenizer:
+    """`words` in the form in which rouge_score accepts a tokenizer."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
+
+
+def rouge(expected: str, completion: str) -> float:
+    """The mean F of ROUGE-1, ROUGE-2 and ROUGE-L over `words`; 1 for equal texts.
+
+    ROUGE-2, which counts pairs of words, is left out where a single word is expected.
+    """
+    if folded(expected) == folded(completion):
+        return 1.0  # also of punctuation or emoji only, which have no words
+    tokens, found = words(expected), words(completion)
+    scores = [_ngrams("rouge1", expected, completion), _longest_common(tokens, found)]
+    if len(tokens) > 1:
+        scores.append(_ngrams("rouge2", expected, completion))
+    return sum(scores) / len(scores)
+
+
+def _ngrams(kind: str, expected: str, completion: str) -> float:
+    scorer = library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=_Tokenizer())
+    return scorer.score(expected, completion)[kind].fmeasure
+
+
+def _longest_common(expected: list[str], completion: list[str]) -> float:
+    """ROUGE-L, by rapidfuzz: the table of rouge_score, in Python, takes minutes for long texts."""
+    length = library("rapidfuzz.distance").LCSseq.similarity(expected, completion)
+    precision, recall = length / max(1, len(completion)), length / max(1, len(expected))
+    return library("rouge_score.scoring").fmeasure(precision, recall)
