@@ -1,6 +1,7 @@
-"""Checkpoints that are whole or not there: written beside their place, then renamed."""
+"""Atomic checkpoints: written beside their place, then renamed."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,40 +13,46 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from zipr1.common.files import CheckpointError
-from zipr1.models.saving import save
 from zipr1.training.config import TrainConfig
+from zipr1.training.settings import changed_settings, published_name
 
-PARTIAL = ".partial-"  # how the names of folders begin that are not whole yet
+PARTIAL = ".partial-"  # how the names of unfinished folders begin
 STATE = "trainer.pt"
 SHARDS = "shards"  # of the optimizer, where each process wrote its own
-# May differ when a run goes on: what changes nothing but where, how fast and how often, and what an error advises to change.
+# Settings that may change when a run is resumed: what affects only where, how fast and how often,
+# and what an error advises to change.
 FREE = (
-    "fsdp", "gradient_checkpointing", "json", "learning_rate", "max_skipped_steps", "max_tokens_per_batch", "media_root",
-    "output_dir", "probe_batch_size", "probe_every", "push_to_hub", "relax_floor", "report_to", "resume", "save_steps",
-    "save_total_limit", "threads",
+    "fsdp", "gradient_checkpointing", "json", "learning_rate", "max_skipped_steps",
+    "max_tokens_per_batch", "media_root", "output_dir", "probe_batch_size", "probe_every",
+    "push_to_hub", "ablation.relax_floor", "report_to", "resume", "save_steps", "save_total_limit",
+    "threads",
 )  # fmt: skip
 
 
-def settings(config: TrainConfig, step: int) -> dict:
-    """What zipr1.json says of a trained model."""
-    names = {
+def model_settings(config: TrainConfig, step: int) -> dict:
+    """The content of zipr1.json in the folder of a trained model."""
+    return {
+        "rule": "TopP",
         "p": config.p,
         "choice": config.choice,
         "scope": config.scope,
         "preset": config.preset,
-        "base": config.model,
+        "base": published_name(config.model),
         "step": step,
     }
-    return {"rule": "TopP"} | names
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    """Complete checkpoints, oldest first; other folders, such as checkpoint-best, are yours."""
+    found = {}
+    for path in folder.glob("checkpoint-*"):
+        if number := re.fullmatch(r"checkpoint-(\d+)", path.name):
+            found[int(number[1])] = path
+    return [found[step] for step in sorted(found)]
 
 
 def shards(folder: Path) -> Path:
-    """Where the processes may write theirs, before `write` moves it into the checkpoint."""
+    """Where the processes write their parts, before `write` moves them into the checkpoint."""
     return folder / f"{PARTIAL}shards"
 
 
@@ -56,68 +63,53 @@ def clear(folder: Path) -> None:
 
 
 @contextmanager
-def whole(place: Path) -> Iterator[Path]:
-    """A folder to write to, which becomes `place` when the block has ended. Where something cannot be written, nothing of it
-    stays and CheckpointError is raised; checkpoints are as they were."""
+def atomic_folder(place: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `place` when the block has ended. Where something cannot
+    be written, nothing of it stays and CheckpointError is raised; checkpoints are as they were."""
     partial = place.with_name(PARTIAL + place.name)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         yield partial
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # torch reports a full disk as RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch: RuntimeError of a full disk
         shutil.rmtree(partial, ignore_errors=True)
         last = checkpoints(place.parent)
-        kept = (
-            f"the last checkpoint, {last[-1]}, is intact"
-            if last
-            else "no earlier checkpoint exists"
-        )
+        kept = f"the last checkpoint, {last[-1]}, is intact" if last else "no checkpoint exists"
         raise CheckpointError(
             f"{place}: could not be written ({error}); {kept}; free some space and use --resume"
         ) from error
 
 
-def write(
-    folder: Path,
-    step: int,
-    model,
-    processor,
-    state: dict,
-    config: TrainConfig,
-    weights: dict | None = None,
-) -> Path:
-    """Writes checkpoint-{step}, then deletes those beyond the limit. `weights`: those of a sharded model, gathered."""
+def write(folder: Path, step: int, learner, weights: dict | None, state: dict, config) -> Path:
+    """Writes checkpoint-{step}, then deletes those beyond the limit. `weights`: those of a sharded
+    model, gathered."""
     place = folder / f"checkpoint-{step}"
-    with whole(place) as partial:
-        save(model, processor, partial, settings(config, step), weights)
+    with atomic_folder(place) as partial:
+        learner.save(partial, model_settings(config, step), weights)
         if state.get("layout"):
             shards(folder).rename(partial / SHARDS)
         torch.save(state | {"step": step}, partial / STATE)
         (partial / "train.json").write_text(json.dumps(asdict(config), indent=1))
     for old in checkpoints(folder)[: -config.save_total_limit]:
-        gone = old.with_name(PARTIAL + old.name)  # a half of it must not look whole
+        gone = old.with_name(PARTIAL + old.name)  # half of it must not look complete
         old.rename(gone)
         shutil.rmtree(gone)
     return place
 
 
 def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
-    """The newest checkpoint and its state; None where there is none. Raises CheckpointError if its settings differ."""
+    """The newest checkpoint and its state; None where there is none. Raises CheckpointError if it
+    cannot be read or its settings differ."""
     found = checkpoints(folder)
     if not found:
         return None
     try:
         before = json.loads((found[-1] / "train.json").read_text())
-        state = torch.load(
-            found[-1] / STATE, weights_only=True, mmap=True
-        )  # every process has it; of 7B, 61 GB
+        # Memory-mapped: every process opens it, 61 GB of a 7B model.
+        state = torch.load(found[-1] / STATE, weights_only=True, mmap=True)
         for weights in found[-1].glob("*.safetensors"):
-            safe_open(weights, "pt")  # sees whether it is whole
+            safe_open(weights, "pt")  # raises for a file that was cut
     except (
         OSError,
         ValueError,
@@ -127,21 +119,25 @@ def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
         SafetensorError,
     ) as error:  # some are torch's
         raise CheckpointError(
-            f"{found[-1]}: cannot be read ({error}); delete this checkpoint and resume from the one before"
+            f"{found[-1]}: cannot be read ({error}); delete this checkpoint and resume from the "
+            "one before"
         ) from error
-    for name, value in asdict(config).items():
-        if name not in FREE and before.get(name) != value:
+    for name, (old, new) in changed_settings(before, config).items():
+        if name not in FREE:
             raise CheckpointError(
-                f"{found[-1]}: was written with {name}={before.get(name)!r}, this run has {value!r}; "
-                f"resume with the same settings, of which only {', '.join(FREE)} may change, or choose another output_dir"
+                f"{found[-1]}: was written with {name}={old!r}, this run has {new!r}; resume with "
+                f"the same settings, of which only {', '.join(FREE)} may change, or choose another "
+                "output_dir"
             )
     return found[-1], state
 
 
 def check_layout(checkpoint: Path, before: str | None, now: str | None) -> None:
-    """Raises CheckpointError where the optimizer's state is in parts that this run cannot read, or should be and is not."""
+    """Raises CheckpointError where the optimizer's state is in parts that this run cannot read, or
+    should be and is not."""
     if before != now:
         names = [one or "a launcher without DeepSpeed" for one in (before, now)]
         raise CheckpointError(
-            f"{checkpoint}: was written by {names[0]}, this run has {names[1]}; resume as it was started"
+            f"{checkpoint}: was written by {names[0]}, this run has {names[1]}; resume as it was "
+            "started"
         )

@@ -1,6 +1,7 @@
 """The metrics of training runs, drawn."""
 
 import json
+import math
 from pathlib import Path
 from typing import IO
 
@@ -8,25 +9,30 @@ import numpy as np
 
 from zipr1.common.plots import new_plot
 
+PANELS = {
+    "reward: accuracy": "rewards/accuracy",
+    "reward: 1 - token ratio": "rewards/efficiency",
+    "probe: token ratio at fixed p": "probe/token_ratio",
+    "probe: accuracy at fixed p": "probe/accuracy",
+    "probe: accuracy, dense": "probe/full_accuracy",
+    "KL to the dense reference": "kl",
+}
+SMOOTH = 10  # steps of the running mean over metrics of single steps, which are noisy
+
 
 def plot_training(runs: dict[str, Path], file: Path | IO) -> None:
-    """Reward parts, token ratio at the fixed p, and KL over the steps of each run (its metrics.jsonl)."""
-    panels = {
-        "reward: accuracy": "rewards/accuracy", "reward: 1 - token ratio": "rewards/efficiency",
-        "probe: token ratio at fixed p": "probe/token_ratio", "probe: accuracy at fixed p": "probe/accuracy",
-        "probe: accuracy, dense": "probe/full_accuracy", "KL to the dense reference": "kl",
-    }  # fmt: skip
+    """Reward parts, token ratio at the fixed p, and KL over the steps of each run (its
+    metrics.jsonl). A number that was not finite leaves a gap."""
     figure, grid = new_plot(2, 3, (11, 6))
-    for axes, (title, key) in zip(grid.flat, panels.items(), strict=True):
+    for axes, (title, key) in zip(grid.flat, PANELS.items(), strict=True):
         for name, metrics in runs.items():
             rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-            points = [(row["step"], row[key]) for row in rows if key in row]
-            if (
-                not key.startswith("probe") and len(points) > 20
-            ):  # noisy: a running mean of ten steps
-                smooth = np.convolve([value for _, value in points], np.ones(10) / 10, mode="valid")
-                points = list(zip([step for step, _ in points][9:], smooth, strict=True))
-            axes.plot(*zip(*points, strict=True), label=name)
+            steps = [row["step"] for row in rows if key in row]
+            values = [math.nan if row[key] is None else row[key] for row in rows if key in row]
+            if not key.startswith("probe") and len(values) > 2 * SMOOTH:
+                values = np.convolve(values, np.ones(SMOOTH) / SMOOTH, mode="valid")
+                steps = steps[SMOOTH - 1 :]
+            axes.plot(steps, values, label=name)
         axes.set_title(title, fontsize=9)
     grid.flat[0].legend(fontsize=8)
     for axes in grid[1]:

@@ -1,16 +1,12 @@
-"""The loss of ZipR1 on a batch of rollouts, and one optimiser step on it."""
+"""The loss of ZipR1 on a batch of rollouts, and its metrics."""
 
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 
-from zipr1.common.clock import Stopwatch
-from zipr1.sparsity.attention import NAME, Trace
-from zipr1.sparsity.budget import relaxed_count
-from zipr1.sparsity.context import sparse
-from zipr1.training.choice_gradient import MEMBERSHIP
-from zipr1.training.config import TrainConfig
+from zipr1.sparsity.attention import Trace
+from zipr1.training.experience import Experience
 from zipr1.training.grpo import (
     Governor,
     clipped_surrogate,
@@ -19,157 +15,158 @@ from zipr1.training.grpo import (
     group_advantages,
     reference_advantages,
     sampled_kl,
+    token_average,
     token_mean,
 )
-from zipr1.training.policy import accumulate, backward, take_step, unwrap
-from zipr1.training.questions import kind, kinds_of
-from zipr1.training.rollout import Experience, completion_logits, right
-from zipr1.training.sharpness import entropy_count, soft_count
+from zipr1.training.objective import Objective
+from zipr1.training.questions import task_group
+from zipr1.training.rollout import completion_logits
 
-SHARPNESS = {"count": relaxed_count, "entropy": entropy_count, "soft_count": soft_count}
+
+@dataclass
+class Terms:
+    """What the loss of each rollout is made of, (N,) each unless noted."""
+
+    loss: torch.Tensor
+    kl: torch.Tensor
+    reward: torch.Tensor  # (B, G), of whole groups
+    above_target: torch.Tensor  # bool: sparse, and above the target ratio
+    lost: torch.Tensor | None  # probability that the answer was lost to sparsity (`give_back`)
+    logp: torch.Tensor  # (N, T, V) the policy's log-probabilities
+    logprobs: torch.Tensor  # (N, T) those of the tokens
 
 
 def losses(
-    model, trace: Trace, part: Experience, governor: Governor, config: TrainConfig
+    model, trace: Trace, part: Experience, governor: Governor, objective: Objective
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """(N,) the loss of each rollout, and its metrics, (N,) each. `governor`: of the sparsity weight. What belongs to a whole
-    group, its advantages first of all, is computed over its G rollouts (B, G), also where `part` holds some of them."""
-    objective, rollout, rewards = config.objective, part.rollout, part.rewards
-    logp = completion_logits(model, rollout).log_softmax(-1)
-    device = logp.device
-    logprobs = logp.gather(2, rollout.tokens[..., None])[..., 0]
-    correct = right(part.examples, rewards, config)
-    gates = gate(correct, objective.gate)
-    total = rewards.total(objective.efficiency_reward, gates)
-    old = rollout.logprobs
-    if config.completions == "given":
-        advantages, old = (
-            torch.ones_like(total),
-            logprobs.detach(),
-        )  # the surrogate's gradient is that of the cross-entropy
-    elif objective.baseline == "group":
-        advantages = group_advantages(total, objective.std_floor)
-    else:
-        advantages = reference_advantages(total, part.expected)
-    advantages = advantages[:, part.columns].flatten().to(device)
-    gain = clipped_surrogate(logprobs, old, advantages, rollout.mask, config.epsilon)
-    reference = part.reference_logits.log_softmax(-1)
-    if objective.kl == "sampled":
-        kl = sampled_kl(
-            logprobs, reference.gather(2, rollout.tokens[..., None])[..., 0], rollout.mask
-        )
-    else:
-        kl = full_kl(
-            *((logp, reference) if objective.kl == "full" else (reference, logp)), rollout.mask
-        )
-    loss = -objective.reward_weight * gain + objective.beta * kl
-    sparse_rows = torch.tensor([p < 1 for p in rollout.p], device=device)
-    pressed = sparse_rows & (rollout.token_ratio > config.target_ratio)
-    if objective.sparsity_weight:
-        held = [
-            governor.factor(kind(example)) if objective.governed else 1.0
-            for example in part.examples
-        ]
-        weight = objective.sparsity_weight * torch.tensor(held)[:, None] * gates[:, part.columns]
-        weight = weight.flatten().to(device) * pressed
-        if config.give_back:
-            lost = (part.expected[:, None] * (1 - correct.float()))[:, part.columns].flatten().to(
-                device
-            ) * sparse_rows
-            weight = weight - config.give_back * objective.sparsity_weight * lost
-        loss = loss + weight * trace.relaxed_ratio
-    with torch.no_grad():
-        ratio = (logprobs - rollout.logprobs).exp()
-        entropy = -(logp.exp() * logp).sum(-1)
-        spread = total.std(-1, correction=0)[:, None].expand_as(total)
-        won = rewards.accuracy if config.completions == "given" else correct.float()
-        groups = {
-            "reward": total,
-            "reward_std": spread,
-            "rewards/accuracy": rewards.accuracy,
-            "rewards/efficiency": rewards.efficiency,
-            "unparsable": rewards.unparsable.float(),
-            "frac_reward_zero_std": (spread == 0).float(),
-        }
-        metrics = {"loss": loss.detach()} | {
-            name: value[:, part.columns] for name, value in groups.items()
-        }
-        metrics |= {
-            "token_ratio": rollout.token_ratio,
-            "frac_above_target": pressed.float(),
-            "kl": kl,
-            "entropy": token_mean(entropy, rollout.mask),
-            "clip_ratio/region_mean": token_mean(
-                ((ratio - 1).abs() > config.epsilon).float(), rollout.mask
-            ),
-            "prompts/mean_length": rollout.embeds["attention_mask"].sum(-1).float(),
-            "completions/mean_length": rollout.mask.sum(-1).float(),
-            "completions/clipped_ratio": rollout.clipped.float(),
-            "flip_rate": torch.stack(trace.flipped).float().mean(0),
-        }
-        if objective.sparsity_weight and config.give_back:
-            metrics["given_back"] = lost
-        if part.expected is not None:
-            metrics["reference_accuracy"] = part.expected[:, None].expand_as(total)[:, part.columns]
-            apart = (won - part.expected[:, None])[:, part.columns].to(device)
-            thinned = sparse_rows.view(apart.shape).float()
-            for name in kinds_of(config):  # of the sparse rollouts alone: what the governor goes by
-                these = torch.tensor(
-                    [kind(example) == name for example in part.examples], device=device
-                )[:, None]
-                metrics[f"gap/{name}"] = these * thinned * apart
-                metrics[f"sparse/{name}"] = these * thinned
-    return loss, {name: value.detach().flatten().to(device) for name, value in metrics.items()}
+    """(N,) the loss of each rollout, and its metrics, (N,) each.
 
-
-def update(
-    policy,
-    optimizer,
-    accelerator: Accelerator,
-    parts: list[Experience],
-    governor: Governor,
-    config: TrainConfig,
-    watch: Stopwatch,
-) -> dict[str, float]:
-    """One optimiser step on the mean loss over the rollouts of all processes; returns its metrics, means over them.
-
-    A step whose loss or gradient is not finite is not taken ("skipped" is 1); all processes see the same sums, so all agree.
+    Advantages, gates and what else belongs to a whole group are computed over its G rollouts, also
+    where `part` holds some of them.
     """
-    sums: dict[str, torch.Tensor] = {}
-    device = accelerator.device
-    relax, implementation = None, NAME
-    if config.objective.sparsity_weight:
-        implementation = MEMBERSHIP if config.objective.choice_gradient else NAME
-        relax = SHARPNESS[config.sharpness]
-        relax = partial(relax, floor=config.relax_floor) if config.sharpness == "count" else relax
-    rows = torch.tensor(sum(part.weight * len(part.rollout.p) for part in parts), device=device)
-    rows = accelerator.reduce(rows, "sum").item()
-    for number, part in enumerate(parts, 1):
-        choice = {
-            "prompt_length": part.rollout.prompt,
-            "replay": part.rollout.kept,
-            "relax": relax,
-            "numbers": part.rollout_numbers,
-            "implementation": implementation,
-        }
-        with (
-            watch("loss"),
-            accumulate(policy, more=number < len(parts)),
-            sparse(
-                unwrap(policy), config.rule(part.rollout.p), scope=config.scope, **choice
-            ) as trace,
-        ):
-            loss, metrics = policy(losses, trace, part, governor, config)
-            # Gradients are averaged over the processes: times their number, over the rollouts of all.
-            backward(
-                policy, accelerator, loss.sum() * part.weight * accelerator.num_processes / rows
-            )
-        for name, value in metrics.items():
-            sums[name] = sums.get(name, 0) + part.weight * value.sum()
-    means = accelerator.reduce(torch.stack(list(sums.values())), "sum") / rows
-    with watch("update"):
-        norm, taken = take_step(policy, optimizer, means[0], config.max_grad_norm)
-    return dict(zip(sums, means.tolist(), strict=True)) | {
-        "grad_norm": norm.item(),
-        "skipped": float(not taken),
+    terms = loss_terms(model, trace, part, governor, objective)
+    return terms.loss, metrics_of(terms, trace, part, objective)
+
+
+def loss_terms(
+    model, trace: Trace, part: Experience, governor: Governor, objective: Objective
+) -> Terms:
+    """-reward_weight * surrogate + beta * KL + sparsity weight * relaxed token ratio, per row."""
+    rollout = part.rollout
+    logp = completion_logits(model, rollout).log_softmax(-1)
+    logprobs = logp.gather(2, rollout.tokens[..., None])[..., 0]
+    gates = gate(part.score, objective.gate)
+    reward = part.rewards.total(objective.efficiency_reward, gates)
+    average = token_average(objective.loss_type, objective.max_completion_length)
+    # Given completions: the gradient of the surrogate at a ratio of 1 is that of the cross-entropy.
+    old = logprobs.detach() if part.supervised else rollout.logprobs
+    gain = clipped_surrogate(
+        logprobs,
+        old,
+        part.rows(advantages(part, reward, objective)),
+        rollout.mask,
+        objective.epsilon,
+        objective.importance_sampling_level,
+        average,
+    )
+    if objective.kl == "sampled":
+        kl = sampled_kl(logprobs, part.reference_logprobs, rollout.mask, average)
+    else:
+        pair = logp, part.reference_logits.log_softmax(-1)
+        kl = full_kl(*(pair if objective.kl == "full" else pair[::-1]), rollout.mask, average)
+    loss = -objective.reward_weight * gain + objective.beta * kl
+    sparse = sparse_rows(part)
+    above_target = sparse & (rollout.token_ratio > objective.target_ratio)
+    lost = None
+    if objective.sparsity_weight:
+        weight = sparsity_weights(part, gates, governor, objective) * above_target
+        if objective.give_back:
+            lost = part.rows(part.expected[:, None] * (1 - part.score)) * sparse
+            weight = weight - objective.give_back * objective.sparsity_weight * lost
+        loss = loss + weight * trace.relaxed_ratio
+    return Terms(loss, kl, reward, above_target, lost, logp, logprobs)
+
+
+def advantages(part: Experience, reward: torch.Tensor, objective: Objective) -> torch.Tensor:
+    """(B, G); 1 for given completions, which are all to be imitated."""
+    if part.supervised:
+        return torch.ones_like(reward)
+    if objective.baseline == "group":
+        return group_advantages(reward, objective.std_floor)
+    return reference_advantages(reward, part.expected)
+
+
+def sparsity_weights(
+    part: Experience, gates: torch.Tensor, governor: Governor, objective: Objective
+) -> torch.Tensor:
+    """(N,) the weight of the sparsity term of each rollout: the objective's, scaled by the governor
+    of its task group, where its gate is open."""
+    factors = torch.tensor([governor.factor(task_group(example)) for example in part.examples])
+    if not objective.governed:
+        factors = torch.ones_like(factors)
+    return part.rows(objective.sparsity_weight * factors[:, None] * gates)
+
+
+def sparse_rows(part: Experience) -> torch.Tensor:
+    """(N,) True where a rollout is sparse, p < 1."""
+    p = part.rollout.p
+    return torch.tensor([one < 1 for one in p], device=part.rollout.tokens.device)
+
+
+@torch.no_grad()
+def metrics_of(
+    terms: Terms, trace: Trace, part: Experience, objective: Objective
+) -> dict[str, torch.Tensor]:
+    """(N,) per metric; docs/metrics.md says what they mean."""
+    rollout, rewards = part.rollout, part.rewards
+    ratio = (terms.logprobs - rollout.logprobs).exp()
+    spread = terms.reward.std(-1, correction=0)[:, None]
+    metrics = {
+        "loss": terms.loss,
+        "reward": part.rows(terms.reward),
+        "reward_std": part.rows(spread),
+        "rewards/accuracy": part.rows(rewards.accuracy),
+        "rewards/efficiency": part.rows(rewards.efficiency),
+        "unparsable": part.rows(rewards.unparsable.float()),
+        "frac_reward_zero_std": part.rows((spread == 0).float()),
+        "token_ratio": rollout.token_ratio,
+        "frac_above_target": terms.above_target.float(),
+        "kl": terms.kl,
+        "entropy": token_mean(-(terms.logp.exp() * terms.logp).sum(-1), rollout.mask),
+        "clip_ratio/region_mean": clipped_fraction(ratio, rollout.mask, objective),
+        "prompts/mean_length": rollout.embeds["attention_mask"].sum(-1).float(),
+        "completions/mean_length": rollout.mask.sum(-1).float(),
+        "completions/clipped_ratio": rollout.clipped.float(),
+        "flip_rate": torch.stack(trace.flipped).float().mean(0),
     }
+    if terms.lost is not None:
+        metrics["given_back"] = terms.lost
+    if part.expected is not None:
+        metrics["reference_accuracy"] = part.rows(part.expected[:, None])
+    return {name: value.detach() for name, value in metrics.items()}
+
+
+def clipped_fraction(ratio: torch.Tensor, mask: torch.Tensor, objective: Objective) -> torch.Tensor:
+    """(N,) the fraction of importance ratios outside the clip range: of the row's tokens (N, T), or
+    1 or 0 for its whole answer."""
+    if objective.importance_sampling_level == "sequence":
+        ratio = ratio.where(mask, 1.0).prod(-1)
+        return ((ratio - 1).abs() > objective.epsilon).float()
+    return token_mean(((ratio - 1).abs() > objective.epsilon).float(), mask)
+
+
+@torch.no_grad()
+def accuracy_gaps(part: Experience, groups: Sequence[str]) -> dict[str, torch.Tensor]:
+    """What the governor goes by, of the sparse rollouts alone: for each task group (N,) how far a
+    rollout's score is above the reference's ("gap/GROUP"), and which rollouts count
+    ("sparse/GROUP"). Every process has the same names, whatever its questions."""
+    if part.expected is None:
+        return {}
+    difference = part.rows(part.score - part.expected[:, None])
+    sparse, metrics = sparse_rows(part).float(), {}
+    for group in groups:
+        inside = torch.tensor([[task_group(example) == group] for example in part.examples])
+        inside = part.rows(inside).float()
+        metrics[f"gap/{group}"] = inside * sparse * difference
+        metrics[f"sparse/{group}"] = inside * sparse
+    return metrics

@@ -1,6 +1,8 @@
-"""Where the numbers of a training run go: files of JSON lines, trackers, run.json. What they mean: docs/reference/metrics.md."""
+"""The numbers of a training run: files of JSON lines, trackers, run.json. docs/metrics.md says what
+they mean."""
 
 import json
+import math
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -11,14 +13,15 @@ from zipr1.common.files import append, cut, replace
 from zipr1.common.provenance import provenance
 from zipr1.common.tables import markdown_table
 from zipr1.training.config import TrainConfig
-from zipr1.training.rollout import Experience
+from zipr1.training.experience import Experience
+from zipr1.training.settings import changed_settings
 
-SHOWN = 8  # answers of a table of samples
+SHOWN = 8  # answers in a table of samples
 
 
 class Log:
-    """log(step, record); only the main process writes, but each its failed rows. Lines after `start` are dropped: those of a
-    run that was killed between two checkpoints."""
+    """log(step, record); only the main process writes, but each its failed rows. Lines after
+    `start` are dropped: those of a run that was killed between two checkpoints."""
 
     def __init__(self, folder: Path, accelerator: Accelerator, config: TrainConfig, start: int):
         self.path, self.accelerator = folder / "metrics.jsonl", accelerator
@@ -35,7 +38,7 @@ class Log:
                 cut(path, start)
             record = {
                 "config": asdict(config),
-                "resumed": resumed(folder / "run.json", config, start),
+                "resumed": resumptions(folder / "run.json", config, start),
             } | provenance()
             replace(folder / "run.json", json.dumps(record, indent=1))
             for path in (self.path, folder / "samples.jsonl"):
@@ -44,7 +47,7 @@ class Log:
 
     def __call__(self, step: int, record: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
-            append(self.path, [{"step": step} | record])
+            append(self.path, [finite({"step": step} | record)])
         self.accelerator.log(record, step=step)
 
     def failed(self, step: int, reasons: list[str]) -> None:
@@ -53,38 +56,23 @@ class Log:
             append(self.failed_rows, [{"step": step, "reason": reason} for reason in reasons])
 
     def samples(self, step: int, tokenizer, parts: list[Experience]) -> None:
-        """A table of some answers with their thresholds, token ratios, reward parts and what users' functions said of them, to
-        samples.jsonl and the tracker: the first rollouts of as many questions as there are, then the second ones."""
+        """A table of some answers with thresholds, token ratios, reward parts and what users'
+        functions logged of them, to samples.jsonl and the tracker: the first rollouts of as many
+        questions as there are, then the second ones."""
         places = []
         for part in parts:
             columns = range(part.rewards.accuracy.shape[1])[part.columns]
-            found = product(range(len(part.examples)), columns)
+            pairs = product(range(len(part.examples)), columns)
             places += [
-                (column, question, row, part) for row, (question, column) in enumerate(found)
+                (column, question, row, part) for row, (question, column) in enumerate(pairs)
             ]
-        rows = []
-        for column, question, row, part in sorted(places, key=lambda place: place[0])[:SHOWN]:
-            example, rollout, rewards = part.examples[question], part.rollout, part.rewards
-            own = {
-                "step": step,
-                "id": example.id,
-                "prompt": example.question,
-                "expected": example.answer,
-                "completion": tokenizer.decode(
-                    rollout.tokens[row][rollout.mask[row]], skip_special_tokens=True
-                ),
-                "p": rollout.p[row],
-                "token_ratio": rollout.token_ratio[row].item(),
-                "rewards/accuracy": rewards.accuracy[question, column].item(),
-                "rewards/efficiency": rewards.efficiency[question, column].item(),
-            }
-            said = (
-                rewards.log.of(question * rewards.accuracy.shape[1] + column) if rewards.log else {}
-            )
-            rows.append(own | said | own)
+        places = sorted(places, key=lambda place: place[0])[:SHOWN]
         rows = [
-            dict.fromkeys(name for other in rows for name in other) | row for row in rows
-        ]  # a table: as many columns each
+            finite(sample_row(step, tokenizer, part, question, column, row))
+            for column, question, row, part in places
+        ]
+        names = dict.fromkeys(name for row in rows for name in row)  # a table: the same columns
+        rows = [names | row for row in rows]
         append(self.path.parent / "samples.jsonl", rows)
         cells = [
             [str(value).replace("|", "\\|").replace("\n", " ") for value in row.values()]
@@ -93,23 +81,51 @@ class Log:
         self.accelerator.log({"samples": markdown_table(list(rows[0]), cells)}, step=step)
 
 
-def resumed(path: Path, config: TrainConfig, start: int) -> list[dict]:
-    """At which steps the run went on, by which code and where it had come so far, which settings changed from what to what."""
+def sample_row(
+    step: int, tokenizer, part: Experience, question: int, column: int, row: int
+) -> dict:
+    """One answer for a table: rollout number `column` of a question, in row `row` of the part."""
+    example, rollout, rewards = part.examples[question], part.rollout, part.rewards
+    tokens = rollout.tokens[row][rollout.mask[row]]
+    own = {
+        "step": step,
+        "id": example.id,
+        "prompt": example.question,
+        "expected": example.answer,
+        "completion": tokenizer.decode(tokens, skip_special_tokens=True),
+        "p": rollout.p[row],
+        "token_ratio": rollout.token_ratio[row].item(),
+        "rewards/accuracy": rewards.accuracy[question, column].item(),
+        "rewards/efficiency": rewards.efficiency[question, column].item(),
+    }
+    group = rewards.accuracy.shape[1]
+    logged = rewards.log.of(question * group + column) if rewards.log else {}
+    return own | logged | own
+
+
+def finite(row: dict) -> dict:
+    """The row with None for numbers that are not finite, which JSON does not know."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
+
+
+def resumptions(path: Path, config: TrainConfig, start: int) -> list[dict]:
+    """At which steps the run was resumed, the commit, versions and device before, and which
+    settings changed from what to what."""
     if not start or not path.exists():
         return []
     before = json.loads(path.read_text())
-    pairs = {
-        name: [before["config"].get(name), value]
-        for name, value in asdict(config).items()
-        if name != "resume"
-    }
-    changed = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-    before_it = {name: before.get(name) for name in ("commit", "versions", "device")}
-    return [*before.get("resumed", []), {"step": start, "changed": changed, "before": before_it}]
+    pairs = changed_settings(before["config"], config)
+    changed = {name: list(pair) for name, pair in pairs.items() if name != "resume"}
+    origin = {name: before.get(name) for name in ("commit", "versions", "device")}
+    return [*before.get("resumed", []), {"step": start, "changed": changed, "before": origin}]
 
 
-def final_row(folder: Path) -> dict[str, float]:
-    """What a run came to, on its probe set: before and after, and the seconds that its steps and probes took."""
+def final_row(folder: Path) -> dict[str, float | None]:
+    """Summary of a run on its probe set: before and after, and the seconds that its steps and
+    probes took. None for numbers that were not finite."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     probes = [row for row in rows if "probe/token_ratio" in row]
     accuracy, full = (
@@ -117,6 +133,7 @@ def final_row(folder: Path) -> dict[str, float]:
         if "probe/accuracy" in rows[0]
         else ("logprob", "full_logprob")
     )
+    known = [row[f"probe/{accuracy}"] for row in probes if row[f"probe/{accuracy}"] is not None]
     return {
         "step": probes[-1]["step"],
         "token_ratio": probes[-1]["probe/token_ratio"],
@@ -125,7 +142,7 @@ def final_row(folder: Path) -> dict[str, float]:
         "baseline_token_ratio": probes[0]["probe/token_ratio"],
         f"baseline_{accuracy}": probes[0][f"probe/{accuracy}"],
         f"baseline_{full}": probes[0][f"probe/{full}"],
-        f"worst_{accuracy}": min(row[f"probe/{accuracy}"] for row in probes),
+        f"worst_{accuracy}": min(known, default=None),
         "seconds": sum(
             row.get(name, 0.0) for row in rows for name in ("step_time", "seconds/probe")
         ),

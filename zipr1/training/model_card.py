@@ -1,4 +1,4 @@
-"""README.md of a trained model: what it is, what it came to, how to use it."""
+"""README.md of a trained model: what it is, what it measured on its probe set, how to use it."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -7,12 +7,13 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from zipr1.models.families import VISION_FAMILIES
 from zipr1.training.config import TrainConfig
+from zipr1.training.settings import published_name
 
 TEXT = """
-# {name}
+# {title}
 
-{base} after ZipR1 post-training ([arXiv 2504.18579](https://arxiv.org/abs/2504.18579)), preset `{preset}`, {steps} steps, scope
-`{scope}`. It is meant to be run under Top-p token-sparse attention:
+{base} after ZipR1 post-training ([arXiv 2504.18579](https://arxiv.org/abs/2504.18579)), preset
+`{preset}`, {steps} steps, scope `{scope}`. Use it under Top-p token-sparse attention:
 
 ```python
 import zipr1
@@ -28,46 +29,55 @@ On the probe set of the training ({probes}), p = {p}:
 
 | | token ratio | {metric}, sparse | {metric}, dense |
 |---|---|---|---|
-| before | {baseline_token_ratio:.3f} | {before:.3f} | {before_full:.3f} |
-| after | {token_ratio:.3f} | {after:.3f} | {after_full:.3f} |
+| before | {baseline_token_ratio} | {before} | {before_full} |
+| after | {token_ratio} | {after} | {after_full} |
 
 Made with zipr1 {version}, transformers {transformers}, torch {torch}. Settings: `zipr1.json`.
 """
 
 CHAT = """processor.apply_chat_template(
-    [{"role": "user", "content": [{"type": "image", "path": "picture.png"}, {"type": "text", "text": "What is shown?"}]}],
+    [{"role": "user", "content": [
+        {"type": "image", "path": "picture.png"}, {"type": "text", "text": "What is shown?"},
+    ]}],
     tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
 )"""
-PLAIN = 'processor("A text to go on with", return_tensors="pt")'  # a text model's tokenizer
+PLAIN = 'processor("A text to continue", return_tensors="pt")'  # a text model's tokenizer
 
 
-def model_card(config: TrainConfig, found: dict[str, float], family: str) -> ModelCard:
-    """`found` is `metrics.final_row`."""
+def model_card(config: TrainConfig, found: dict[str, float | None], family: str) -> ModelCard:
+    """`found` is `metrics.final_row`. Paths of this machine are not published."""
     metric = "accuracy" if "accuracy" in found else "logprob"
+    base, vision = published_name(config.model), family in VISION_FAMILIES
     data = ModelCardData(
-        base_model=None if Path(config.model).exists() else config.model,  # a hub takes ids only
+        base_model=base if base == config.model else None,  # a hub takes ids only
         library_name="peft" if config.use_peft else "transformers",
-        pipeline_tag="image-text-to-text" if family in VISION_FAMILIES else "text-generation",
+        pipeline_tag="image-text-to-text" if vision else "text-generation",
         tags=["zipr1", "token-sparse", "grpo"],
     )
+    probes = published_name(config.probe_data) if config.probe_data else ", ".join(config.tasks)
     text = TEXT.format(
-        name=config.push_to_hub or f"{config.output_dir}/final",
-        base=config.model,
-        inputs=CHAT if family in VISION_FAMILIES else PLAIN,
+        title=config.push_to_hub or Path(config.output_dir).name,
+        name=config.push_to_hub or "path/to/this/folder",
+        base=base,
+        inputs=CHAT if vision else PLAIN,
         preset=config.preset,
         steps=config.max_steps,
         scope=config.scope,
         p=config.p,
-        probes=config.probe_data or ", ".join(config.tasks),
-        metric="accuracy" if metric == "accuracy" else "log-probability a token",
-        baseline_token_ratio=found["baseline_token_ratio"],
-        token_ratio=found["token_ratio"],
-        before=found[f"baseline_{metric}"],
-        after=found[metric],
-        before_full=found[f"baseline_full_{metric}"],
-        after_full=found[f"full_{metric}"],
+        probes=probes,
+        metric="accuracy" if metric == "accuracy" else "log-probability per token",
+        baseline_token_ratio=number(found["baseline_token_ratio"]),
+        token_ratio=number(found["token_ratio"]),
+        before=number(found[f"baseline_{metric}"]),
+        after=number(found[metric]),
+        before_full=number(found[f"baseline_full_{metric}"]),
+        after_full=number(found[f"full_{metric}"]),
         version=version("zipr1"),
         transformers=version("transformers"),
         torch=version("torch"),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
+
+
+def number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"

@@ -6,25 +6,44 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Objective:
-    """What the two presets differ in.
+    """What a training step minimises (training.loss).
 
-    efficiency_reward: weight of 1 - token ratio in the reward, whose gradient is that of the score function (Eq. 4).
-    sparsity_weight: weight of the pathwise gradient of the token ratio, or of another measure of how many tokens attention
-        needs (`TrainConfig.sharpness`).
+    What the presets differ in:
+
+    efficiency_reward: weight of 1 - token ratio in the reward, whose gradient is that of the score
+        function (Eq. 4).
+    sparsity_weight: weight of the pathwise gradient of the token ratio, or of another measure of
+        how many tokens attention needs (`sharpness`).
     gate: which rollouts may earn for sparsity, in either way.
-    kl: KL(policy || reference) estimated from the sampled tokens as GRPO does ("sampled") or over the full vocabulary
-        ("full"), or KL(reference || policy) over the full vocabulary ("forward"), whose gradient does not vanish where the
-        policy is sure of what the reference thinks wrong.
+    kl: KL(policy || reference) estimated from the sampled tokens as GRPO does ("sampled") or over
+        the full vocabulary ("full"), or KL(reference || policy) over the full vocabulary
+        ("forward"), whose gradient does not vanish where the policy is sure of a token that the
+        reference finds improbable.
     beta: weight of the KL to the dense reference.
-    reward_weight: weight of the clipped surrogate, the reward's score function; of given completions, of their
-        cross-entropy.
-    baseline: what is taken from a reward for its advantage: the mean of its "group" (Eq. 4), or one minus the chance that the
-        dense "reference" answers right, of far less variance where most answers are right (grpo.reference_advantages).
-    std_floor: least standard deviation that group advantages are divided by; 1 leaves rewards of at most 1 undivided.
-    share_ties: equal answers of a group earn the mean of their efficiencies, instead of opposite advantages for the same words.
-    governed: the sparsity weight follows the running accuracy, so that accuracy is held.
-    choice_gradient: where there is a sparsity weight, the model learns what tokens that were left out would have changed
-        (`zipr1.training.choice_gradient`).
+    reward_weight: weight of the clipped surrogate, the reward's score function; of given
+        completions, of their cross-entropy.
+    baseline: what is subtracted from a reward for its advantage: the mean of its "group" (Eq. 4),
+        or one minus the probability that the dense "reference" answers correctly, of far less
+        variance where most answers are correct (grpo.reference_advantages).
+    std_floor: least standard deviation that group advantages are divided by; 1 leaves rewards of
+        at most 1 undivided.
+    share_ties: equal answers of a group earn the mean of their efficiencies, instead of opposite
+        advantages for the same tokens.
+    governed: the sparsity weight follows the running accuracy, so that accuracy is constrained.
+    choice_gradient: where there is a sparsity weight, the selection of tokens gets a gradient as
+        well (training.choice_gradient).
+
+    The same in both presets:
+
+    importance_sampling_level: whether a "token" or the "sequence" has an importance ratio that is
+        clipped (grpo.clipped_surrogate); loss_type: how the tokens of an answer are averaged.
+    epsilon: clip range of the importance ratio.
+    target_ratio: token ratio at which the sparsity term stops penalising a rollout.
+    give_back: weight, in units of sparsity_weight, of the negative sparsity term on sparse rollouts
+        that are incorrect where the reference is correct.
+    sharpness, relax_floor: what the sparsity term makes small (training.sharpness), and the bound
+        of its gradient.
+    max_completion_length: the constant that loss_type "dr_grpo" divides by.
     """
 
     efficiency_reward: float
@@ -38,15 +57,24 @@ class Objective:
     share_ties: bool
     governed: bool
     choice_gradient: bool
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    loss_type: Literal["grpo", "dr_grpo"] = "grpo"
+    epsilon: float = 0.2
+    target_ratio: float = 0.2
+    give_back: float = 0.0
+    sharpness: Literal["count", "entropy", "soft_count"] = "count"
+    relax_floor: float = 0.1
+    max_completion_length: int = 6
 
     @property
     def asks_reference(self) -> bool:
-        """Whether anything depends on how often the dense reference answers right."""
+        """Whether anything depends on how often the dense reference answers correctly."""
         return self.governed or self.baseline == "reference"
 
 
 PRESETS = {
-    # ZipR1, Eq. 4 and 5 as printed; "we equally combine" the two rewards (section 2.2); KL and its weight as in GRPO.
+    # ZipR1, Eq. 4 and 5; "we equally combine" the two rewards (section 2.2); as in GRPO: the KL, its
+    # weight, and importance ratios of tokens, averaged over an answer.
     "paper": Objective(
         efficiency_reward=1.0,
         sparsity_weight=0.0,
@@ -60,8 +88,9 @@ PRESETS = {
         governed=False,
         choice_gradient=False,
     ),
-    # The same objective with the pathwise term of its gradient, a straight-through gradient for the choice of tokens, and
-    # accuracy held by what was measured to hold it; advantages undivided as in Dr. GRPO (arXiv 2503.20783).
+    # The same objective with the pathwise term of its gradient, a straight-through gradient for the
+    # selection of tokens, and accuracy constrained by what was measured to hold it; advantages
+    # undivided as in Dr. GRPO (arXiv 2503.20783).
     "exact": Objective(
         efficiency_reward=0.0,
         sparsity_weight=10.0,

@@ -1,7 +1,8 @@
-"""What a step of post-training will take, from shapes: memory of a process and FLOPs. Pure arithmetic; nothing is loaded.
+"""What a step of post-training will take, from shapes: memory of a process and FLOPs.
 
-Weights are counted on a model without storage. Left out: buffers of communication, what a kernel keeps for itself, the vision
-tower's work (once a question) and fragmentation. Beside a measurement: docs/results.md.
+Pure arithmetic; weights are counted on a model without storage. Left out: communication buffers,
+what a kernel allocates for itself, the vision tower's work (once per question) and fragmentation.
+docs/results.md compares it with a measurement.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,7 +14,9 @@ from zipr1.models.flops import Shape, layer_flops
 from zipr1.models.loading import load_config
 from zipr1.training.choice_gradient import BYTES, piece_of
 from zipr1.training.config import TrainConfig
+from zipr1.training.plan_config import PlanConfig
 
+__all__ = ["Plan", "PlanConfig", "plan"]
 GB = 1e9
 
 
@@ -30,10 +33,8 @@ class Plan:
     optimizer_gb: float
     activations_gb: float  # of the largest pass with gradients
     logits_gb: float  # of that pass over the vocabulary, and what the loss makes of them
-    experience_gb: (
-        float  # of all rollouts of a step: their prompts' embeddings, the reference's logits
-    )
-    sampling_gb: float  # of the largest pass without gradients: whole weights if they are sharded, KV cache, a layer, logits
+    experience_gb: float  # of a step's rollouts: embeddings of prompts, scores of the reference
+    sampling_gb: float  # of the largest pass without gradients, gathered weights included
     rollout_tflop: float
     reference_tflop: float
     update_tflop: float
@@ -41,152 +42,214 @@ class Plan:
 
     @property
     def total_gb(self) -> float:
-        """A step samples and then learns: the larger of the two, beside what is held all the time."""
+        """A step samples and then learns: the larger of the two, and what is allocated in both."""
         learning = self.gradients_gb + self.activations_gb + self.logits_gb
-        held = self.weights_gb + self.reference_gb + self.optimizer_gb + self.experience_gb
-        return held + max(learning, self.sampling_gb)
+        always = self.weights_gb + self.reference_gb + self.optimizer_gb + self.experience_gb
+        return always + max(learning, self.sampling_gb)
 
     @property
     def tflop(self) -> float:
         return self.rollout_tflop + self.reference_tflop + self.update_tflop
 
     def describe(self) -> str:
-        millions = (
-            f"{self.parameters / 1e6:.1f}M parameters, {self.trained / 1e6:.2f}M of them trained"
-        )
-        lines = [f"{millions}, {self.processes} processes"]
-        lines += [
-            f"{name[:-3]:<14}{value:9.3f} GB"
-            for name, value in asdict(self).items()
-            if name.endswith("_gb")
-        ]
-        lines.append(
-            f"{'at most':<14}{self.total_gb:9.3f} GB a process, when it samples or when it learns"
-        )
-        lines += [
-            f"{name[:-6]:<14}{value:9.3f} TFLOP"
-            for name, value in asdict(self).items()
-            if name.endswith("_tflop")
-        ]
+        values = asdict(self)
+        millions = f"{self.parameters / 1e6:.1f}M parameters, {self.trained / 1e6:.2f}M trained"
+        total = f"{'at most':<14}{self.total_gb:9.3f} GB per process, sampling or learning"
         seconds = "" if self.seconds is None else f", {self.seconds:.1f} s at the given speed"
-        lines.append(f"{'a step':<14}{self.tflop:9.3f} TFLOP{seconds}")
-        return "\n".join(lines)
+        memory = [
+            f"{name[:-3]:<14}{value:9.3f} GB" for name, value in values.items() if "_gb" in name
+        ]
+        work = [
+            f"{name[:-6]:<14}{value:9.3f} TFLOP"
+            for name, value in values.items()
+            if "_tflop" in name
+        ]
+        step = f"{'a step':<14}{self.tflop:9.3f} TFLOP{seconds}"
+        return "\n".join([f"{millions}, {self.processes} processes", *memory, total, *work, step])
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that the arithmetic below shares."""
+
+    config: TrainConfig
+    shape: Shape  # of the text decoder
+    vocabulary: int
+    parameters: int
+    visual: int  # parameters of the vision tower, which is whole in every process
+    prompt: int
+    ratio: float
+    processes: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number of the reference, and of what is computed."""
+        return 2 if self.config.bf16 else 4
+
+    @property
+    def shards(self) -> int:
+        return self.processes if self.config.fsdp else 1
+
+    @property
+    def completion(self) -> int:
+        return self.config.max_completion_length
+
+    @property
+    def length(self) -> int:
+        return self.prompt + self.completion
+
+    @property
+    def rollouts(self) -> int:
+        """Of a step, in all processes."""
+        return self.config.prompts_per_step * self.config.num_generations
+
+    @property
+    def rows(self) -> int:
+        """Rollouts of the largest pass with gradients, in one process."""
+        rows = self.rollouts // (self.config.mini_batches * self.processes)
+        budget = self.config.max_tokens_per_batch
+        return max(1, min(rows, budget // self.length)) if budget else rows
+
+    @property
+    def all_rows_learn(self) -> bool:
+        """Whether the pass with gradients computes all tokens, for the choice gradient."""
+        objective = self.config.objective
+        return bool(objective.sparsity_weight and objective.choice_gradient)
+
+    def layer_bytes(self, kept: float) -> float:
+        """Activations of one layer and sample, of whose tokens a fraction reaches the MLP."""
+        attention = self.shape.head * (2 * self.shape.heads + 2 * self.shape.kv_heads)
+        return (
+            self.length
+            * self.size
+            * (attention + self.shape.hidden * 6 + kept * 3 * self.shape.mlp)
+        )
+
+    @property
+    def mlp_ratio(self) -> float:
+        """The fraction of tokens that reach the MLP in a pass without gradients."""
+        return self.ratio if self.config.scope == "layer" else 1.0
 
 
 def plan(
     config: TrainConfig, prompt: int, ratio: float, processes: int, tflops: float | None
 ) -> Plan:
-    """See PlanConfig. A ratio speeds up only what the scope lets follow it (zipr1.bounds). Raises ValueError for processes that
-    cannot share a step."""
+    """See PlanConfig. A ratio speeds up only what the scope covers (models.flops). Raises
+    InputError for processes that cannot divide a step."""
     config.check_processes(processes)
-    settings = load_config(config.model)
-    with torch.device("meta"):
-        model = auto_class(settings).from_config(settings)
-    model.tie_weights()
-    text, shape = settings.get_text_config(), Shape.of(settings.get_text_config())
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    visual = sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if ".visual." in f".{name}"
-    )
-    trained = lora_parameters(shape, config) if config.use_peft else parameters - visual
-    size = 2 if config.bf16 else 4  # of the reference, and of what is computed
-    held = size if config.use_peft else 4  # of the weights; what is trained is in float32
-    shards = processes if config.fsdp else 1
-
-    rows = config.prompts_per_step * config.num_generations // (config.mini_batches * processes)
-    length = prompt + config.max_completion_length
-    if config.max_tokens_per_batch:
-        rows = max(1, min(rows, config.max_tokens_per_batch // length))
-    learned = bool(
-        config.objective.sparsity_weight and config.objective.choice_gradient
-    )  # all rows are computed then
-
-    def inside(kept: float) -> float:  # of one layer and sample
-        attention = shape.head * (2 * shape.heads + 2 * shape.kv_heads)
-        return length * size * (attention + shape.hidden * 6 + kept * 3 * shape.mlp)
-
-    one = inside(ratio if config.scope == "layer" and not learned else 1.0)
-    probes = 128 * shape.heads * prompt * 4 * 2 if config.objective.sparsity_weight else 0
-    layers = (
-        (length * shape.hidden * size * shape.layers + one)
-        if config.gradient_checkpointing
-        else one * shape.layers
-    )
-    activations = rows * (layers + probes * (1 if config.gradient_checkpointing else shape.layers))
-    if learned:
-        # Scores of one layer and sample, a piece at a time (bfloat16 is for GPUs), or keys and values repeated for all heads.
-        scores = BYTES * min(shape.heads * length**2, piece_of("cuda" if config.bf16 else "cpu"))
-        activations += max(scores, 2 * rows * length * size * shape.head * shape.heads)
-    logits = (
-        6 * rows * config.max_completion_length * text.vocab_size * 4
-    )  # policy, its log and gradient; the same of the KL
-
-    # Sampled are the rollouts of a question together, each layer cutting the cache to what the fullest of them keeps.
-    together = config.num_generations * max(1, rows // config.num_generations)
-    whole = (parameters - visual) * size if shards > 1 else 0
-    held_tokens = (
-        shape.layers
-        * ((1.0 if config.dense_share else ratio) * prompt + config.max_completion_length)
-        + prompt
-    )
-    token = 2 * shape.kv_heads * shape.head * size
-    next_tokens = (
-        text.vocab_size * 24
-    )  # logits and their log in float32; their exponential and its cumulative sum in float64
-    work = prompt * shape.hidden * size + inside(ratio if config.scope == "layer" else 1.0)
-    sampling = together * (held_tokens * token + next_tokens + work)
-    # The reference reads a prompt once, and holds it for each of the answers.
-    reading = together * (
-        shape.layers * length * token + config.max_completion_length * text.vocab_size * (size + 8)
-    )
-    without_gradients = whole + max(sampling, reading)
-
-    everything = config.prompts_per_step * config.num_generations
-    states = size if config.fsdp or config.use_peft else 4  # what the embedding gives
-    experience = (
-        everything
-        // processes
-        * (prompt * shape.hidden * states + config.max_completion_length * text.vocab_size * 4)
-    )
-    head = 2 * config.max_completion_length * text.vocab_size * text.hidden_size
-    dense = shape.layers * layer_flops(shape, length) + head
-    sparse = shape.layers * layer_flops(shape, length, ratio, config.scope) + head
-    own = visual + (parameters - visual) / shards  # the vision tower is whole in every process
-    rollout = everything * sparse
-    own_answer = config.completions == "sampled" and (
-        not config.data or config.objective.asks_reference
-    )
-    expected = config.prompts_per_step if own_answer else 0
-    prompts = config.prompts_per_step * shape.layers * layer_flops(shape, prompt)  # each read once
-    reference = prompts + (everything + expected) * (
-        dense - shape.layers * layer_flops(shape, prompt)
-    )
-    update = (
-        everything
-        * (dense if learned else sparse)
-        * (4 if config.gradient_checkpointing else 3)
-        * config.num_iterations
-    )
+    sizes = sizes_of(config, prompt, ratio, processes)
+    text = sizes.parameters - sizes.visual
+    trained = lora_parameters(sizes.shape, config) if config.use_peft else text
+    own = sizes.visual + text / sizes.shards
+    rollout, reference, update = step_flops(sizes)
     work = (rollout + reference + update) / 1e12
     return Plan(
         processes=processes,
-        parameters=parameters,
+        parameters=sizes.parameters,
         trained=trained,
-        weights_gb=own * held / GB,
-        reference_gb=0.0 if config.use_peft else own * size / GB,
-        gradients_gb=trained * 4 / shards / GB,
-        optimizer_gb=2 * trained * 4 / shards / GB,
-        activations_gb=activations / GB,
-        logits_gb=logits / GB,
-        experience_gb=experience / GB,
-        sampling_gb=without_gradients / GB,
+        weights_gb=own * (sizes.size if config.use_peft else 4) / GB,  # what is trained is float32
+        reference_gb=0.0 if config.use_peft else own * sizes.size / GB,
+        gradients_gb=trained * 4 / sizes.shards / GB,
+        optimizer_gb=2 * trained * 4 / sizes.shards / GB,
+        activations_gb=activation_bytes(sizes) / GB,
+        # Policy, its log and gradient; the same of the KL.
+        logits_gb=6 * sizes.rows * sizes.completion * sizes.vocabulary * 4 / GB,
+        experience_gb=experience_bytes(sizes) / GB,
+        sampling_gb=sampling_bytes(sizes) / GB,
         rollout_tflop=rollout / 1e12,
         reference_tflop=reference / 1e12,
         update_tflop=update / 1e12,
         seconds=work / tflops / processes if tflops else None,
     )
+
+
+def sizes_of(config: TrainConfig, prompt: int, ratio: float, processes: int) -> Sizes:
+    """Counts the weights of the model, without loading them."""
+    settings = load_config(config.model)
+    with torch.device("meta"):
+        model = auto_class(settings).from_config(settings)
+    model.tie_weights()
+    named = [(f".{name}", part.numel()) for name, part in model.named_parameters()]
+    text = settings.get_text_config()
+    return Sizes(
+        config,
+        Shape.of(text),
+        text.vocab_size,
+        parameters=sum(count for _, count in named),
+        visual=sum(count for name, count in named if ".visual." in name),
+        prompt=prompt,
+        ratio=ratio,
+        processes=processes,
+    )
+
+
+def activation_bytes(sizes: Sizes) -> float:
+    """Of the largest pass with gradients."""
+    config, shape, length = sizes.config, sizes.shape, sizes.length
+    checkpointing = config.gradient_checkpointing
+    one = sizes.layer_bytes(1.0 if sizes.all_rows_learn else sizes.mlp_ratio)
+    layers = one * shape.layers
+    if checkpointing:
+        layers = length * shape.hidden * sizes.size * shape.layers + one
+    probes = 128 * shape.heads * sizes.prompt * 4 * 2 if config.objective.sparsity_weight else 0
+    total = sizes.rows * (layers + probes * (1 if checkpointing else shape.layers))
+    if sizes.all_rows_learn:
+        # Scores of one layer and sample, a piece at a time (bfloat16 is for GPUs), or keys and
+        # values repeated for all heads.
+        device = "cuda" if config.bf16 else "cpu"
+        scores = BYTES * min(shape.heads * length**2, piece_of(device))
+        repeated = 2 * sizes.rows * length * sizes.size * shape.head * shape.heads
+        total += max(scores, repeated)
+    return total
+
+
+def sampling_bytes(sizes: Sizes) -> float:
+    """Of the largest pass without gradients: gathered weights, KV cache, a layer, logits.
+
+    The rollouts of a question are sampled together, each layer cutting its cache to what the
+    fullest of them keeps; the reference has each prompt's cache once per answer.
+    """
+    config, shape, size = sizes.config, sizes.shape, sizes.size
+    together = config.num_generations * max(1, sizes.rows // config.num_generations)
+    gathered = (sizes.parameters - sizes.visual) * size if sizes.shards > 1 else 0
+    fullest = 1.0 if config.dense_share else sizes.ratio
+    cached = shape.layers * (fullest * sizes.prompt + sizes.completion) + sizes.prompt
+    token = 2 * shape.kv_heads * shape.head * size
+    # Logits and their log in float32; their exponential and its cumulative sum in float64.
+    next_token = sizes.vocabulary * 24
+    layer = sizes.prompt * shape.hidden * size + sizes.layer_bytes(sizes.mlp_ratio)
+    sampling = cached * token + next_token + layer
+    reference = shape.layers * sizes.length * token + sizes.completion * sizes.vocabulary * (
+        size + 8
+    )
+    return gathered + together * max(sampling, reference)
+
+
+def experience_bytes(sizes: Sizes) -> float:
+    """Of a step's rollouts in one process: embeddings of the prompts, log-probabilities of the
+    reference, and its logits where the KL is over the vocabulary."""
+    config = sizes.config
+    embedding = sizes.size if config.fsdp or config.use_peft else 4
+    scores = 1 + (sizes.vocabulary if config.objective.kl != "sampled" else 0)
+    row = sizes.prompt * sizes.shape.hidden * embedding + sizes.completion * scores * 4
+    return sizes.rollouts // sizes.processes * row
+
+
+def step_flops(sizes: Sizes) -> tuple[float, float, float]:
+    """Of the rollouts, the reference and the update, in all processes."""
+    config, shape = sizes.config, sizes.shape
+    head = 2 * sizes.completion * sizes.vocabulary * shape.hidden
+    dense = shape.layers * layer_flops(shape, sizes.length) + head
+    sparse = shape.layers * layer_flops(shape, sizes.length, sizes.ratio, config.scope) + head
+    prompt = shape.layers * layer_flops(shape, sizes.prompt)
+    own_answer = config.completions == "sampled" and (
+        not config.data or config.objective.asks_reference
+    )
+    answers = sizes.rollouts + (config.prompts_per_step if own_answer else 0)
+    reference = config.prompts_per_step * prompt + answers * (dense - prompt)
+    passes = (4 if config.gradient_checkpointing else 3) * config.num_iterations
+    update = sizes.rollouts * (dense if sizes.all_rows_learn else sparse) * passes
+    return sizes.rollouts * sparse, reference, update
 
 
 def lora_parameters(shape: Shape, config: TrainConfig) -> int:

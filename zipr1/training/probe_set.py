@@ -1,4 +1,5 @@
-"""The curves that matter: what the model can do at the fixed p, and dense, on a probe set that never changes."""
+"""The curves that matter: what the model answers at the fixed p, and with dense attention, on a
+frozen probe set."""
 
 import time
 
@@ -9,17 +10,40 @@ from zipr1.data.processor import prepare
 from zipr1.evaluation.config import MAX_NEW_TOKENS
 from zipr1.evaluation.evaluate import evaluate
 from zipr1.models.encode import encode
+from zipr1.models.loading import tokenizer_of
 from zipr1.rewards.functions import RewardLog, from_function, load_function
+from zipr1.sparsity.rules import TopP
 from zipr1.training.config import TrainConfig
-from zipr1.training.rollout import completion_logits, given, given_tokens, mean_logprob
+from zipr1.training.modes import GivenCompletions
+from zipr1.training.rollout import completion_logits, mean_logprob, token_logprobs
+from zipr1.training.run_state import RunState
+from zipr1.training.sampling import score_given
+
+
+def measure_probe(run: RunState) -> dict[str, float]:
+    """`measure` on the policy of a run; every process must call it."""
+    learner = run.learner
+    learner.policy.eval()
+    with learner.gathered():
+        return learner(measure, learner.processor, run.probe, run.config, learner.in_step)
+
+
+def save_samples(run: RunState) -> None:
+    """A table of the last step's answers, in the main process."""
+    if run.accelerator.is_main_process and run.parts:
+        parts = [part for parts in run.parts for part in parts if part.weight]
+        run.log.samples(run.step, tokenizer_of(run.learner.processor), parts)
 
 
 def measure(
     model, processor, probe: list[Example], config: TrainConfig, synced: bool = False
 ) -> dict[str, float]:
-    """Accuracy and token ratio at the fixed p, and dense accuracy; of given completions, log-probabilities in place of
-    accuracies; a user's reward function calls right what it gives more than half. Every process measures the whole probe
-    set; `synced`: in step, as sharded weights need."""
+    """Accuracy and token ratio at the fixed p, and dense accuracy; of given completions,
+    log-probabilities in place of accuracies; an answer to which a user's reward function gives more
+    than one half is correct.
+
+    Every process measures the whole probe set; `synced`: in step, as sharded weights need.
+    """
     began = time.perf_counter()
     if config.completions == "given":
         found = measure_given(model, processor, probe, config)
@@ -31,51 +55,43 @@ def measure(
 def measure_answers(
     model, processor, probe: list[Example], config: TrainConfig, synced: bool
 ) -> dict[str, float]:
+    """By greedy answers, as `zipr1 eval` measures."""
+    functions = load_function(config.reward_function)
+
+    def rewarded(pairs: list[tuple[Example, str]], ids: list[list[int]]) -> list[float]:
+        # Always as at the last step: a reward that changes with the step would bend the curve.
+        log = RewardLog(config.max_steps, config.max_steps, len(pairs))
+        return from_function(functions, pairs, ids, log)
+
     settings = {
         "quiet": True,
         "synced": synced,
         "batch_size": config.probe_batch_size,
         "raw": not config.chat_template,
+        "max_new_tokens": config.max_completion_length if config.data else MAX_NEW_TOKENS,
+        "function": rewarded if functions else None,
     }
-    settings |= {
-        "max_new_tokens": MAX_NEW_TOKENS if not config.data else config.max_completion_length
-    }
-    functions = load_function(config.reward_function)
-
-    def own(pairs: list[tuple[Example, str]], ids: list[list[int]]) -> list[float]:
-        log = RewardLog(
-            config.max_steps, config.max_steps, len(pairs)
-        )  # the yardstick stays that of the last step
-        return from_function(functions, pairs, ids, log)
-
-    settings["function"] = own if functions else None
-    sparse_rows = evaluate(
-        model, processor, probe, config.rule(config.p), "probe", scope=config.scope, **settings
-    )
-    dense_rows = evaluate(model, processor, probe, None, "probe", **settings)
-    count = len(probe)
+    rule = TopP(config.p, config.choice)
+    sparse = evaluate(model, processor, probe, rule, "probe", scope=config.scope, **settings)
+    dense = evaluate(model, processor, probe, None, "probe", **settings)
     return {
-        "probe/accuracy": sum(row.right for row in sparse_rows) / count,
-        "probe/token_ratio": sum(row.token_ratio for row in sparse_rows) / count,
-        "probe/full_accuracy": sum(row.right for row in dense_rows) / count,
+        "probe/accuracy": sum(row.right for row in sparse) / len(probe),
+        "probe/token_ratio": sum(row.token_ratio for row in sparse) / len(probe),
+        "probe/full_accuracy": sum(row.right for row in dense) / len(probe),
     }
 
 
 @torch.no_grad()
 def measure_given(model, processor, probe: list[Example], config: TrainConfig) -> dict[str, float]:
-    """In nats a token, one prompt at a time."""
-    rows = []
+    """In nats per token, one prompt at a time."""
+    mode, rule, rows = GivenCompletions(config, processor), TopP((config.p,), config.choice), []
     for example in probe:
-        encoded = encode(
-            model, prepare(processor, [example], raw=not config.chat_template).to(model.device)
+        inputs = prepare(processor, [example], raw=not config.chat_template).to(model.device)
+        tokens, mask, _ = mode.tokens([example], model.device)
+        rollout = score_given(
+            model, encode(model, inputs), rule, tokens=tokens, mask=mask, scope=config.scope
         )
-        tokens, mask, _ = given_tokens(processor, [example], config, model.device)
-        rollout = given(
-            model, encoded, config.rule((config.p,)), tokens=tokens, mask=mask, scope=config.scope
-        )
-        dense = (
-            completion_logits(model, rollout).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
-        )
+        dense = token_logprobs(completion_logits(model, rollout), tokens)
         sparse = mean_logprob(rollout.logprobs, mask).item()
         rows.append((sparse, rollout.token_ratio.item(), mean_logprob(dense, mask).item()))
     names = ("probe/logprob", "probe/token_ratio", "probe/full_logprob")

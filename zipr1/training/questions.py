@@ -1,9 +1,12 @@
-"""Which question has which number in a run: a function of the seed, so that a resumed run asks what it would have asked."""
+"""Which question has which number in a run: a function of the seed, so that a resumed run asks the
+questions that an unbroken one would have asked."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from zipr1.common.errors import InputError
 from zipr1.data.example import Example
 from zipr1.data.processor import limit_pixels, prepare
 from zipr1.data.rows import Rows, open_rows, order
@@ -12,11 +15,11 @@ from zipr1.rewards.graders import GRADERS, grade
 from zipr1.tasks import ALL_TASKS, examples_of
 from zipr1.training.config import TrainConfig
 
-OTHER = "other"  # kind of a question whose problem type only the user's reward function knows
+OTHER = "other"  # task group of problem types that only the user's reward function knows
 READERS = 4  # threads that decode media while the model computes
 
 
-class TooLong(ValueError):
+class TooLong(InputError):
     """A prompt that leaves no room for its completion, or is longer than the run allows."""
 
     def __init__(self, message: str, tokens: int):
@@ -24,109 +27,121 @@ class TooLong(ValueError):
         self.tokens = tokens
 
 
-def kind(example: Example) -> str:
-    """Among which questions accuracy is compared: its task, or of a row its problem type."""
+class Batch(NamedTuple):
+    """Questions of a mini-batch: their numbers in the run, they, and the processor's tensors."""
+
+    numbers: list[int]
+    examples: list[Example]
+    inputs: list
+
+
+def task_group(example: Example) -> str:
+    """The group of questions whose accuracies are compared: its task, or its row's problem type."""
     return example.task or (example.problem_type if example.problem_type in GRADERS else OTHER)
 
 
-def kinds_of(config: TrainConfig) -> tuple[str, ...]:
-    """What `kind` can be in a run, in an order that all its processes share."""
+def task_groups(config: TrainConfig) -> tuple[str, ...]:
+    """The values of `task_group` in a run, in an order that all its processes share."""
     return (*GRADERS, OTHER) if config.data else tuple(config.tasks)
 
 
 @dataclass
 class Questions:
-    """The embedded tasks, or the rows of a data set. The processor's pixel limits become those of the run."""
+    """The embedded tasks, or the rows of a data set. The processor's pixel limits become those of
+    the run."""
 
     config: TrainConfig
     processor: object
     longest: int  # tokens of a prompt
-    failed: list[str] = field(
-        default_factory=list
-    )  # rows that could not be used, and why; the caller clears it
+    failed: list[str] = field(default_factory=list)  # why rows were not usable; the caller clears
 
     def __post_init__(self):
-        limit_pixels(self.processor, self.config.max_pixels, self.config.video_max_pixels)
-        self.rows = (
-            open_part(self.config.data, self.config, self.processor) if self.config.data else None
-        )
-        self.coming: dict[int, Future] = {}  # number of a question -> its row, which a thread reads
+        config = self.config
+        limit_pixels(self.processor, config.max_pixels, config.video_max_pixels)
+        self.rows = open_part(config.data, config, self.processor) if config.data else None
+        self.coming: dict[int, Future] = {}  # number of a question -> its row, read by a thread
         self.readers = ThreadPoolExecutor(READERS)
 
-    def read(self, numbers: Sequence[int], step: int) -> tuple[list[int], list[Example], list]:
-        """Of the questions number `numbers` those that can be used: their numbers, they, and each as the processor's tensors.
+    def read(self, numbers: Sequence[int], step: int) -> Batch:
+        """The usable ones among the questions number `numbers`.
 
-        A row whose media cannot be read, that is malformed or too long, is left out and named in `failed`.
+        A row whose media cannot be read, that is malformed or too long, is left out and named in
+        `failed`.
         """
-        usable = []
-        self.begin(numbers)
+        usable = Batch([], [], [])
+        self.prefetch(numbers)
         for number in numbers:
             try:
                 example = self.example(number, step)
-                part = checked(example, self.processor, self.config, self.longest)
-            except ValueError as error:  # MediaError is one
+                inputs = checked(example, self.processor, self.config, self.longest)
+            except ValueError as error:  # MediaError and InputError are ValueErrors
                 if not self.config.data:
                     raise
                 self.failed.append(str(error))
             else:
-                usable.append((number, example, part))
+                for part, value in zip(usable, (number, example, inputs), strict=True):
+                    part.append(value)
         if step + 1 < self.config.max_steps:
-            self.begin(number + self.config.prompts_per_step for number in numbers)
-        return tuple(map(list, zip(*usable, strict=True))) if usable else ([], [], [])
+            self.prefetch(number + self.config.prompts_per_step for number in numbers)
+        return usable
 
-    def begin(self, numbers: Iterable[int]) -> None:
-        """Lets threads read rows that are asked for next. What a row holds is a function of its number, whenever it is read."""
+    def prefetch(self, numbers: Iterable[int]) -> None:
+        """Starts reading rows in threads. A row is a function of its number, whenever it is read."""
         if self.rows is not None:
             for number in [number for number in numbers if number not in self.coming]:
                 row = order(self.rows, self.config.seed)(number)
                 self.coming[number] = self.readers.submit(self.rows.example, row)
 
     def example(self, number: int, step: int) -> Example:
-        """A step on the embedded tasks is all pictures or all clips, each as often as its share of the tasks: a clip's prompt
-        is twice as long, and padding the pictures to it would cost half the time. Tasks take turns within their kind."""
+        """The question with this number.
+
+        A step on the embedded tasks is all images or all videos, each as often as its fraction of
+        the tasks: a video's prompt is twice as long, and padding images to it would cost half the
+        time. Tasks of one medium alternate.
+        """
         if self.rows is not None:
-            self.begin([number])
+            self.prefetch([number])
             return self.coming.pop(number).result()
         names = self.config.tasks
-        kinds = [ALL_TASKS[name].video for name in names]
-        clip = sorted(kinds)[step % len(kinds)]
-        names = [name for name, kind in zip(names, kinds, strict=True) if kind == clip]
-        turn, place = divmod(
-            number, len(names)
-        )  # each task counts its own: of some, every second one ends a pair
+        media = [ALL_TASKS[name].video for name in names]
+        video = sorted(media)[step % len(media)]
+        names = [name for name, medium in zip(names, media, strict=True) if medium == video]
+        # Each task counts its own questions: of some, every second one ends a pair.
+        turn, place = divmod(number, len(names))
         # Pretraining has seen the first scenes of the train split; these are others.
-        return ALL_TASKS[names[place]].example(
-            "train", 5_000_000 + self.config.seed * 1_000_000 + turn
-        )
+        index = 5_000_000 + self.config.seed * 1_000_000 + turn
+        return ALL_TASKS[names[place]].example("train", index)
 
 
 def check_answer(example: Example, config: TrainConfig) -> None:
-    """Raises ValueError, which names the row, where no completion could be right: the grader does not know its problem type, or
-    refuses its own answer."""
+    """Raises InputError, naming the row, where no completion could be correct: the grader does not
+    know its problem type, or rejects its own answer."""
     graded = config.completions == "sampled" and not config.reward_function
     if graded and example.problem_type and grade(example, example.answer) != 1:
-        raise ValueError(
-            f"row {example.id}: its own answer {example.answer!r} is not right as {example.problem_type}: mend one of them"
+        raise InputError(
+            f"row {example.id}: its own answer {example.answer!r} is not right as "
+            f"{example.problem_type}: correct one of them"
         )
 
 
 def checked(example: Example, processor, config: TrainConfig, longest: int):
-    """The processor's tensors of one question. Raises TooLong for more than `longest` tokens, ValueError for a question without
-    a right answer (`check_answer`) or that the processor refuses; all name the row."""
+    """The processor's tensors of one question. Raises TooLong for more than `longest` tokens,
+    InputError for a question without a correct answer (`check_answer`) or that the processor
+    refuses; all name the row."""
     check_answer(example, config)
     try:
-        part = prepare(processor, [example], raw=not config.chat_template)
+        inputs = prepare(processor, [example], raw=not config.chat_template)
     except ValueError as error:
-        raise ValueError(f"row {example.id}: {error}") from error
-    length = part["input_ids"].shape[1]
+        raise InputError(f"row {example.id}: {error}") from error
+    length = inputs["input_ids"].shape[1]
     if length > longest:
         raise TooLong(f"row {example.id}: a prompt of {length} tokens, above {longest}", length)
-    return part
+    return inputs
 
 
 def probe_questions(config: TrainConfig, processor, longest: int) -> list[Example]:
-    """The probe set: of each embedded task's validation split, or the first rows of the probe data. Raises ValueError
-    (MediaError, TooLong) for a row that could not be trained on."""
+    """The probe set: of each embedded task's validation split, or the first rows of the probe data.
+    Raises ValueError (MediaError, TooLong) for a row that could not be trained on."""
     if not config.data:
         return examples_of(config.tasks, "val", config.probe_per_task)
     rows = open_part(config.probe_data, config, processor)
@@ -137,25 +152,26 @@ def probe_questions(config: TrainConfig, processor, longest: int) -> list[Exampl
 
 
 def open_part(data: str, config: TrainConfig, processor) -> Rows:
-    clips = getattr(processor, "video_processor", None)  # a text model has none
-    frames = min(config.max_frames, clips.max_frames) if clips else config.max_frames
+    """The rows of `data` or `probe_data`, read as the run's settings say."""
+    videos = getattr(processor, "video_processor", None)  # a text model has none
+    frames = min(config.max_frames, videos.max_frames) if videos else config.max_frames
     return open_rows(data, config.media_root, frames, config.think)
 
 
 def check_prompts(model, config: TrainConfig) -> None:
-    """Raises ValueError for prompts that the model cannot be given."""
+    """Raises InputError for prompts that the model cannot be given."""
     vision = is_vision(model.config)
     if not vision and not config.data:
-        raise ValueError(
-            f"{config.model}: a text model sees no pictures; name its rows with data and probe_data"
+        raise InputError(
+            f"{config.model}: a text model takes no images; name its rows with data and probe_data"
         )
     if vision and not config.chat_template:
-        raise ValueError(
-            "chat_template=false: a Qwen-VL model has its pictures in the template; leave it true"
+        raise InputError(
+            "chat_template=false: a Qwen-VL model has its images in the template; leave it true"
         )
 
 
 def longest_prompt(model, config: TrainConfig) -> int:
-    """Tokens of a prompt that leave room for the completion."""
+    """The number of prompt tokens that leave room for the completion."""
     left = model.config.get_text_config().max_position_embeddings - config.max_completion_length
     return min(left, config.max_prompt_length or left)

@@ -1,9 +1,11 @@
-"""DeepSpeed's ZeRO-2 and ZeRO-3, where accelerate's launcher was configured for them: what policy.py has for DDP and FSDP2.
+"""DeepSpeed's ZeRO-2 and ZeRO-3, where accelerate's launcher was configured for them.
 
-deepspeed is imported here alone, and only then. It decides itself what is clipped and which step is not finite.
+deepspeed is imported here alone, and only then. It decides itself what is clipped and which step is
+not finite.
 """
 
-import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -13,115 +15,129 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from zipr1.common.errors import InputError
 from zipr1.common.files import CheckpointError
+from zipr1.training.sharding import Policy, Replicated, trainable
 
 TAG = "state"  # name of the one set of files that DeepSpeed writes to a folder
 
 
-def stage(accelerator: Accelerator) -> int:
-    """2 or 3; 0 without DeepSpeed. Raises ValueError for a configuration that would do something else."""
+def launched_stage(accelerator: Accelerator) -> int:
+    """2 or 3; 0 without DeepSpeed. Raises InputError for another stage."""
     if accelerator.distributed_type != DistributedType.DEEPSPEED:
         return 0
-    plugin = accelerator.state.deepspeed_plugin
-    if plugin.zero_stage not in (2, 3):
-        raise ValueError(
-            f"zero_stage: {plugin.zero_stage} in the launcher's configuration; use 2 or 3, or no DeepSpeed"
+    stage = accelerator.state.deepspeed_plugin.zero_stage
+    if stage not in (2, 3):
+        raise InputError(
+            f"zero_stage: {stage} in the launcher's configuration; use 2 or 3, or no DeepSpeed"
         )
-    return plugin.zero_stage
+    return stage
 
 
-def whole_when_loaded() -> None:
-    """Keeps transformers from sharding what it loads, as it does for ZeRO-3: the vision tower as well, and under other names
-    (5.23 saves them as they are not loaded)."""
-    unset_hf_deepspeed_config()
+class Zero(Replicated):
+    """The engine of a policy and its optimizer: gradients and optimizer state over the processes
+    (ZeRO-2), weights too (ZeRO-3)."""
 
+    in_step = True
 
-def is_engine(policy: nn.Module) -> bool:
-    deepspeed = sys.modules.get("deepspeed")  # imported by whoever made an engine
-    return deepspeed is not None and isinstance(policy, deepspeed.DeepSpeedEngine)
+    def __init__(self, accelerator: Accelerator, stage: int):
+        super().__init__(accelerator)
+        self.stage = stage
+        self.layout = f"ZeRO-{stage} over {accelerator.num_processes} processes"
+        # transformers would shard what it loads for ZeRO-3: the vision tower as well, and under
+        # other names (5.23 saves them as they are not loaded).
+        unset_hf_deepspeed_config()
 
-
-def shard(
-    policy: nn.Module, optimizer: torch.optim.Optimizer, limit: float, accelerator: Accelerator
-) -> nn.Module:
-    """The engine of a policy and its optimizer: gradients and optimizer state over the processes (ZeRO-2), weights too
-    (ZeRO-3). `limit` of the gradient's norm."""
-    settings = accelerator.state.deepspeed_plugin.deepspeed_config
-    # The loss divides by what there is (update.py); DeepSpeed is not to know of batches.
-    settings |= {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": limit,
-    }
-    if settings.get("bf16", {}).get("enabled"):
-        settings["bf16"]["check_grad_overflow"] = True  # a step that is not finite is not taken
-    set_vision_apart(policy.model, accelerator.device)
-    return accelerator.prepare(policy, optimizer)[0]
-
-
-def shard_reference(copy: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """A frozen model: sharded as the policy is under ZeRO-3, else whole in every process."""
-    if stage(accelerator) == 2:
-        return copy.to(accelerator.device)
-    import deepspeed
-
-    settings = deepcopy(accelerator.state.deepspeed_plugin.deepspeed_config)
-    settings["zero_optimization"].pop("offload_optimizer", None)  # it has none
-    set_vision_apart(copy.model, accelerator.device)
-    return deepspeed.initialize(model=copy, config=settings)[0]
-
-
-def set_vision_apart(model, device: torch.device) -> None:
-    """The vision tower becomes an attribute that is no submodule, which DeepSpeed does not see: whole in every process, or one
-    whose batch has no picture would leave the others waiting."""
-    if visual := model.model._modules.pop("visual", None):
-        model.model.__dict__["visual"] = visual.to(device)
-
-
-def step(engine) -> tuple[torch.Tensor, bool]:
-    """(the gradient's norm over all processes, whether the step was taken); the gradients are gone afterwards."""
-    engine.step()
-    taken = engine.was_step_applied()
-    return torch.tensor(float(engine.get_global_grad_norm() if taken else "nan")), taken
-
-
-def whole_weights(engine, trained: bool, keep: bool) -> dict[str, torch.Tensor]:
-    """The weights, or the `trained` ones alone, gathered; trained ones in the float32 that the optimizer has them in. Every
-    process must call it; `keep`: this one gets them."""
-    import deepspeed
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    model, found = engine.module.model, {}
-    if hasattr(model.model, "visual") and not trained:
-        found |= {
-            f"model.visual.{name}": part.cpu()
-            for name, part in model.model.visual.state_dict().items()
+    def prepare(
+        self, policy: Policy, adamw: Callable[[nn.Module], torch.optim.Optimizer], max_norm: float
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
+        # The loss divides by the rollouts there are (step.py); DeepSpeed must not divide again.
+        settings |= {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": max_norm,
         }
-    for name, part in model.state_dict(keep_vars=True).items():
-        if part.requires_grad:
-            whole = safe_get_full_fp32_param(part)
-        elif trained:
-            continue
-        else:
-            with deepspeed.zero.GatheredParameters([part], enabled=hasattr(part, "ds_id")):
-                whole = part.detach().clone()
-        if keep:
-            found[name] = whole.cpu()
-    return found
+        if settings.get("bf16", {}).get("enabled"):
+            settings["bf16"]["check_grad_overflow"] = True  # a non-finite step is not taken
+        self.set_vision_apart(policy.model)
+        engine = self.accelerator.prepare(policy, adamw(policy))[0]
+        return engine, engine.optimizer
 
+    def prepare_reference(self, copy: Policy) -> nn.Module:
+        """Sharded as the policy is under ZeRO-3, else whole in every process."""
+        if self.stage == 2:
+            return copy.to(self.accelerator.device)
+        import deepspeed
 
-def write_state(engine, folder: Path) -> None:
-    """The optimizer's state, each process its part; every process must call it. Raises CheckpointError if the disk is full."""
-    try:
-        engine.save_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # torch says RuntimeError of a full disk, and of much else: the text is its own
-        raise CheckpointError(
-            f"{folder}: could not be written ({error}); earlier checkpoints are intact; free some space and use --resume"
-        ) from error
+        settings = deepcopy(self.accelerator.state.deepspeed_plugin.deepspeed_config)
+        settings["zero_optimization"].pop("offload_optimizer", None)  # it has none
+        self.set_vision_apart(copy.model)
+        return deepspeed.initialize(model=copy, config=settings)[0]
 
+    def set_vision_apart(self, model) -> None:
+        """The vision tower becomes an attribute that is no submodule, which DeepSpeed does not see:
+        whole in every process, or one whose batch has no image would leave the others waiting."""
+        if visual := model.model._modules.pop("visual", None):
+            model.model.__dict__["visual"] = visual.to(self.accelerator.device)
 
-def read_state(engine, folder: Path) -> None:
-    engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+    def unwrap(self, policy: nn.Module) -> nn.Module:
+        return getattr(policy, "module", policy).model
+
+    @contextmanager
+    def accumulate(self, policy: nn.Module, more: bool) -> Iterator[None]:
+        policy.set_gradient_accumulation_boundary(not more)
+        yield
+
+    def backward(self, policy: nn.Module, loss: torch.Tensor) -> None:
+        policy.backward(loss)
+
+    def step(
+        self, policy: nn.Module, optimizer: torch.optim.Optimizer, loss: float, max_norm: float
+    ) -> tuple[torch.Tensor, bool]:
+        policy.step()
+        taken = policy.was_step_applied()
+        return torch.tensor(float(policy.get_global_grad_norm() if taken else "nan")), taken
+
+    def own_parts(self, policy: nn.Module) -> Iterator[torch.Tensor]:
+        for parameter in trainable(policy):  # ZeRO-3 keeps a process's part beside an empty tensor
+            yield getattr(parameter, "ds_tensor", parameter)
+
+    def whole_weights(self, policy: nn.Module, adapter: bool) -> dict[str, torch.Tensor] | None:
+        """Trained weights are in the float32 that the optimizer has them in."""
+        import deepspeed
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        model, weights = self.unwrap(policy), {}
+        if hasattr(model.model, "visual") and not adapter:
+            for name, part in model.model.visual.state_dict().items():
+                weights[f"model.visual.{name}"] = part.cpu()
+        for name, part in model.state_dict(keep_vars=True).items():
+            if part.requires_grad:
+                whole = safe_get_full_fp32_param(part)
+            elif adapter:
+                continue
+            else:
+                with deepspeed.zero.GatheredParameters([part], enabled=hasattr(part, "ds_id")):
+                    whole = part.detach().clone()
+            if self.accelerator.is_main_process:
+                weights[name] = whole.cpu()
+        return weights
+
+    def optimizer_state(
+        self, policy: nn.Module, optimizer: torch.optim.Optimizer, shards: Path
+    ) -> dict:
+        """Each process writes its part. Raises CheckpointError if the disk is full."""
+        try:
+            policy.save_checkpoint(str(shards), tag=TAG, exclude_frozen_parameters=True)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            raise CheckpointError(
+                f"{shards}: could not be written ({error}); earlier checkpoints are intact; free "
+                "some space and use --resume"
+            ) from error
+        return {}
+
+    def restore(
+        self, policy: nn.Module, optimizer: torch.optim.Optimizer, state: dict, shards: Path
+    ) -> None:
+        policy.load_checkpoint(str(shards), tag=TAG, load_module_strict=False)

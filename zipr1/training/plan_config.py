@@ -1,0 +1,27 @@
+"""The settings of `zipr1 plan`."""
+
+from dataclasses import dataclass
+
+from zipr1.common.checks import check_ranges
+from zipr1.training.config import TrainConfig
+
+
+@dataclass
+class PlanConfig(TrainConfig):
+    """`zipr1 plan`: what a step of `zipr1 train` with these options will take, from shapes; loads
+    and trains nothing."""
+
+    prompt: int = 2048
+    """The number of prompt tokens."""
+    ratio: float = 0.5
+    """The fraction of them that a layer keeps, mean over the run."""
+    processes: int = 1
+    """The number of processes that divide a step."""
+    tflops: float | None = None
+    """The measured speed of one process in TFLOP/s, for an estimate of the time."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_ranges(
+            self, {"[1, inf)": "prompt processes", "(0, 1]": "ratio", "(0, inf)": "tflops"}
+        )

@@ -1,0 +1,48 @@
+"""What a run consists of."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from zipr1.data.example import Example
+from zipr1.training.config import TrainConfig
+from zipr1.training.experience import Experience
+from zipr1.training.grpo import Governor
+from zipr1.training.learner import Learner
+from zipr1.training.metrics import Log
+from zipr1.training.modes import Mode
+from zipr1.training.questions import Batch, Questions
+
+
+@dataclass
+class RunState:
+    """The parts of a run, and what changes from step to step."""
+
+    config: TrainConfig
+    folder: Path
+    accelerator: Accelerator
+    learner: Learner
+    mode: Mode
+    questions: Questions
+    probe: list[Example]  # the frozen probe set
+    log: Log
+
+    governor: Governor
+    step: int = 0  # steps done
+    taken: int = 0  # steps with at least one optimizer step
+    skipped: int = 0  # steps with an optimizer step that was not taken: not finite
+    skipped_in_a_row: int = 0
+    dropped_in_a_row: int = 0  # steps in which a process had no usable row
+    batches: list[Batch] = field(default_factory=list)  # of the last step, one per mini-batch
+    parts: list[list[Experience]] = field(default_factory=list)  # the same
+
+    def counts(self) -> dict:
+        """What a checkpoint keeps of it beside the weights and the optimizer."""
+        return {"governor": asdict(self.governor), "skipped": self.skipped, "taken": self.taken}
+
+    def restore_counts(self, state: dict) -> None:
+        """Reads `counts`; checkpoints of version 0.1 have no "taken"."""
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.taken = state.get("taken", self.step)
+        self.governor = Governor(**state["governor"])

@@ -1,0 +1,74 @@
+"""Everything before the first step: checks, processes, models, questions, the first measurement."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+
+from zipr1.common.errors import InputError
+from zipr1.rewards.functions import load_function
+from zipr1.training import checkpoint
+from zipr1.training.config import TrainConfig
+from zipr1.training.grpo import Governor
+from zipr1.training.learner import load_learner
+from zipr1.training.metrics import Log
+from zipr1.training.modes import mode_of
+from zipr1.training.probe_set import measure_probe
+from zipr1.training.processes import start_processes
+from zipr1.training.questions import Questions, longest_prompt, probe_questions
+from zipr1.training.run_folder import locked, starting_point
+from zipr1.training.run_state import RunState
+
+
+@contextmanager
+def started(config: TrainConfig) -> Iterator[RunState]:
+    """A new or resumed run, whose folder is locked inside the block."""
+    torch.set_num_threads(config.threads)
+    folder = Path(config.output_dir)
+    accelerator = start_processes(config.report_to, folder, config.bf16)
+    config.check_processes(accelerator.num_processes)
+    with locked(folder, accelerator):
+        found = starting_point(folder, config, accelerator)
+        load_function(config.reward_function)  # a misspelt name is found before an hour has passed
+        if config.push_to_hub:
+            check_hub(config, accelerator.is_main_process)
+        learner = load_learner(config, found[0] if found else config.model, accelerator)
+        questions = Questions(config, learner.processor, longest_prompt(learner.model, config))
+        run = RunState(
+            config,
+            folder,
+            accelerator,
+            learner,
+            mode=mode_of(config, learner.processor),
+            questions=questions,
+            probe=probe_questions(config, learner.processor, questions.longest),
+            log=None,
+            governor=Governor(config.accuracy_tolerance, config.accuracy_margin),
+        )
+        if found:
+            restore(run, *found)
+        run.log = Log(folder, accelerator, config, run.step)
+        if not found:
+            run.log(0, measure_probe(run))
+        yield run
+
+
+def restore(run: RunState, place: Path, state: dict) -> None:
+    """Optimizer and counts of the checkpoint at `place`."""
+    checkpoint.check_layout(place, state.get("layout"), run.learner.layout)
+    run.learner.restore(state["optimizer"], place / checkpoint.SHARDS)
+    run.restore_counts(state)
+
+
+def check_hub(config: TrainConfig, main_process: bool) -> None:
+    """Creates the repository, so that a hub that refuses costs no training. Raises InputError for
+    an adapter that would name a base model which only this machine has."""
+    if config.use_peft and Path(config.model).exists():
+        raise InputError(
+            f"push_to_hub: the adapter would name its base model {config.model}, a folder of this "
+            "machine; train the adapter of a model on the hub"
+        )
+    if main_process:
+        HfApi().create_repo(config.push_to_hub, exist_ok=True)
