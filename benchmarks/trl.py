@@ -33,12 +33,15 @@ from zipr1.models.encode import encode
 from zipr1.models.saving import save
 from zipr1.rewards.graders import exact
 from zipr1.rewards.reward import reward
-from zipr1.training.config import TrainConfig
+from zipr1.training.config import Ablation, TrainConfig
+from zipr1.training.experience import Experience
 from zipr1.training.grpo import Governor
 from zipr1.training.loss import losses
 from zipr1.training.questions import Questions
-from zipr1.training.rollout import Experience, given, reference_logits
-from zipr1.training.train import shares
+from zipr1.training.reference import reference_logits
+from zipr1.training.rollout import token_logprobs
+from zipr1.training.sampling import score_given
+from zipr1.training.step import question_numbers
 
 SAME = (
     "num_generations",
@@ -63,7 +66,7 @@ def settings(arguments, folder: Path) -> TrainConfig:
     """Plain GRPO: Eq. 4 and 5 without division by the standard deviation, every rollout dense."""
     steps = arguments.steps + 1
     return TrainConfig(
-        model=str(folder), preset="paper", tasks=PICTURES, dense_share=1.0, efficiency_reward=0.0, std_floor=1.0,
+        model=str(folder), preset="paper", tasks=PICTURES, dense_share=1.0, efficiency_reward=0.0, ablation=Ablation(std_floor=1.0),
         prompts_per_step=arguments.prompts, num_generations=arguments.generations, max_completion_length=arguments.tokens,
         max_steps=steps, probe_every=steps, save_steps=steps, probe_per_task=1, learning_rate=1e-6, warmup_steps=1,
         decay_share=0.0, output_dir=str(folder / "zipr1"),
@@ -76,7 +79,7 @@ def rows_of(config: TrainConfig, processor) -> Dataset:
     numbers = [
         (step, number)
         for step in range(config.max_steps)
-        for number in shares(step, config, accelerator)[0]
+        for number in question_numbers(step, config, accelerator)[0]
     ]
     examples = [questions.example(number, step) for step, number in numbers]
     prompts = [[{"role": "user", "content": example.question}] for example in examples]
@@ -195,21 +198,29 @@ def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
     every = [part for part in parts for _ in range(config.num_generations)]
     with torch.no_grad():
         encoded = encode(model, collate(processor, every))
-    rollout = given(model, encoded, config.rule((1.0,) * len(tokens)), tokens=tokens, mask=mask)
+    dense = zipr1.TopP((1.0,) * len(tokens))
+    rollout = score_given(model, encoded, dense, tokens=tokens, mask=mask)
     said = reference_logits(reference, rollout, config.num_generations)
     experience = Experience(
-        examples, rollout, rewards, said, torch.zeros(len(examples)), list(range(len(examples)))
+        examples,
+        rollout,
+        rewards,
+        (rewards.accuracy > 0.5).float(),
+        torch.zeros(len(examples)),
+        token_logprobs(said, tokens),
+        said,
+        list(range(len(examples))),
     )
     model.zero_grad()
     with zipr1.sparse(
-        model, config.rule(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept
+        model, dense, prompt_length=rollout.prompt_length, replay=rollout.kept
     ) as trace:
         loss, metrics = losses(
             model,
             trace,
             experience,
             Governor(config.accuracy_tolerance, config.accuracy_margin),
-            config,
+            config.objective,
         )
         loss.mean().backward()
     ours = {name: part.grad for name, part in model.named_parameters()}

@@ -23,9 +23,12 @@ from zipr1.evaluation.statistics import table_row
 from zipr1.models.encode import encode
 from zipr1.models.loading import load_vision
 from zipr1.tasks import examples_of
-from zipr1.training.config import TrainConfig
+from zipr1.training.config import Ablation, TrainConfig
 from zipr1.training.grpo import full_kl
-from zipr1.training.rollout import completion_logits, given, given_tokens, reference_logits
+from zipr1.training.modes import GivenCompletions
+from zipr1.training.reference import reference_logits
+from zipr1.training.rollout import completion_logits
+from zipr1.training.sampling import score_given
 from zipr1.training.train import train
 
 # The recipe's learning rate of 4e-4 is for "exact"; at it, paper loses more (docs/results.md, the demo).
@@ -44,21 +47,21 @@ ROWS = {
     "paper": PAPER,
     "paper, p from U(0, 1)": PAPER | {"thresholds": "uniform"},
     "paper, 8 rollouts": PAPER | {"prompts_per_step": 4, "num_generations": 8},
-    "paper, std floor 0.1": PAPER | {"std_floor": 0.1},
-    "paper, equal answers earn alike": PAPER | {"share_ties": True},
+    "paper, std floor 0.1": PAPER | {"ablation": Ablation(std_floor=0.1)},
+    "paper, equal answers earn alike": PAPER | {"ablation": Ablation(share_ties=True)},
     "paper, group gate": PAPER
     | {"gate": "group"},  # Sparsity Forcing (arXiv 2504.18579, later version)
     "fine-tuning": TAUGHT,
     "exact": {},
-    "exact, no choice gradient": {"choice_gradient": False},
+    "exact, no choice gradient": {"ablation": Ablation(choice_gradient=False)},
     "exact, no choice gradient, its own settings": {
-        "choice_gradient": False,
+        "ablation": Ablation(choice_gradient=False),
         "sparsity_weight": 2.4,
         "learning_rate": 2e-4,
         "target_ratio": 0.2,
     },
-    "exact, entropy": {"sharpness": "entropy"},
-    "exact, soft count": {"sharpness": "soft_count"},
+    "exact, entropy": {"ablation": Ablation(sharpness="entropy")},
+    "exact, soft count": {"ablation": Ablation(sharpness="soft_count")},
     "exact, no gate": {"gate": "none"},
     "exact, group gate": {"gate": "group"},
     "exact, no KL": {"beta": 0.0},
@@ -100,7 +103,7 @@ def run(row: str, seed: int, arguments: argparse.Namespace) -> None:
     model, processor = load_vision(folder / "final")
     points = [table_row("full", evaluate(model, processor, examples, None, "full"))]
     points += [
-        table_row("zipvl", evaluate(model, processor, examples, config.rule(p), f"p = {p}"))
+        table_row("zipvl", evaluate(model, processor, examples, zipr1.TopP(p, config.choice), f"p = {p}"))
         for p in THRESHOLDS
     ]
     far = distance(model, load_vision(config.model)[0], processor, examples, config)
@@ -119,16 +122,16 @@ def run(row: str, seed: int, arguments: argparse.Namespace) -> None:
 def distance(model, reference, processor, examples: list[Example], config: TrainConfig) -> float:
     """KL(sparse at p || the dense reference) over the vocabulary, nats a token of the right answers: the same measure for every
     row, whichever it was trained with."""
-    found = []
+    found, mode = [], GivenCompletions(config, processor)
     for batch in batches(examples, 25):
         rule, encoded = (
-            config.rule((config.p,) * len(batch)),
+            zipr1.TopP((config.p,) * len(batch), config.choice),
             encode(model, prepare(processor, batch)),
         )
-        tokens, mask, _ = given_tokens(processor, batch, config, model.device)
-        rollout = given(model, encoded, rule, tokens=tokens, mask=mask, scope=config.scope)
+        tokens, mask, _ = mode.tokens(batch, model.device)
+        rollout = score_given(model, encoded, rule, tokens=tokens, mask=mask, scope=config.scope)
         with zipr1.sparse(
-            model, rule, scope=config.scope, prompt_length=rollout.prompt, replay=rollout.kept
+            model, rule, scope=config.scope, prompt_length=rollout.prompt_length, replay=rollout.kept
         ):
             logits = completion_logits(model, rollout), reference_logits(reference, rollout, 1)
         found.append(full_kl(*(one.log_softmax(-1) for one in logits), rollout.mask))
@@ -144,7 +147,7 @@ def untrained(arguments: argparse.Namespace) -> dict:
         model, processor = load_vision(recipe.model)
         points = [table_row("full", evaluate(model, processor, examples, None, "full"))]
         points += [
-            table_row("zipvl", evaluate(model, processor, examples, recipe.rule(p), f"p = {p}"))
+            table_row("zipvl", evaluate(model, processor, examples, zipr1.TopP(p, recipe.choice), f"p = {p}"))
             for p in THRESHOLDS
         ]
         far = distance(model, model, processor, examples, recipe)

@@ -10,9 +10,10 @@ from conftest import random_model, tiny_processor
 from data_rows import GENERAL, PUBLISHED, published, video_r1, write
 from transformers import AutoProcessor
 
+from zipr1.common.errors import RunError
 from zipr1.data.rows import open_rows
 from zipr1.training.config import TrainConfig
-from zipr1.training.experience import rewarded
+from zipr1.training.modes import DataRows
 from zipr1.training.questions import Questions
 from zipr1.training.rollout import Rollout
 from zipr1.training.train import train
@@ -68,9 +69,8 @@ def test_rows_of_every_type_earn_what_their_answers_are_worth(root, graded):
         embeds={}, prompt_ids=tokens, p=(1.0,) * 12, tokens=tokens, mask=mask, clipped=~mask[:, -1], kept=[],
         logprobs=torch.zeros(tokens.shape), token_ratio=torch.full((12,), 0.25), temperature=1.0, suppress=[],
     )  # fmt: skip
-    got = rewarded(
-        processor, [rows.example(i) for i in range(6)], rollout, 0, TrainConfig(graded=graded)
-    )
+    mode = DataRows(TrainConfig(graded=graded), processor)
+    got = mode.rewards([rows.example(i) for i in range(6)], rollout, 0)
     torch.testing.assert_close(
         got.accuracy, torch.tensor([[1.0, grade * graded] for _, _, grade in SAID])
     )
@@ -226,7 +226,7 @@ def test_rows_that_cannot_be_used_stop_the_run(root):
     data, out = write(root / "golf.jsonl", rows), root / "out"
     probe = write(root / "probe.jsonl", [{"prompt": "Say a word.", "answer": "word"}])
     settings = SMALL | {"max_steps": 9, "data": data, "probe_data": probe, "output_dir": str(out)}
-    with pytest.raises(ValueError, match="2 steps in a row in which a process had no usable row"):
+    with pytest.raises(RunError, match="2 steps in a row in which a process had no usable row"):
         train(TrainConfig(**settings, max_skipped_steps=1), quiet=True)
     assert "golf" in (out / "failed-rows-0.jsonl").read_text() and not (out / "final").exists()
 

@@ -14,7 +14,7 @@ from zipr1.sparsity.naive import attend
 from zipr1.sparsity.probes import Scores
 from zipr1.sparsity.rules import TopP
 from zipr1.training.choice_gradient import MEMBERSHIP, SOFTNESS, Attend, asked_rows, membership
-from zipr1.training.config import TrainConfig
+from zipr1.training.config import Ablation, TrainConfig
 from zipr1.training.train import train
 
 FLOORED = partial(relaxed_count, floor=0.1)
@@ -277,7 +277,10 @@ def test_training_with_it(tmp_path):
     for on in (False, True):
         folder = tmp_path / str(on)
         train(
-            TrainConfig(**SMALL | {"max_steps": 1, "output_dir": str(folder)}, choice_gradient=on),
+            TrainConfig(
+                **SMALL | {"max_steps": 1, "output_dir": str(folder)},
+                ablation=Ablation(choice_gradient=on),
+            ),
             quiet=True,
         )
         rows.append(metrics(folder)[1])

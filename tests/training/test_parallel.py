@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from zipr1.data.rows import permutation
 from zipr1.models.loading import load
 from zipr1.models.location import EMBEDDED
-from zipr1.training.policy import Policy, distribute, gathered, launched_for_fsdp
+from zipr1.training.sharding import Fsdp2, Policy, launched_for_fsdp
 
 SETTINGS = {
     "tasks": ["shapes"],
@@ -120,10 +120,11 @@ def test_what_is_gathered_stays_until_the_block_ends():
     )
     try:
         model, _ = load("zipr1/tiny")
-        policy = distribute(Policy(model), True, Accelerator(cpu=True))
+        sharding = Fsdp2(Accelerator(cpu=True))
+        policy = sharding.distribute(Policy(model))
         sharded = [name for name, part in policy.named_parameters() if isinstance(part, DTensor)]
         layers = [name for name in sharded if ".layers." in name]
-        with gathered(policy):
+        with sharding.gathered(policy):
             policy(
                 lambda model: model.generate(input_ids=torch.arange(5, 25)[None], max_new_tokens=2)
             )

@@ -18,11 +18,13 @@ from zipr1.models.encode import encode
 from zipr1.models.families import decoder
 from zipr1.models.loading import load
 from zipr1.tasks import examples_of
-from zipr1.training.config import TrainConfig
+from zipr1.training.config import Ablation, TrainConfig
 from zipr1.training.experience import gather_experience
+from zipr1.training.learner import add_lora, load_learner
+from zipr1.training.modes import mode_of
 from zipr1.training.plan import plan
-from zipr1.training.policy import add_lora, load_policy, trainable
 from zipr1.training.questions import Questions
+from zipr1.training.sharding import trainable
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,23 +98,20 @@ def test_what_is_held_of_a_step():
         tasks=["shapes"], prompts_per_step=2, num_generations=2, max_completion_length=3
     )
     accelerator = Accelerator(cpu=True)
-    policy, reference, _, processor = load_policy(config, config.model, accelerator)
-    asked = Questions(config, processor, 4096).read(range(2), 0)
-    (part,) = gather_experience(
-        policy.eval(),
-        reference,
-        processor,
-        accelerator,
-        asked,
-        0,
-        config,
-        Stopwatch(accelerator.device),
-    )
-    held = part.rollout.embeds["inputs_embeds"], part.reference_logits
-    found = plan(config, prompt=part.rollout.prompt, ratio=0.5, processes=1, tflops=None)
-    assert found.experience_gb * 1e9 == sum(
-        tensor.numel() * tensor.element_size() for tensor in held
-    )
+    learner = load_learner(config, config.model, accelerator)
+    learner.policy.eval()
+    batch = Questions(config, learner.processor, 4096).read(range(2), 0)
+    mode, watch = mode_of(config, learner.processor), Stopwatch(accelerator.device)
+    (whole,) = gather_experience(learner, mode, batch, 0, watch=watch)
+    (part,) = gather_experience(learner, mode, batch, 0, watch=watch, keep_logits=False)
+    assert part.reference_logits is None  # of the whole vocabulary: the KL of sampled tokens
+    torch.testing.assert_close(part.reference_logprobs, whole.reference_logprobs)
+    for kl, held in (("full", whole), ("sampled", part)):
+        tensors = held.rollout.embeds["inputs_embeds"], held.reference_logprobs
+        tensors += () if held.reference_logits is None else (held.reference_logits,)
+        length = held.rollout.prompt_length
+        found = plan(replace(config, kl=kl), prompt=length, ratio=0.5, processes=1, tflops=None)
+        assert found.experience_gb * 1e9 == pytest.approx(sum(one.nbytes for one in tensors))
 
 
 def test_a_small_pass_with_gradients_leaves_what_sampling_takes():
@@ -157,7 +156,7 @@ def test_the_cache_of_a_rollout():
 
 
 def test_sharding_and_scope_take_less():
-    config = TrainConfig(choice_gradient=False)
+    config = TrainConfig(ablation=Ablation(choice_gradient=False))
     whole, sharded = (
         plan(config, 1000, 0.25, 4, None),
         plan(replace(config, fsdp=True), 1000, 0.25, 4, None),
@@ -190,9 +189,7 @@ def test_sharding_and_scope_take_less():
         < whole.activations_gb
     )
     dense = plan(config, 1000, 1.0, 4, None)
-    learned = replace(
-        config, choice_gradient=True
-    )  # all rows, in either scope; scores a piece at a time
+    learned = TrainConfig()  # choice gradient: all rows, in either scope; scores a piece at a time
     for one in (learned, replace(learned, scope="layer")):
         found = plan(one, 1000, 0.25, 4, None)
         assert found.update_tflop == pytest.approx(3 * dense.rollout_tflop)

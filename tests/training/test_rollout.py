@@ -16,22 +16,30 @@ from zipr1.rewards.reward import Reward, reward
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import TopP
 from zipr1.tasks import examples_of
-from zipr1.training.config import TrainConfig
-from zipr1.training.experience import ask, consult, rewarded, roll, split
+from zipr1.training.config import Ablation, TrainConfig
+from zipr1.training.draws import draw_thresholds, token_draws
+from zipr1.training.experience import Experience, split
 from zipr1.training.grpo import Governor, gate
-from zipr1.training.loss import losses
-from zipr1.training.rollout import (
-    Experience,
-    completion_logits,
-    draw_thresholds,
-    given,
-    given_tokens,
-    reference_logits,
-    repeat,
-    right,
-    sample,
-    token_draws,
-)
+from zipr1.training.loss import accuracy_gaps, losses
+from zipr1.training.modes import DataRows, EmbeddedTasks, GivenCompletions, mode_of
+from zipr1.training.reference import reference_logits, score_expected_answer
+from zipr1.training.rollout import completion_logits, repeat, token_logprobs
+from zipr1.training.sampling import sample, score_given
+
+
+def experience_of(model, examples, rollout, rewards, score, expected) -> Experience:
+    """What the trainer gathers, with the reference's logits and its log-probabilities."""
+    logits = reference_logits(model, rollout, len(rollout.p) // len(examples))
+    return Experience(
+        examples,
+        rollout,
+        rewards,
+        score,
+        expected,
+        token_logprobs(logits, rollout.tokens),
+        logits,
+        list(range(len(examples))),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +121,7 @@ def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
         lambda module, args, inputs: batches.append(tuple(inputs["inputs_embeds"].shape[:2])),
         with_kwargs=True,
     ):
-        logits, _ = consult(model, processor, examples, rollout)
+        logits, _ = score_expected_answer(model, tokenizer, examples, rollout)
     torch.testing.assert_close(logits[mask], every[mask], rtol=1e-4, atol=1e-4)
     different = {
         (i // 4, *row[real].tolist())
@@ -123,7 +131,7 @@ def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
         (i, *tokenizer.encode(example.answer), tokenizer.eos_token_id)
         for i, example in enumerate(examples)
     }
-    length = rollout.prompt
+    length = rollout.prompt_length
     assert batches == [
         (4, length),
         (len(different), max(map(len, different)) - 1),
@@ -138,7 +146,7 @@ def test_a_prompt_is_embedded_by_the_model_that_reads_it(tiny, rolled):
     with torch.no_grad():
         other.get_input_embeddings().weight.mul_(1.1)
         prompts = prepare(processor, examples)
-        alone = replace(rollout, embeds=repeat(encode(other, prompts).embeds, 4))
+        alone = replace(rollout, embeds=repeat(encode(other, prompts), 4)[0])
         theirs, mine = completion_logits(other, alone), completion_logits(other, rollout)
     finite = torch.isfinite(theirs)
     torch.testing.assert_close(mine[finite], theirs[finite], rtol=1e-4, atol=1e-4)
@@ -161,7 +169,7 @@ def test_expected_accuracy_is_the_share_of_right_samples(tiny, rolled):
     """Against 200 dense samples of each question."""
     model, processor = tiny
     examples, encoded, rollout = rolled
-    _, expected = consult(model, processor, examples, rollout)
+    _, expected = score_expected_answer(model, processor.tokenizer, examples, rollout)
     place = (1, 0, range(4), 200)
     many = sample(
         model,
@@ -183,18 +191,25 @@ def test_the_baseline_does_not_know_the_first_rollout(tiny):
     model, processor = tiny
     config = TrainConfig(dense_share=1.0, num_generations=2, temperature=5.0)
     examples = examples_of(["shapes"], "val", 8)
-    place = (range(8), 0, config, False)
-    seen, widths = [], []
+    mode, place = DataRows(config, processor), (list(range(8)), 0, False)
+    seen, widths, asked = [], [], []
     with model.model.visual.register_forward_hook(lambda *_: seen.append(1)):
-        rolled = roll(model, processor, prepare(processor, examples), examples, *place)
+        rolled = mode.rollout(model, prepare(processor, examples), examples, *place)
         with decoder(model).register_forward_pre_hook(
             lambda module, args, inputs: widths.append(inputs["inputs_embeds"].shape[1]),
             with_kwargs=True,
         ):
-            logits, asked = ask(model, rolled, *place)
+
+            def reference(work, *args):
+                logits, answers = work(model, *args)
+                asked.append(answers)
+                return logits, answers
+
+            logits, _ = mode.consult(reference, examples, rolled, *place)
+    (asked,) = asked
     assert len(seen) == 1  # pictures are encoded once
     assert (
-        widths.count(rolled.prompt) == 1 and max(widths[1:]) < 10
+        widths.count(rolled.prompt_length) == 1 and max(widths[1:]) < 10
     )  # and read once, for its answers and for its logits
     torch.testing.assert_close(logits, reference_logits(model, rolled, 2))
     again = sample(
@@ -223,7 +238,8 @@ def test_answers_that_did_not_end_are_told(tiny):
         config = TrainConfig(
             num_generations=2, max_completion_length=length, completions=kind, gate="none"
         )
-        rollout = roll(model, processor, inputs, examples, range(4), 0, config, False)
+        mode = mode_of(config, processor)
+        rollout = mode.rollout(model, inputs, examples, list(range(4)), 0, False)
         assert rollout.clipped.shape == (8,) and rollout.clipped.all() == (length == 1), kind
         assert rollout.clipped.any() == (length == 1), kind
 
@@ -235,15 +251,8 @@ def test_a_group_in_parts_has_the_losses_of_the_whole(tiny, rolled):
     answered = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]])
     rewards = Reward(answered, 1 - rollout.token_ratio.view(4, 4), answered.bool())
     config = TrainConfig(baseline="group", gate="group", kl="sampled")
-    part = Experience(
-        examples,
-        rollout,
-        rewards,
-        reference_logits(model, rollout, 4),
-        torch.full((4,), 0.5),
-        [0, 1, 2, 3],
-    )
-    pieces = split(part, 8 * (rollout.prompt + rollout.tokens.shape[1]))
+    part = experience_of(model, examples, rollout, rewards, answered, torch.full((4,), 0.5))
+    pieces = split(part, 8 * (rollout.prompt_length + rollout.tokens.shape[1]))
     assert [len(piece.rollout.p) for piece in pieces] == [8, 8] and split(part, 10**6) == [part]
     assert part.rollout_numbers == list(range(16)) and [
         piece.rollout_numbers[:3] for piece in pieces
@@ -251,12 +260,12 @@ def test_a_group_in_parts_has_the_losses_of_the_whole(tiny, rolled):
 
     def lost(part: Experience):
         choice = {
-            "prompt_length": rollout.prompt,
+            "prompt_length": rollout.prompt_length,
             "replay": part.rollout.kept,
             "relax": zipr1.relaxed_count,
         }
         with torch.no_grad(), sparse(model, TopP(part.rollout.p), **choice) as trace:
-            return losses(model, trace, part, Governor(0.02, 0.04), config)
+            return losses(model, trace, part, Governor(0.02, 0.04), config.objective)
 
     whole, metrics = lost(part)
     found = [lost(piece) for piece in pieces]
@@ -273,12 +282,11 @@ def test_a_small_grade_opens_no_gate():
         for i, kind in enumerate(("regression", "free-form", "exact"))
     ]
     grades = torch.tensor([[0.94, 0.95], [0.49, 0.5], [0.0, 1.0]])
-    graded = right(examples, Reward(grades, grades, grades.bool()), TrainConfig(graded=True))
-    assert graded.tolist() == [[False, True]] * 3
-    own = right(
-        examples, Reward(grades, grades, grades.bool()), TrainConfig(reward_function="mine:own")
-    )
-    assert own.tolist() == [[True, True], [False, False], [False, True]]
+    rewards = Reward(grades, grades, grades.bool())
+    graded = EmbeddedTasks(TrainConfig(graded=True), None).score(examples, rewards)
+    assert graded.tolist() == [[0, 1]] * 3
+    own = EmbeddedTasks(TrainConfig(reward_function="mine:own"), None).score(examples, rewards)
+    assert own.tolist() == [[1, 1], [0, 0], [0, 1]]
     assert gate(graded, "answer").tolist() == [[0, 1]] * 3
 
 
@@ -308,9 +316,11 @@ def test_reward_parts():
 def test_equal_answers_earn_alike_if_asked(tiny, rolled):
     _, processor = tiny
     examples, _, rollout = rolled
+    configs = [
+        TrainConfig(preset="paper", ablation=Ablation(share_ties=on)) for on in (False, True)
+    ]
     own, shared = (
-        rewarded(processor, examples, rollout, 0, TrainConfig(preset="paper", share_ties=ties))
-        for ties in (False, True)
+        EmbeddedTasks(config, processor).rewards(examples, rollout, 0) for config in configs
     )
     assert own.accuracy.tolist() == shared.accuracy.tolist()
     assert own.efficiency.flatten().tolist() == pytest.approx((1 - rollout.token_ratio).tolist())
@@ -333,11 +343,13 @@ def test_each_kind_of_question_has_its_own_sparsity_weight(tiny, rolled):
     rewards = reward(
         examples, processor.batch_decode(tokens, skip_special_tokens=True), rollout.token_ratio
     )
-    config, half = TrainConfig(sparsity_weight=2.0), torch.full((4,), 0.5)
-    part = Experience(
-        examples, rollout, rewards, reference_logits(model, rollout, 4), half, [0, 1, 2, 3]
-    )
-    choice = {"prompt_length": rollout.prompt, "replay": rollout.kept, "relax": zipr1.relaxed_count}
+    config, half = TrainConfig(sparsity_weight=2.0).objective, torch.full((4,), 0.5)
+    part = experience_of(model, examples, rollout, rewards, rewards.accuracy, half)
+    choice = {
+        "prompt_length": rollout.prompt_length,
+        "replay": rollout.kept,
+        "relax": zipr1.relaxed_count,
+    }
     with torch.no_grad(), sparse(model, TopP(rollout.p), **choice) as trace:
         free, metrics = losses(model, trace, part, Governor(0.02, 0.04), config)
         held, _ = losses(model, trace, part, Governor(0.02, 0.04, gaps={"digits": -0.04}), config)
@@ -373,9 +385,10 @@ def test_each_kind_of_question_has_its_own_sparsity_weight(tiny, rolled):
     torch.testing.assert_close(
         free[8:] - held[8:], 0.5 * 2.0 * right * ratio[8:]
     )  # half way through the margin
+    gaps = accuracy_gaps(part, ["shapes", "digits"])
     gap = (rewards.accuracy[2:] - 0.5).sum()
-    torch.testing.assert_close(metrics["gap/digits"].sum(), gap)
-    assert metrics["sparse/digits"].tolist() == [0.0] * 8 + [1.0] * 8
+    torch.testing.assert_close(gaps["gap/digits"].sum(), gap)
+    assert gaps["sparse/digits"].tolist() == [0.0] * 8 + [1.0] * 8
 
 
 def test_given_completions_are_learned_by_their_cross_entropy(tiny, rolled):
@@ -385,28 +398,27 @@ def test_given_completions_are_learned_by_their_cross_entropy(tiny, rolled):
     config = TrainConfig(
         completions="given", gate="none", reward_weight=1.0, beta=0.0, sparsity_weight=0.0
     )
-    tokens, mask, clipped = given_tokens(processor, examples, config, "cpu")
+    tokens, mask, clipped = GivenCompletions(config, processor).tokens(examples, "cpu")
     assert not clipped.any()
     assert tokens[0][mask[0]].tolist() == [
         *processor.tokenizer.encode(examples[0].answer),
         processor.tokenizer.eos_token_id,
     ]
-    rollout = given(model, encoded, TopP((0.95,) * 4), tokens=tokens, mask=mask)
+    rollout = score_given(model, encoded, TopP((0.95,) * 4), tokens=tokens, mask=mask)
     rollout = replace(
         rollout, logprobs=rollout.logprobs - 1
     )  # of an older policy: nothing is clipped here
     zeros = torch.zeros(4, 1)
-    rewards, numbers = Reward(zeros, zeros, zeros.bool()), [0, 1, 2, 3]
-    part = Experience(
-        examples, rollout, rewards, reference_logits(model, rollout, 1), zeros[:, 0], numbers
-    )
+    rewards = Reward(zeros, zeros, zeros.bool())
+    part = experience_of(model, examples, rollout, rewards, zeros, zeros[:, 0])
+    part.supervised = True
     weight = model.model.language_model.layers[1].mlp.up_proj.weight.requires_grad_(True)
     try:
         with sparse(
-            model, TopP(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept
+            model, TopP(rollout.p), prompt_length=rollout.prompt_length, replay=rollout.kept
         ) as trace:
             (ours,) = torch.autograd.grad(
-                losses(model, trace, part, Governor(0.02, 0.04), config)[0].mean(), weight
+                losses(model, trace, part, Governor(0.02, 0.04), config.objective)[0].mean(), weight
             )
             logits = completion_logits(model, rollout)
         nll = torch.nn.functional.cross_entropy(

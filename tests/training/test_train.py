@@ -22,14 +22,19 @@ from zipr1.common.clock import Stopwatch
 from zipr1.data.processor import prepare
 from zipr1.models.loading import load
 from zipr1.sparsity.context import sparse
+from zipr1.sparsity.rules import TopP
 from zipr1.tasks import examples_of
 from zipr1.training.config import TrainConfig
+from zipr1.training.draws import draw_thresholds
 from zipr1.training.experience import gather_experience, micro_batches
+from zipr1.training.learner import load_learner
+from zipr1.training.modes import mode_of
 from zipr1.training.objective import PRESETS
-from zipr1.training.policy import load_policy, trainable
+from zipr1.training.processes import return_memory
 from zipr1.training.questions import Questions
-from zipr1.training.rollout import completion_logits, draw_thresholds
-from zipr1.training.train import return_memory, train
+from zipr1.training.rollout import completion_logits
+from zipr1.training.sharding import trainable
+from zipr1.training.train import train
 
 
 def test_presets_are_what_they_are_called():
@@ -147,14 +152,15 @@ def test_the_reference_does_not_move(tmp_path, tiny, lora):
     """Whatever happens to the policy: a copy, or with LoRA, where there is none, the model without its adapter."""
     model, processor = tiny
     config = TrainConfig(use_peft=lora, output_dir=str(tmp_path))
-    policy, reference, _, _ = load_policy(config, config.model, Accelerator(cpu=True))
-    assert (reference.copy is None) == lora
+    learner = load_learner(config, config.model, Accelerator(cpu=True))
+    assert (learner.copy is None) == lora
     with torch.no_grad():
-        for parameter in trainable(policy):
+        for parameter in trainable(learner.policy):
             parameter.add_(0.1)
     inputs = prepare(processor, examples_of(["shapes"], "val", 1))
     expected = model(**inputs).logits
-    found = [ask(lambda model: model(**inputs).logits) for ask in (reference, policy, reference)]
+    both = learner.reference, learner, learner.reference
+    found = [ask(lambda model: model(**inputs).logits) for ask in both]
     assert torch.equal(found[0], expected) and torch.equal(found[2], expected)
     assert not torch.allclose(found[1], expected, atol=1e-2)
 
@@ -177,7 +183,8 @@ def test_the_hub_is_asked_first(tmp_path, monkeypatch):
         def upload_folder(self, repo_id, folder_path):
             asked.append((repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
 
-    monkeypatch.setattr("zipr1.training.train.HfApi", Hub)
+    monkeypatch.setattr("zipr1.training.setup.HfApi", Hub)
+    monkeypatch.setattr("zipr1.training.saving.HfApi", Hub)
     final = train(
         TrainConfig(**SMALL, max_steps=1, push_to_hub="me/mine", output_dir=str(tmp_path)),
         quiet=True,
@@ -206,19 +213,15 @@ def test_several_inner_epochs_by_hand(tmp_path):
     config = TrainConfig(**SMALL | change, output_dir=str(tmp_path))
     final = load(train(config, quiet=True))[0].state_dict()
     accelerator = Accelerator(cpu=True)
-    policy, reference, optimizer, processor = load_policy(config, config.model, accelerator)
-    asked = Questions(config, processor, 4096).read(range(2), 0)
-    (part,) = gather_experience(
-        policy.eval(),
-        reference,
-        processor,
-        accelerator,
-        asked,
-        0,
-        config,
-        Stopwatch(accelerator.device),
+    learner = load_learner(config, config.model, accelerator)
+    learner.policy.eval()
+    batch, mode = (
+        Questions(config, learner.processor, 4096).read(range(2), 0),
+        mode_of(config, learner.processor),
     )
-    rollout, model = part.rollout, policy.model
+    watch = Stopwatch(accelerator.device)
+    (part,) = gather_experience(learner, mode, batch, 0, watch=watch)
+    rollout, model, optimizer = part.rollout, learner.model, learner.optimizer
     reward = part.rewards.accuracy + part.rewards.efficiency
     advantage = (reward - reward.mean(1, keepdim=True)) / reward.std(
         1, correction=0, keepdim=True
@@ -228,7 +231,7 @@ def test_several_inner_epochs_by_hand(tmp_path):
     lost, outside = [], []
     for _ in range(2):
         with sparse(
-            model, config.rule(rollout.p), prompt_length=rollout.prompt, replay=rollout.kept
+            model, TopP(rollout.p), prompt_length=rollout.prompt_length, replay=rollout.kept
         ):
             logprob = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens)[..., 0]
         ratio, weight = (logprob - rollout.logprobs).exp(), advantage.flatten()[:, None]
@@ -236,7 +239,7 @@ def test_several_inner_epochs_by_hand(tmp_path):
         kl = (other - logprob).exp() - (other - logprob) - 1
         loss = (((0.04 * kl - gain) * rollout.mask).sum(1) / count).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
+        torch.nn.utils.clip_grad_norm_(learner.policy.parameters(), 0.5)
         optimizer.step()
         optimizer.zero_grad()
         lost.append(loss.item())
@@ -303,9 +306,8 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
     shutil.copy(Path(__file__).parents[2] / "docs/shapes.png", tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    exec(
-        compile(re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1), "card", "exec"), names
-    )
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL).group(1)
+    exec(code.replace("path/to/this/folder", str(tmp_path / "final")), names)
     assert 0 < names["trace"].token_ratio.item() < 1
 
 

@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 import torch
 from safetensors import SafetensorError, safe_open
 
+from zipr1.common.errors import RunError
 from zipr1.common.files import CheckpointError
 from zipr1.training.config import TrainConfig
 from zipr1.training.settings import changed_settings, published_name
@@ -72,6 +73,9 @@ def atomic_folder(place: Path) -> Iterator[Path]:
         yield partial
         shutil.rmtree(place, ignore_errors=True)
         partial.rename(place)
+    except RunError:  # weights that are not finite: the disk is not to blame
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     except (OSError, RuntimeError, SafetensorError) as error:  # torch: RuntimeError of a full disk
         shutil.rmtree(partial, ignore_errors=True)
         last = checkpoints(place.parent)
