@@ -103,7 +103,9 @@ def run(row: str, seed: int, arguments: argparse.Namespace) -> None:
     model, processor = load_vision(folder / "final")
     points = [table_row("full", evaluate(model, processor, examples, None, "full"))]
     points += [
-        table_row("zipvl", evaluate(model, processor, examples, zipr1.TopP(p, config.choice), f"p = {p}"))
+        table_row(
+            "zipvl", evaluate(model, processor, examples, zipr1.TopP(p, config.choice), f"p = {p}")
+        )
         for p in THRESHOLDS
     ]
     far = distance(model, load_vision(config.model)[0], processor, examples, config)
@@ -131,7 +133,11 @@ def distance(model, reference, processor, examples: list[Example], config: Train
         tokens, mask, _ = mode.tokens(batch, model.device)
         rollout = score_given(model, encoded, rule, tokens=tokens, mask=mask, scope=config.scope)
         with zipr1.sparse(
-            model, rule, scope=config.scope, prompt_length=rollout.prompt_length, replay=rollout.kept
+            model,
+            rule,
+            scope=config.scope,
+            prompt_length=rollout.prompt_length,
+            replay=rollout.kept,
         ):
             logits = completion_logits(model, rollout), reference_logits(reference, rollout, 1)
         found.append(full_kl(*(one.log_softmax(-1) for one in logits), rollout.mask))
@@ -147,7 +153,10 @@ def untrained(arguments: argparse.Namespace) -> dict:
         model, processor = load_vision(recipe.model)
         points = [table_row("full", evaluate(model, processor, examples, None, "full"))]
         points += [
-            table_row("zipvl", evaluate(model, processor, examples, zipr1.TopP(p, recipe.choice), f"p = {p}"))
+            table_row(
+                "zipvl",
+                evaluate(model, processor, examples, zipr1.TopP(p, recipe.choice), f"p = {p}"),
+            )
             for p in THRESHOLDS
         ]
         far = distance(model, model, processor, examples, recipe)

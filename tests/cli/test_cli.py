@@ -22,7 +22,9 @@ from zipr1.lab.config import DemoConfig, PretrainConfig
 from zipr1.models.location import EMBEDDED
 from zipr1.report.config import ReportConfig
 from zipr1.tasks import TASKS
-from zipr1.training.config import DataCheckConfig, PlanConfig, TrainConfig
+from zipr1.training.config import TrainConfig
+from zipr1.training.data_check_config import DataCheckConfig
+from zipr1.training.plan_config import PlanConfig
 
 
 @pytest.fixture(scope="module")

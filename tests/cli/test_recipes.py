@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from zipr1.cli.main import parse
-from zipr1.training.config import DataCheckConfig
+from zipr1.training.data_check_config import DataCheckConfig
 
 RECIPES = Path(__file__).parents[2] / "zipr1" / "recipes"
 MODELS = ["qwen2_vl_7b", "qwen2_5_vl_3b", "qwen2_5_vl_7b"]

@@ -76,7 +76,7 @@ COMMANDS = {
         Command(
             "plan",
             "Estimates memory and FLOPs of a training step; trains nothing.",
-            "zipr1.training.config:PlanConfig",
+            "zipr1.training.plan_config:PlanConfig",
             "zipr1.cli.runners:plan",
             switches=("resume", "json"),
         ),
@@ -92,7 +92,7 @@ COMMANDS = {
         Command(
             "data check",
             "Reads a data set once and reports the rows that training cannot use.",
-            "zipr1.training.config:DataCheckConfig",
+            "zipr1.training.data_check_config:DataCheckConfig",
             "zipr1.cli.runners:data_check",
             positional=("file",),
             training_recipe=True,

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from zipr1.common.errors import RunError
 
-class CheckpointError(RuntimeError):
+
+class CheckpointError(RunError):
     """A checkpoint, or the final model, could not be written or does not fit the run."""
 
 
@@ -22,7 +24,7 @@ def cut(path: Path, start: int) -> None:
 def append(path: Path, rows: list[dict]) -> None:
     """A line a row. Raises CheckpointError where the disk is full."""
     with room(path), path.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def replace(path: Path, text: str) -> None:

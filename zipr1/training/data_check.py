@@ -12,7 +12,8 @@ from zipr1.data.processor import limit_pixels
 from zipr1.data.rows import Rows
 from zipr1.models.loading import load_config, load_processor
 from zipr1.rewards.functions import load_function
-from zipr1.training.config import DataCheckConfig, TrainConfig
+from zipr1.training.config import TrainConfig
+from zipr1.training.data_check_config import DataCheckConfig
 from zipr1.training.questions import TooLong, check_answer, checked, open_part
 
 PROBLEMS = ("missing media", "broken media", "malformed rows", "over-long prompts")

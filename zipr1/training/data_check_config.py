@@ -10,6 +10,7 @@ from zipr1.common.checks import check_ranges
 from zipr1.common.recipe import read_recipe
 from zipr1.training.config import TrainConfig
 
+
 def cores() -> int:
     """That this process may use, where the system says so."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,8 +11,8 @@ def check_metric_names(own: dict[str, float], record: dict[str, float]) -> dict[
     """`own`, what users' reward functions logged; raises InputError for a name that is taken."""
     if taken := own.keys() & record.keys():
         raise InputError(
-            f"log_metric: {', '.join(sorted(taken))}: zipr1's own (docs/metrics.md); choose "
-            "another name"
+            f"log_metric: {', '.join(sorted(taken))}: zipr1's own (docs/reference/metrics.md); "
+            "choose another name"
         )
     return own
 

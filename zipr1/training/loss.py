@@ -117,7 +117,7 @@ def sparse_rows(part: Experience) -> torch.Tensor:
 def metrics_of(
     terms: Terms, trace: Trace, part: Experience, objective: Objective
 ) -> dict[str, torch.Tensor]:
-    """(N,) per metric; docs/metrics.md says what they mean."""
+    """(N,) per metric; docs/reference/metrics.md says what they mean."""
     rollout, rewards = part.rollout, part.rewards
     ratio = (terms.logprobs - rollout.logprobs).exp()
     spread = terms.reward.std(-1, correction=0)[:, None]

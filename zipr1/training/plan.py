@@ -14,9 +14,7 @@ from zipr1.models.flops import Shape, layer_flops
 from zipr1.models.loading import load_config
 from zipr1.training.choice_gradient import BYTES, piece_of
 from zipr1.training.config import TrainConfig
-from zipr1.training.plan_config import PlanConfig
 
-__all__ = ["Plan", "PlanConfig", "plan"]
 GB = 1e9
 
 
@@ -134,7 +132,7 @@ class Sizes:
 def plan(
     config: TrainConfig, prompt: int, ratio: float, processes: int, tflops: float | None
 ) -> Plan:
-    """See PlanConfig. A ratio speeds up only what the scope covers (models.flops). Raises
+    """See plan_config. A ratio speeds up only what the scope covers (models.flops). Raises
     InputError for processes that cannot divide a step."""
     config.check_processes(processes)
     sizes = sizes_of(config, prompt, ratio, processes)
