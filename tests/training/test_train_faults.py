@@ -18,10 +18,11 @@ from data_rows import PUBLISHED, published, video_r1, write
 from safetensors.torch import load_file
 from train_runs import SMALL, command, metrics, run
 
+from zipr1.common.errors import RunError
 from zipr1.common.files import CheckpointError, append, replace
 from zipr1.models.loading import load
 from zipr1.training import checkpoint
-from zipr1.training.config import TrainConfig
+from zipr1.training.config import Ablation, TrainConfig
 from zipr1.training.train import train
 
 root = data_rows.root  # a fixture
@@ -105,15 +106,18 @@ def test_killed_while_it_wrote_a_checkpoint(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
-from zipr1 import checkpoint
-from zipr1.config import TrainConfig
-from zipr1.model import load
+from accelerate import Accelerator
+from zipr1.training import checkpoint
+from zipr1.training.config import TrainConfig
+from zipr1.training.learner import load_learner
 
 class Kill:  # the moment in which the optimizer's state would be written
     def __reduce__(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
-checkpoint.write(Path({str(tmp_path)!r}), 4, *load("zipr1/tiny"), {{"optimizer": Kill()}}, TrainConfig())
+config = TrainConfig()
+learner = load_learner(config, config.model, Accelerator(cpu=True))
+checkpoint.write(Path({str(tmp_path)!r}), 4, learner, None, {{"optimizer": Kill()}}, config)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
     half = tmp_path / ".partial-checkpoint-4"
@@ -129,8 +133,8 @@ checkpoint.write(Path({str(tmp_path)!r}), 4, *load("zipr1/tiny"), {{"optimizer":
 @pytest.mark.parametrize(
     "moment",
     [
-        "training.update = kill",  # in the first step, before there is a checkpoint
-        "training.model_card = kill",  # the final weights lie there, the folder has not its name yet
+        "step.update = kill",  # in the first step, before there is a checkpoint
+        "saving.model_card = kill",  # the final weights are there, the folder has not its name yet
         "shutil.rmtree = half",  # an older checkpoint is half deleted
     ],
     ids=["first-step", "final", "old-checkpoint"],
@@ -144,8 +148,9 @@ def test_killed_at_other_moments(tmp_path, moment):
     folder = tmp_path / "broken"
     code = f"""
 import os, shutil, signal
-from zipr1 import train as training
-from zipr1.config import TrainConfig
+from zipr1.training import saving, step
+from zipr1.training.config import TrainConfig
+from zipr1.training.train import train
 
 def kill(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -159,7 +164,7 @@ def half(path, *args, **kwargs):
     remove(path, *args, **kwargs)
 
 {moment}
-training.train(TrainConfig(**{settings!r}, output_dir={str(folder)!r}), quiet=True)
+train(TrainConfig(**{settings!r}, output_dir={str(folder)!r}), quiet=True)
 """
     assert (
         subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode
@@ -216,7 +221,8 @@ def test_what_may_change_when_a_run_goes_on(tmp_path):
     assert all(
         torch.allclose(tensor, after[name], rtol=1e-3, atol=1e-6) for name, tensor in before.items()
     )
-    train(TrainConfig(**settings, **same, learning_rate=1e-6, relax_floor=0.2), quiet=True)
+    freed = {"learning_rate": 1e-6, "ablation": Ablation(relax_floor=0.2)}
+    train(TrainConfig(**settings, **same, **freed), quiet=True)
     rates = [row.get("learning_rate") for row in metrics(tmp_path)]
     assert rates == [None, pytest.approx(3e-5), pytest.approx(2e-7)]
     resumed = json.loads((tmp_path / "run.json").read_text())["resumed"]
@@ -226,24 +232,28 @@ def test_what_may_change_when_a_run_goes_on(tmp_path):
     assert all(
         one["before"]["versions"]["torch"] == torch.__version__.split("+")[0] for one in resumed
     )
-    assert resumed[1]["changed"] == {"learning_rate": [3e-4, 1e-6], "relax_floor": [0.1, 0.2]}
+    assert resumed[1]["changed"] == {
+        "learning_rate": [3e-4, 1e-6],
+        "ablation.relax_floor": [0.1, 0.2],
+    }
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one_whole(tmp_path, tiny):
     """A limit on the size of files, which stops the write as a full disk would."""
     code = f"""
 import resource, signal, sys
-from zipr1 import checkpoint
-from zipr1.config import TrainConfig
-from zipr1.model import load
+from accelerate import Accelerator
+from zipr1.training import checkpoint
+from zipr1.training.config import TrainConfig
+from zipr1.training.learner import load_learner
 from pathlib import Path
-folder = Path({str(tmp_path)!r})
-model, processor = load("zipr1/tiny")
-checkpoint.write(folder, 1, model, processor, {{"a": 1}}, TrainConfig())
+folder, config = Path({str(tmp_path)!r}), TrainConfig()
+learner = load_learner(config, config.model, Accelerator(cpu=True))
+checkpoint.write(folder, 1, learner, None, {{"a": 1}}, config)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    checkpoint.write(folder, 2, model, processor, {{"a": 1}}, TrainConfig())
+    checkpoint.write(folder, 2, learner, None, {{"a": 1}}, config)
 except checkpoint.CheckpointError as error:
     print(error)
 """
@@ -320,7 +330,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         "warmup_steps": 1,
     }
     with pytest.raises(
-        FloatingPointError, match=r"2 steps had a loss, gradient or reward .* lower learning_rate"
+        RunError, match=r"2 steps had a loss, gradient or reward .* lower learning_rate"
     ):
         train(TrainConfig(**settings, output_dir=str(tmp_path)), quiet=True)
     assert [row.get("skipped") for row in metrics(tmp_path)] == [None, 0.0, 1.0, 1.0]
@@ -345,7 +355,7 @@ def test_logits_that_are_not_finite_stop_the_run(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "not-finite-0.pt").symlink_to("/dev/full")
     with pytest.raises(
-        FloatingPointError,
+        RunError,
         match=r"2 steps had a loss.*batch could not be written to .*not-finite-0.pt",
     ):
         train(TrainConfig(**settings, output_dir=str(tmp_path / "out")), quiet=True)
@@ -375,9 +385,7 @@ def test_a_reward_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
         "max_skipped_steps": 2,
         "output_dir": "out",
     }
-    with pytest.raises(
-        FloatingPointError, match=r"3 steps had a .* mend unsure:level and use --resume"
-    ):
+    with pytest.raises(RunError, match=r"3 steps had a .* correct unsure:level and use --resume"):
         train(TrainConfig(**settings), quiet=True)
     rows = metrics(tmp_path / "out")
     assert [row.get("skipped") for row in rows] == [None, 1.0, 1.0, 1.0]
