@@ -9,7 +9,7 @@ from zipr1.cli.main import parse
 from zipr1.training.data_check_config import DataCheckConfig
 
 RECIPES = Path(__file__).parents[2] / "zipr1" / "recipes"
-MODELS = ["qwen2_vl_7b", "qwen2_5_vl_3b", "qwen2_5_vl_7b"]
+MODELS = ["qwen_vl"]
 
 
 @pytest.mark.parametrize("name", [*MODELS, "qwen_paper", "qwen_sparsity_forcing"])
@@ -49,11 +49,11 @@ def test_the_published_objectives_go_over_a_models_recipe(name, objective, gate)
 
 def test_a_recipe_says_what_the_check_checks():
     config = DataCheckConfig(
-        "rows.json", recipe=str(RECIPES / "qwen2_vl_7b.yaml"), max_frames=4
+        "rows.json", recipe=str(RECIPES / "qwen_vl.yaml"), max_frames=4
     ).training()
     assert (config.data, config.model, config.max_pixels) == (
         "rows.json",
-        "Qwen/Qwen2-VL-7B-Instruct",
+        "Qwen/Qwen2.5-VL-7B-Instruct",
         401408,
     )
     assert (config.max_frames, config.media_root, config.max_completion_length) == (

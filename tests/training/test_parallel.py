@@ -244,7 +244,7 @@ def test_the_recipe_of_the_7b_on_a_small_model(root, completions):
     }
     if completions == "given":
         settings |= {"completions": "given", "gate": "none"}
-    recipe = f"--config={CONFIGS.parent / 'qwen2_5_vl_7b.yaml'}"
+    recipe = f"--config={CONFIGS.parent / 'qwen_vl.yaml'}"
     folders = [root / name for name in ("one", "two")]
     for folder in folders:
         folder.mkdir()

@@ -237,9 +237,7 @@ def test_the_command(capsys):
 @pytest.mark.parametrize(
     "name",
     [
-        "qwen2_vl_7b",
-        "qwen2_5_vl_3b",
-        "qwen2_5_vl_7b",
+        "qwen_vl",
         "smollm2_zipr1",
         "smollm2_answers",
         "smollm2_questions",
