@@ -7,10 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from zipr1.bench.config import SHAPES, BenchConfig
 from zipr1.bench.phases import PHASES, build
+from zipr1.common.progress import progress
 from zipr1.common.provenance import provenance
 from zipr1.sparsity.rules import FastV
 
@@ -42,7 +42,7 @@ def run_bench(config: BenchConfig) -> tuple[list[dict], str]:
     }
     with (
         torch.inference_mode(),
-        tqdm(total=len(lengths) * len(wanted), desc="bench", unit="point") as bar,
+        progress(total=len(lengths) * len(wanted), desc="bench", unit="point") as bar,
     ):
         for tokens in lengths:
             for phase in wanted:

@@ -9,9 +9,8 @@ from pathlib import Path
 from shutil import rmtree
 from statistics import mean, median
 
-from tqdm.auto import tqdm
-
 from zipr1.bench.config import BenchTrainConfig
+from zipr1.common.progress import progress
 from zipr1.common.provenance import provenance
 from zipr1.common.recipe import read_recipe
 from zipr1.training.config import TrainConfig
@@ -43,7 +42,7 @@ def run_bench_train(config: BenchTrainConfig) -> tuple[list[dict], str]:
     }
     found: dict[str, list[list[dict]]] = {kind: [] for kind in kinds}
     steps_of(recipe)  # not counted: the game of the task "ego" is played once in a process
-    with tqdm(total=config.repeats * len(kinds), desc="bench train", unit="run") as bar:
+    with progress(total=config.repeats * len(kinds), desc="bench train", unit="run") as bar:
         for _ in range(config.repeats):
             for kind, settings in kinds.items():
                 found[kind].append(steps_of(settings))

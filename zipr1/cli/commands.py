@@ -13,6 +13,7 @@ class Command:
     summary: str  # one line for `zipr1 --help`
     settings: str  # the dataclass whose fields are the options
     runner: str  # config -> the text to print
+    module: str  # does the work; takes seconds to import
     positional: tuple[str, ...] = ()  # fields given by position; a list takes several
     switches: tuple[str, ...] = ("json",)  # fields of type bool that take no value
     short: tuple[str, ...] = ()  # fields that their first letter names too
@@ -29,6 +30,7 @@ COMMANDS = {
             "Answers a question about images, videos or text under sparse attention.",
             "zipr1.inference.config:AnswerConfig",
             "zipr1.cli.runners:answer",
+            "zipr1.inference.answer",
             positional=("file", "question"),
             switches=("compare", "json"),
         ),
@@ -37,6 +39,7 @@ COMMANDS = {
             "Post-trains a model with ZipR1.",
             "zipr1.training.config:TrainConfig",
             "zipr1.cli.runners:train",
+            "zipr1.training.train",
             switches=("resume", "json"),
         ),
         Command(
@@ -44,6 +47,7 @@ COMMANDS = {
             "Measures accuracy and token ratio of a model under several methods.",
             "zipr1.evaluation.config:EvalConfig",
             "zipr1.cli.runners:evaluate",
+            "zipr1.cli.eval",
             positional=("model",),
         ),
         Command(
@@ -51,12 +55,14 @@ COMMANDS = {
             "Times dense and sparse inference, compared with the theoretical bound.",
             "zipr1.bench.config:BenchConfig",
             "zipr1.cli.runners:bench",
+            "zipr1.bench.bench",
         ),
         Command(
             "bench train",
             "Times the parts of a training step, sparse and dense.",
             "zipr1.bench.config:BenchTrainConfig",
             "zipr1.cli.runners:bench_train",
+            "zipr1.bench.training",
             training_recipe=True,
         ),
         Command(
@@ -64,6 +70,7 @@ COMMANDS = {
             "Measures the embedded model, post-trains it, and measures it again.",
             "zipr1.lab.config:DemoConfig",
             "zipr1.cli.runners:demo",
+            "zipr1.lab.demo",
             training_recipe=True,
         ),
         Command(
@@ -71,6 +78,7 @@ COMMANDS = {
             "Trains the embedded model by supervision.",
             "zipr1.lab.config:PretrainConfig",
             "zipr1.cli.runners:pretrain",
+            "zipr1.lab.pretrain",
             switches=(),
         ),
         Command(
@@ -78,6 +86,7 @@ COMMANDS = {
             "Estimates memory and FLOPs of a training step; trains nothing.",
             "zipr1.training.plan_config:PlanConfig",
             "zipr1.cli.runners:plan",
+            "zipr1.training.plan",
             switches=("resume", "json"),
         ),
         Command(
@@ -85,6 +94,7 @@ COMMANDS = {
             "Writes one self-contained HTML page about finished runs.",
             "zipr1.report.config:ReportConfig",
             "zipr1.cli.runners:report",
+            "zipr1.report.page",
             positional=("runs",),
             switches=(),
             short=("output",),
@@ -94,6 +104,7 @@ COMMANDS = {
             "Reads a data set once and reports the rows that training cannot use.",
             "zipr1.training.data_check_config:DataCheckConfig",
             "zipr1.cli.runners:data_check",
+            "zipr1.training.data_check",
             positional=("file",),
             training_recipe=True,
         ),

@@ -5,6 +5,7 @@ setting); 1 for a failure; 130 after an interrupt. An unexpected exception keeps
 """
 
 import sys
+from importlib import import_module
 from typing import Any
 
 from zipr1 import __version__
@@ -32,7 +33,16 @@ def run(arguments: list[str]) -> None:
         print(f"zipr1 {__version__}")
         return
     command, config = parse(arguments)
-    if config is not None and (text := load(command.runner)(config)):
+    if config is None:
+        return
+    from zipr1.common.progress import announced, quiet_libraries, quiet_transformers
+
+    quiet_libraries()
+    with announced(f"{command.name}: importing torch and other libraries"):
+        import_module(command.module)
+    if "transformers" in sys.modules:
+        quiet_transformers()
+    if text := load(command.runner)(config):
         print(text)
 
 

@@ -1,4 +1,4 @@
-"""Time and memory: two ways of doing the same, and the parts of a longer work."""
+"""Wall-clock time and peak memory: of the parts of a run, and of two functions compared."""
 
 import re
 import time
@@ -11,7 +11,7 @@ import torch
 
 
 class Stopwatch:
-    """Seconds that each part of a work took, summed over its turns: `with watch("loss"): ...`."""
+    """Seconds spent in each named part, summed over its uses: `with watch("loss"): ...`."""
 
     def __init__(self, device: torch.device):
         self.device, self.seconds = device, {}
@@ -32,8 +32,12 @@ def paired(
     device: torch.device,
     block: Callable[[], AbstractContextManager] = nullcontext,
 ) -> dict:
-    """Times the two in turns, after one call of each, the second inside `block`; the speed-up is the median of the pairs'
-    ratios. Entering the block is not timed: a user enters it once for many calls."""
+    """Times two functions alternately, after one call of each that does not count.
+
+    `sparse_` runs inside a context made by `block`, whose entry and exit are not timed: a user
+    enters it once for many calls. Medians in milliseconds; "speedup" is the median of the ratios of
+    the pairs, with the smallest and largest ratio beside it.
+    """
     times: dict[str, list[float]] = {"dense": [], "sparse": []}
     for repeat in range(repeats + 1):
         for name, function, around in (("dense", dense, nullcontext), ("sparse", sparse_, block)):
@@ -57,7 +61,10 @@ def wait(device: torch.device) -> None:
 
 
 def peak_bytes(function: Callable[[], object], device: torch.device) -> int | None:
-    """Memory that a call takes at most, beyond what was there; of the process on a Linux CPU, unknown on another."""
+    """Peak memory of a call beyond what was allocated before it; None where it cannot be measured.
+
+    On CUDA that of the allocator, on a Linux CPU that of the process.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent, and an error that names the one that could not be written."""
+"""Files that are either complete or absent, and an error that names one that cannot be written."""
 
 import json
 from collections.abc import Iterator
@@ -9,38 +9,45 @@ from zipr1.common.errors import RunError
 
 
 class CheckpointError(RunError):
-    """A checkpoint, or the final model, could not be written or does not fit the run."""
-
-
-def cut(path: Path, start: int) -> None:
-    """Leaves the rows up to step `start`; none of a run that begins anew."""
-    if path.exists():
-        whole = [
-            row for row in path.read_text().splitlines(keepends=True) if row.endswith("\n")
-        ]  # the last was perhaps cut
-        replace(path, "".join(row for row in whole if start and json.loads(row)["step"] <= start))
-
-
-def append(path: Path, rows: list[dict]) -> None:
-    """A line a row. Raises CheckpointError where the disk is full."""
-    with room(path), path.open("a") as file:
-        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    """A file of a run could not be written, or a checkpoint does not fit the run."""
 
 
 def replace(path: Path, text: str) -> None:
-    """Writes a file that is the old one or the new one, whenever the run is killed. Raises CheckpointError as `append`."""
-    beside = path.with_name(f"new-{path.name}")
-    with room(path):
-        beside.write_text(text)
-        beside.replace(path)
+    """Writes a text file atomically: a killed process leaves the old file or the new one.
+
+    Raises CheckpointError where it cannot be written.
+    """
+    new = path.with_name(f"new-{path.name}")
+    with named_failure(path):
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+
+
+def append(path: Path, rows: list[dict]) -> None:
+    """Appends rows as JSON lines. Raises CheckpointError where they cannot be written."""
+    with named_failure(path), path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+
+
+def cut(path: Path, start: int) -> None:
+    """Drops the rows after step `start`, and a last line that was not written to its end.
+
+    A run that begins anew, at step 0, keeps no row.
+    """
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        complete = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in complete if start and json.loads(line)["step"] <= start]
+        replace(path, "".join(kept))
 
 
 @contextmanager
-def room(path: Path) -> Iterator[None]:
-    """Says which file it was that could not be written."""
+def named_failure(path: Path) -> Iterator[None]:
+    """Turns an OSError into a CheckpointError that names the file."""
     try:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"{path}: could not be written ({error}); free some space and use --resume"
+            f"{path}: could not be written ({error}); free some space, and use --resume where the "
+            "command has it"
         ) from error

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def new_plot(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 4.5)):
-    """A figure without a display; matplotlib is imported here because it is only in the extras."""
+    """(figure, axes) without a display. matplotlib belongs to an extra, so it is imported here."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")

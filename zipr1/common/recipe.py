@@ -49,7 +49,7 @@ def shipped() -> list[str]:
 
 
 def load_recipe(settings: type, path: str | Path) -> dict[str, Any]:
-    """The checked settings of a file. Raises InputError that names the file, the key and the fix."""
+    """The checked settings of a file. Raises InputError with the file, the key and the fix."""
     path = recipe_path(path)
     try:
         found = yaml.load(path.read_text(), Loader)

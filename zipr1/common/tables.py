@@ -2,12 +2,13 @@
 
 
 def markdown_table(head: list[str], body: list[list[str]]) -> str:
+    """A markdown table with a line per row of `body`."""
     first, *rest = (f"| {' | '.join(line)} |" for line in (head, *body))
     return "\n".join([first, "|" + "---|" * len(head), *rest]) + "\n"
 
 
 def tabular(title: str, head: list[str], body: list[list[str]]) -> str:
-    """A LaTeX table of the package booktabs, the first column to the left."""
+    """A LaTeX table in the style of the package booktabs; the first column is left-aligned."""
     lines = [" & ".join(cells) + r" \\" for cells in (head, *body)]
     start = [
         f"% {title}",

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 
 import torch
-from tqdm.auto import tqdm
 
+from zipr1.common.progress import progress
 from zipr1.data.example import Example
 from zipr1.data.processor import prepare, visual_grid
 from zipr1.evaluation.config import MAX_NEW_TOKENS
@@ -49,7 +49,7 @@ def evaluate(
             f"{method}: nothing to leave out of any question; choose tasks that show clips"
         )
     records = []
-    bar = tqdm(total=len(examples), desc=method, unit="answer", disable=quiet, leave=False)
+    bar = progress(total=len(examples), desc=method, unit="answer", disable=quiet, leave=False)
     for part in batches(examples, batch_size):
         inputs = prepare(processor, part, raw=raw).to(model.device)
         lengths, layers = (

@@ -19,8 +19,8 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.protocol import ChatMessage, ChatMessages
 from lmms_eval.utils import Collator
 from PIL import Image
-from tqdm.auto import tqdm
 
+from zipr1.common.progress import progress
 from zipr1.data.media import read_clip, read_media
 from zipr1.data.processor import tensors
 from zipr1.evaluation.methods import rule_of
@@ -126,7 +126,7 @@ class ZipR1(lmms):
         )
         results, ratios, seconds, produced, done = [], {}, 0.0, 0, False
         try:
-            with tqdm(
+            with progress(
                 total=len(requests), desc="zipr1", unit="answer", disable=self.rank != 0
             ) as bar:
                 for batch in order.get_batched(n=self.batch_size):

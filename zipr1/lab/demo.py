@@ -11,7 +11,7 @@ import torch
 
 from zipr1.common.provenance import provenance
 from zipr1.common.recipe import read_recipe
-from zipr1.common.workers import together, workers
+from zipr1.common.workers import process_pool, run_jobs
 from zipr1.data.example import CLIP_FPS
 from zipr1.evaluation.curves import plot_curves
 from zipr1.evaluation.evaluate import evaluate
@@ -77,8 +77,8 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
     for preset in presets:  # of an earlier demo
         shutil.rmtree(folder / preset, ignore_errors=True)
     final = {preset: str(folder / preset / "final") for preset in presets}
-    with workers(2) as pool:
-        full, zipvl, before = together(
+    with process_pool(2) as pool:
+        full, zipvl, before = run_jobs(
             pool,
             "1/3 measuring the model as it is",
             [
@@ -87,12 +87,12 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
                 partial(curve_rows, base, config, recipe),
             ],
         )
-        together(
+        run_jobs(
             pool,
             "2/3 post-training, presets paper and exact",
             [partial(train, c, line=1 + i) for i, c in enumerate(presets.values())],
         )
-        paper, exact, curve_paper, curve_exact = together(
+        paper, exact, curve_paper, curve_exact = run_jobs(
             pool,
             "3/3 measuring the trained models",
             [partial(table_records, path, "zipvl", config, recipe) for path in final.values()]

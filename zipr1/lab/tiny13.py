@@ -11,10 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
+from zipr1.common.progress import progress
 from zipr1.common.provenance import provenance
-from zipr1.common.workers import together, workers
+from zipr1.common.workers import process_pool, run_jobs
 from zipr1.data.example import Example
 from zipr1.evaluation.config import EvalConfig, trained_models
 from zipr1.evaluation.evaluate import evaluate
@@ -138,7 +138,7 @@ def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]],
             ratio,
         )
 
-    with workers(config.threads) as pool:
+    with process_pool(config.threads) as pool:
 
         def measured(title: str, points: list[Point]) -> dict[Point, list[Record]]:
             points = sorted(
@@ -146,7 +146,7 @@ def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]],
             )  # stable; the long jobs first
             # Two points may be one job: thresholds at which the models kept the same share.
             jobs = {point.file: partial(answers, point, config) for point in points}
-            found = dict(zip(jobs, together(pool, title, list(jobs.values())), strict=True))
+            found = dict(zip(jobs, run_jobs(pool, title, list(jobs.values())), strict=True))
             return {point: found[point.file] for point in points}
 
         ours = [point("Full", None, True)]
@@ -166,7 +166,7 @@ def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]],
             for row, rule in baselines(ratio, layers, clips).items()
         ]
         found |= measured("2/3 baselines", others)
-        priors = together(
+        priors = run_jobs(
             pool, "3/3 text-only priors", [partial(prior, name, config) for name in config.names]
         )
     return found, dict(zip(config.names, priors, strict=True))
@@ -200,7 +200,9 @@ def run_tiny13(config: EvalConfig) -> tuple[list[dict], str]:
         config.batch_size,
     )
     rows = []
-    for point in tqdm(table, desc="prefill times", unit="row"):  # alone, now that nothing else runs
+    for point in progress(
+        table, desc="prefill times", unit="row"
+    ):  # alone, now that nothing else runs
         row = table_row(point.row, found[point], full if point.rule else None)
         row |= {
             "ratio": point.ratio,

@@ -5,8 +5,8 @@ import io
 import re
 
 from PIL import Image
-from tqdm.auto import tqdm
 
+from zipr1.common.progress import progress
 from zipr1.data.example import Example
 from zipr1.evaluation.methods import SHORTER
 from zipr1.evaluation.records import Record
@@ -39,7 +39,7 @@ def browsable(runs: list[Run], per_task: int) -> dict:
         tasks.setdefault(next(iter(answers.values())).task, []).append(answers)
     known = sorted(tasks, key=lambda task: [*ALL_TASKS, task].index(task))
     chosen = [answers for task in known for answers in tasks[task][:per_task]]
-    bar = tqdm(
+    bar = progress(
         chosen, desc="drawing the pictures", unit="question", leave=False
     )  # the game of the task "ego" takes its time
     return {

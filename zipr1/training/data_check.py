@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
+from zipr1.common.progress import progress
 from zipr1.data.media import MediaError, MissingMedia
 from zipr1.data.processor import limit_pixels
 from zipr1.data.rows import Rows
@@ -160,7 +160,7 @@ def findings(reading: Reading, workers: int) -> list[Finding]:
     loader = DataLoader(reading, batch_size=None, num_workers=workers, in_order=False)
     found: dict[int, Finding] = {}
     try:
-        found.update(tqdm(loader, desc="data check", unit="row", total=len(reading)))
+        found.update(progress(loader, desc="data check", unit="row", total=len(reading)))
     except RuntimeError as error:
         if "DataLoader worker (pid" not in str(error):  # another error of the row that was read
             raise

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from zipr1.common.progress import progress
 from zipr1.training.config import TrainConfig
 from zipr1.training.guards import check_metric_names, stop_if_lost
 from zipr1.training.interrupt import Interruption, leave
@@ -52,7 +53,7 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
 
 
 def progress_bar(run: RunState, quiet: bool, line: int) -> tqdm:
-    return tqdm(
+    return progress(
         desc=run.config.preset,
         unit="step",
         disable=quiet or not run.accelerator.is_main_process,

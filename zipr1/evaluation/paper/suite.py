@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from zipr1.common.checks import check_positive
+from zipr1.common.progress import progress
 from zipr1.evaluation.fingerprint import code, weights
 from zipr1.evaluation.paper.benchmarks import BENCHMARKS
 from zipr1.evaluation.paper.requirements import needs
@@ -196,7 +196,7 @@ def run_suite(
         if config.processes > 1 and not torch.cuda.is_available()
         else {}
     )
-    with tqdm(jobs, desc="suite", unit="task") as bar:
+    with progress(jobs, desc="suite", unit="task") as bar:
         for row, task, folder, command, identity in bar:
             bar.set_postfix_str(f"{row}, {task}, {len(failed)} failed")
             why = (
