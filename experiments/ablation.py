@@ -18,7 +18,8 @@ import zipr1
 from zipr1.common.recipe import read_recipe
 from zipr1.data.example import Example
 from zipr1.data.processor import prepare
-from zipr1.evaluation.evaluate import batches, evaluate
+from zipr1.evaluation.evaluate import evaluate
+from zipr1.evaluation.generation import batches
 from zipr1.evaluation.statistics import table_row
 from zipr1.models.encode import encode
 from zipr1.models.loading import load_vision
@@ -101,11 +102,11 @@ def run(row: str, seed: int, arguments: argparse.Namespace) -> None:
     seconds = time.time() - began
     examples = examples_of(config.tasks, "test", arguments.questions)
     model, processor = load_vision(folder / "final")
-    points = [table_row("full", evaluate(model, processor, examples, None, "full"))]
+    points = [table_row("full", evaluate(model, processor, examples, None, "full")).to_json()]
     points += [
         table_row(
             "zipvl", evaluate(model, processor, examples, zipr1.TopP(p, config.choice), f"p = {p}")
-        )
+        ).to_json()
         for p in THRESHOLDS
     ]
     far = distance(model, load_vision(config.model)[0], processor, examples, config)
@@ -151,12 +152,12 @@ def untrained(arguments: argparse.Namespace) -> dict:
         recipe = read_recipe(TrainConfig, arguments.recipe)
         examples = examples_of(recipe.tasks, "test", arguments.questions)
         model, processor = load_vision(recipe.model)
-        points = [table_row("full", evaluate(model, processor, examples, None, "full"))]
+        points = [table_row("full", evaluate(model, processor, examples, None, "full")).to_json()]
         points += [
             table_row(
                 "zipvl",
                 evaluate(model, processor, examples, zipr1.TopP(p, recipe.choice), f"p = {p}"),
-            )
+            ).to_json()
             for p in THRESHOLDS
         ]
         far = distance(model, model, processor, examples, recipe)

@@ -17,7 +17,7 @@ import torch
 import zipr1
 from zipr1.common.plots import new_plot
 from zipr1.data.processor import prepare
-from zipr1.evaluation.evaluate import batches
+from zipr1.evaluation.generation import batches
 from zipr1.sparsity.probes import Scores
 from zipr1.sparsity.rules import TopP
 from zipr1.tasks import TASKS, examples_of

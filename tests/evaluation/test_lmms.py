@@ -12,8 +12,9 @@ from conftest import family_processor, random_model
 
 from zipr1.data.media import read_clip
 from zipr1.data.processor import tensors
-from zipr1.evaluation.lmms_model import generation_settings
-from zipr1.evaluation.paper.benchmarks import BENCHMARKS, total, units
+from zipr1.evaluation.lmms_settings import generation_settings
+from zipr1.evaluation.paper.benchmarks import BENCHMARKS
+from zipr1.evaluation.paper.scores import total, units
 from zipr1.models.loading import load_vision
 from zipr1.models.saving import save
 from zipr1.sparsity.context import sparse
@@ -281,12 +282,12 @@ def test_the_scores_of_known_answers(fixtures, response, expected):
     assert {
         task: found[task][f"{metric},none"] for task, (metric, _) in expected.items()
     } == pytest.approx({task: score for task, (_, score) in expected.items()})
-    # What zipr1.paper_tasks makes of the samples is what lmms-eval made of them.
+    # What `paper.scores` makes of the samples is what lmms-eval made of them.
     for benchmark in BENCHMARKS:
         for score in benchmark.scores:
             if score.task in expected:
                 rows = [
-                    row | {"medium": row["doc_id"]} for row in samples[score.task]
+                    row | {"media": row["doc_id"]} for row in samples[score.task]
                 ]  # of a model that tells none
                 again = total(score, units(score, rows))
                 assert again == pytest.approx(

@@ -29,8 +29,8 @@ def records(rights: dict[str, list[int]], ratio: float = 0.5) -> list[Record]:
 
 def test_mean_is_over_tasks_not_questions():
     row = table_row("m", records({"a": [1, 1, 1, 1], "b": [0, 1]}))
-    assert row["accuracy"] == pytest.approx(0.75) and row["per_task"] == {"a": 1.0, "b": 0.5}
-    assert row["token_ratio"] == pytest.approx(0.375)
+    assert row.accuracy == pytest.approx(0.75) and row.per_task == {"a": 1.0, "b": 0.5}
+    assert row.token_ratio == pytest.approx(0.375)
 
 
 def test_interval_covers_as_it_should():
@@ -53,8 +53,8 @@ def test_differences_are_paired():
     """Equal answers leave no uncertainty about their difference, however uncertain the accuracy."""
     full = records({"a": [1, 0] * 20, "b": [0, 1] * 20})
     same = table_row("m", full, full)
-    assert (same["difference"], same["difference_low"], same["difference_high"]) == (0, 0, 0)
-    assert same["accuracy_high"] - same["accuracy_low"] > 0.1
+    assert (same.difference, same.difference_low, same.difference_high) == (0, 0, 0)
+    assert same.accuracy_high - same.accuracy_low > 0.1
 
 
 def test_markdown_has_a_line_a_method():

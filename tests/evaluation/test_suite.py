@@ -9,19 +9,14 @@ import pytest
 
 from zipr1.cli.main import main
 from zipr1.evaluation.fingerprint import weights
-from zipr1.evaluation.paper.benchmarks import (
-    BENCHMARKS,
-    Benchmark,
-    Unit,
-    combined,
-    percent,
-    resampled,
-    total,
-    units,
-)
-from zipr1.evaluation.paper.requirements import needs
-from zipr1.evaluation.paper.suite import SuiteConfig, finished, identity_of, run_task
-from zipr1.evaluation.paper.tables import suite_latex, suite_markdown, suite_rows
+from zipr1.evaluation.paper.benchmarks import BENCHMARKS, Benchmark
+from zipr1.evaluation.paper.config import SuiteConfig
+from zipr1.evaluation.paper.requirements import requirements
+from zipr1.evaluation.paper.results import paper_rows
+from zipr1.evaluation.paper.rows import Cell, PaperRow, read_paper_rows
+from zipr1.evaluation.paper.scores import Unit, combined, percent, resampled, total, units
+from zipr1.evaluation.paper.suite import finished, identity_of, run_task
+from zipr1.evaluation.paper.tables import suite_latex, suite_markdown
 from zipr1.models.location import EMBEDDED
 
 BY_NAME = {benchmark.name: benchmark for benchmark in BENCHMARKS}
@@ -31,7 +26,7 @@ def mme(*pictures: tuple[str, int, int]) -> list[dict]:
     return [
         {
             "doc_id": 2 * i + j,
-            "medium": i,
+            "media": i,
             "mme_perception_score": {"question_id": i, "category": category, "score": right},
         }
         for i, (category, *pair) in enumerate(pictures)
@@ -68,7 +63,7 @@ def test_means_of_means_and_counts_by_hand():
     samples = [
         {
             "doc_id": i,
-            "medium": i,
+            "media": i,
             "mlvu_percetion_score": {"task_type": kind, "pred_answer": "A", "answer": answer},
         }
         for i, (kind, answer) in enumerate(rows)
@@ -76,7 +71,7 @@ def test_means_of_means_and_counts_by_hand():
     assert total(mlvu, units(mlvu, samples)) == 75  # (50 + 100) / 2
     # three questions, two of them about one picture: a draw of it twice is still of three questions
     samples = [
-        {"doc_id": i, "medium": i // 2, "ocrbench_accuracy": {"score": right}}
+        {"doc_id": i, "media": i // 2, "ocrbench_accuracy": {"score": right}}
         for i, right in enumerate((1, 1, 0))
     ]
     assert total(ocr, units(ocr, samples)) == 2
@@ -94,13 +89,13 @@ def test_questions_about_one_clip_are_drawn_together():
     """Both about one clip right, both about another wrong: a draw is one, either, or the other, never a quarter."""
     score = BY_NAME["PerceptionTest"].scores[0]
     samples = [
-        {"doc_id": i, "medium": f"{i // 2}.mp4", "accuracy": {"correct": i // 2}} for i in range(4)
+        {"doc_id": i, "media": f"{i // 2}.mp4", "accuracy": {"correct": i // 2}} for i in range(4)
     ]
     (draws,) = resampled(BY_NAME["PerceptionTest"], [units(score, samples)], 500)
     assert set(draws) == {0.0, 50.0, 100.0} and abs((draws == 50).mean() - 0.5) < 0.1
     # with and without subtitles the clips are the same, and so are the draws
     entries = [
-        {"doc_id": i, "medium": f"{i}.mp4", "videomme_perception_score": {"score": i % 2}}
+        {"doc_id": i, "media": f"{i}.mp4", "videomme_perception_score": {"score": i % 2}}
         for i in range(10)
     ]
     without, subtitled = resampled(
@@ -124,7 +119,7 @@ def test_mmbench_is_judged_by_rules_and_with_its_copies():
         for i, right, said in rows
     ]
     samples = [
-        {"doc_id": i, "medium": i, "gpt_eval_score": entry} for i, entry in enumerate(entries)
+        {"doc_id": i, "media": i, "gpt_eval_score": entry} for i, entry in enumerate(entries)
     ]
     found = units(score, samples)
     assert values(found) == [1, 0, 0]  # of the second, the copy is wrong
@@ -141,7 +136,7 @@ def test_open_questions_of_videommmu_by_hand():
     samples = [
         {
             "doc_id": i,
-            "medium": i,
+            "media": i,
             "mmmu_acc": {"question_type": kind, "answer": answer, "parsed_pred": said},
         }
         for i, (kind, answer, said) in enumerate(rows)
@@ -197,13 +192,13 @@ def chartqa(folder, values: list[float], **more) -> dict:
 def test_differences_to_full_by_hand(tmp_path, full, mine, expected):
     failed = {}
     files = {"Full": chartqa(tmp_path / "full", full), "ZipVL": chartqa(tmp_path / "mine", mine)}
-    _, row = suite_rows(["ChartQA"], files, failed)
-    for cell in (row["benchmarks"]["ChartQA"], row["mean"]):
-        found = [cell[name][0] for name in ("difference", "difference_low", "difference_high")]
-        assert found == pytest.approx(expected) and cell["score"] == [
+    _, row = paper_rows(["ChartQA"], files, failed)
+    for cell in (row.benchmarks["ChartQA"], row.mean):
+        found = [cell.difference[0], cell.difference_low[0], cell.difference_high[0]]
+        assert found == pytest.approx(expected) and cell.score == [
             pytest.approx(100 * np.mean(mine))
         ]
-    assert not failed and row["token_ratio"] == 0.5
+    assert not failed and row.token_ratio == 0.5
 
 
 def test_other_questions_than_fulls_are_no_difference(tmp_path):
@@ -212,8 +207,8 @@ def test_other_questions_than_fulls_are_no_difference(tmp_path):
         "Full": chartqa(tmp_path / "full", [0, 1]),
         "ZipVL": chartqa(tmp_path / "mine", [0, 1, 1]),
     }
-    _, row = suite_rows(["ChartQA"], files, failed)
-    assert row["benchmarks"]["ChartQA"] is None and failed == {
+    _, row = paper_rows(["ChartQA"], files, failed)
+    assert row.benchmarks["ChartQA"] is None and failed == {
         "ZipVL, ChartQA": "other questions than Full's (3 and 2)"
     }
 
@@ -265,8 +260,8 @@ def test_results_that_cannot_be_read_cost_their_own_cell_alone(tmp_path, broken,
     )
     broken(files["mmstar"])
     failed = {}
-    (row,) = suite_rows(["MMStar", "ChartQA"], {"Full": files}, failed)
-    assert row["benchmarks"]["ChartQA"]["score"] == [100] and row["benchmarks"]["MMStar"] is None
+    (row,) = paper_rows(["MMStar", "ChartQA"], {"Full": files}, failed)
+    assert row.benchmarks["ChartQA"].score == [100] and row.benchmarks["MMStar"] is None
     assert list(failed) == ["Full, MMStar"] and word in failed["Full, MMStar"]
     assert "| Full | 50.0 (1 of 2) | failed | 100.0 (100.0 to 100.0) |" in suite_markdown([row])
     assert "| Full | 50.0 (1 of 2) | 100.0 (100.0 to 100.0) (1 of 2) | - |" in suite_markdown([row])
@@ -288,31 +283,31 @@ def test_answers_that_nobody_judged_are_counted(tmp_path):
             entries.get(part, [unread, unread]),
             50.0,
         )
-    (row,) = suite_rows(["TempCompass"], {"Full": files}, {})
-    assert row["benchmarks"]["TempCompass"]["unjudged"] == 3 and "3 unjudged" in suite_markdown(
-        [row]
-    )
+    (row,) = paper_rows(["TempCompass"], {"Full": files}, {})
+    assert row.benchmarks["TempCompass"].unjudged == 3 and "3 unjudged" in suite_markdown([row])
 
 
 def test_what_is_needed_is_said_before_the_start(tmp_path, monkeypatch):
     (tmp_path / "mlvu").mkdir()
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     tasks = {"mme", "videomme", "videomme_w_subtitle", "mlvu_dev", "tempcompass_yes_no"}
-    mme, videomme, mlvu, tempcompass = needs(tasks, "", None, str(tmp_path))
+    mme, videomme, mlvu, tempcompass = requirements(tasks, "", None, str(tmp_path))
     assert mme == "MME: data lmms-lab-encoder/MME"
     assert (
         videomme
-        == f"VideoMME: data lmms-eval/Video-MME, clips to be downloaded to {tmp_path}/videomme"
+        == f"VideoMME: data lmms-eval/Video-MME, videos to be downloaded to {tmp_path}/videomme"
     )
-    assert mlvu == f"MLVU-dev: data sy1998/MLVU_dev, clips in {tmp_path}/mlvu"
+    assert mlvu == f"MLVU-dev: data sy1998/MLVU_dev, videos in {tmp_path}/mlvu"
     assert (
-        tempcompass.startswith("TempCompass: data lmms-eval/TempCompass, clips")
+        tempcompass.startswith("TempCompass: data lmms-eval/TempCompass, videos")
         and "OPENAI_API_KEY is not set" in tempcompass
     )
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
-    assert "OPENAI_API_KEY is set" in needs({"tempcompass_yes_no"}, "", None, str(tmp_path))[0]
+    assert (
+        "OPENAI_API_KEY is set" in requirements({"tempcompass_yes_no"}, "", None, str(tmp_path))[0]
+    )
     with pytest.raises(ValueError, match="no_such_mme: lmms-eval knows no such task"):
-        needs({"mme"}, "no_such_", None, str(tmp_path))
+        requirements({"mme"}, "no_such_", None, str(tmp_path))
 
 
 def test_results_of_other_settings_are_not_taken(tmp_path):
@@ -404,46 +399,35 @@ def test_the_thirteen():
     assert SuiteConfig(limit=3, benchmarks=["ChartQA"]).limit == 3
 
 
-def test_tables_in_the_papers_shape():
-    entry = {
-        "score": [58.2, 66.4],
-        "low": [57.0, 65.0],
-        "high": [59.0, 68.0],
-        "difference": [-0.3, 0.2],
-    }
-    entry |= {"difference_low": [-1.0, -0.5], "difference_high": [0.4, 0.9]}
-    mean = {"score": [62.3], "low": [61.0], "high": [63.5]}
-    row = {"table": 2, "method": "ZipR1 (my_run)", "token_ratio": 0.7123, "mean": mean}
-    row["benchmarks"] = {"VideoMME": entry, "MLVU-dev": None}
-    images = {
-        "table": 1,
-        "method": "ZipR1 (my_run)",
-        "token_ratio": 0.5,
-        "mean": mean,
-        "benchmarks": {"ChartQA": entry},
-    }
-    markdown, latex = suite_markdown([images, row]), suite_latex([images, row])
+def test_tables_in_the_papers_shape(tmp_path):
+    cell = Cell(
+        score=[58.2, 66.4],
+        low=[57.0, 65.0],
+        high=[59.0, 68.0],
+        difference=[-0.3, 0.2],
+        difference_low=[-1.0, -0.5],
+        difference_high=[0.4, 0.9],
+    )
+    both = {"method": "ZipR1 (my_run)", "mean": Cell(score=[62.3], low=[61.0], high=[63.5])}
+    images = PaperRow(table=1, token_ratio=0.5, benchmarks={"ChartQA": cell}, **both)
+    benchmarks = {"VideoMME": cell, "MLVU-dev": None}
+    videos = PaperRow(table=2, token_ratio=0.7123, benchmarks=benchmarks, **both)
+    markdown, latex = suite_markdown([images, videos]), suite_latex([images, videos])
     found = "58.2/66.4 (57.0 to 59.0/65.0 to 68.0) [-0.3, -1.0 to +0.4/+0.2, -0.5 to +0.9]"
     assert f"| ZipR1 (my_run) | 71.2 (1 of 2) | {found} | failed |" in markdown
     assert "| Method | Ratio | images | videos |" in markdown
-    assert (
-        "| ZipR1 (my_run) | 60.6 (2 of 3) | 62.3 (61.0 to 63.5) | 62.3 (61.0 to 63.5) (1 of 2) |"
-        in markdown
-    )
+    means = "62.3 (61.0 to 63.5) | 62.3 (61.0 to 63.5) (1 of 2) |"
+    assert f"| ZipR1 (my_run) | 60.6 (2 of 3) | {means}" in markdown
     small = r"{\scriptsize (57.0 to 59.0/65.0 to 68.0) [-0.3, -1.0 to +0.4/+0.2, -0.5 to +0.9]}"
-    assert (
-        rf"ZipR1 (my\_run) & 71.2 {{\scriptsize (1 of 2)}} & 58.2/66.4 {small} & failed \\" in latex
-    )
-    assert latex.count(r"\begin{tabular}") == 3 and "my_run" not in latex
-    old = {
-        "table": 1,
-        "method": "Full",
-        "token_ratio": 1.0,
-        "benchmarks": {"MMBench-EN": {"score": [80.0], "low": None, "high": None}},
-    }
-    assert "| Full | 100.0 | 80.0 |" in suite_markdown(
-        [old]
-    ) and "| Full | 100.0 | - | - |" in suite_markdown([old])
+    line = rf"ZipR1 (my\_run) & 71.2 {{\scriptsize (1 of 2)}} & 58.2/66.4 {small} & failed \\"
+    assert line in latex and latex.count(r"\begin{tabular}") == 3 and "my_run" not in latex
+    # Of a version that had neither intervals nor means.
+    cells = {"MMBench-EN": {"score": [80.0], "low": None, "high": None}}
+    old = {"table": 1, "method": "Full", "token_ratio": 1.0, "benchmarks": cells}
+    (tmp_path / "tables.json").write_text(json.dumps({"rows": [old], "failed": {}}))
+    rows, _, _ = read_paper_rows(tmp_path / "tables.json")
+    assert "| Full | 100.0 | 80.0 |" in suite_markdown(rows)
+    assert "| Full | 100.0 | - | - |" in suite_markdown(rows)
 
 
 @pytest.mark.slow
@@ -495,7 +479,7 @@ def test_the_command_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     out, said = capsys.readouterr()
     rows = json.loads(out)
     assert (
-        f"MLVU-dev: data {tmp_path}/data/mlvu_dev, clips in" in said and "MMStar" not in said
+        f"MLVU-dev: data {tmp_path}/data/mlvu_dev, videos in" in said and "MMStar" not in said
     )  # which is done
     assert [(row["table"], row["method"]) for row in rows] == [
         (1, "Full"),

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from zipr1.lab.demo import DemoConfig, demo
+from zipr1.lab.config import DemoConfig
+from zipr1.lab.demo import demo
 
 
 @pytest.mark.slow
@@ -14,14 +15,15 @@ def test_demo_leaves_everything(tmp_path):
             output_dir=str(tmp_path), questions=4, curve_questions=2, curve="0.9,0.975", max_steps=3
         )
     )
-    assert [(row["method"], row["preset"]) for row in rows] == [
+    assert [(row.method, row.preset) for row in rows] == [
         ("Full", None), ("ZipVL", None), ("ZipR1", "paper"), ("ZipR1", "exact")
     ]  # fmt: skip
-    assert json.loads((tmp_path / "table.json").read_text()) == rows
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["kind"] == "table" and table["rows"] == [row.to_json() for row in rows]
     assert "ZipR1 (exact) answers from" in found
-    curves = json.loads((tmp_path / "curve.json").read_text())
+    curves = json.loads((tmp_path / "curve.json").read_text())["curves"]["mean"]
     assert {row["questions"] for rows in curves.values() for row in rows} == {
-        2 * len(rows[0]["per_task"])
+        2 * len(rows[0].per_task)
     }  # Full's too
     for name in (
         "table.md",

@@ -14,8 +14,10 @@ from zipr1.cli.main import main
 from zipr1.data.processor import prepare
 from zipr1.evaluation.input_baselines import FewerFrames, nearest
 from zipr1.evaluation.records import Record, read_records
-from zipr1.evaluation.statistics import interval, table_row
-from zipr1.lab.tiny13_tables import mean_of, pair_table, pairs_of, write_table
+from zipr1.evaluation.rows import CostRow
+from zipr1.evaluation.statistics import interval, mean_of, pairs_of, table_row, unlearned
+from zipr1.evaluation.tables import Table
+from zipr1.lab.tiny13_tables import pair_table, write_suite_table
 from zipr1.models.families import decoder
 from zipr1.models.flops import Shape, layer_flops
 from zipr1.models.loading import load_vision
@@ -156,6 +158,13 @@ def test_fewer_frames_are_evenly_spaced_pairs_of_clips_alone(table, records):
     )
 
 
+def cost_row(method: str, records: list[Record], learned: set[str] = frozenset()) -> CostRow:
+    costs = ("flops", "kv_bytes", "kv_bytes_kept", "time", "time_low", "time_high")
+    row = table_row(method, records).to_json() | dict.fromkeys(costs, 1.0)
+    more = {"learned": mean_of(records, learned), "pairs": pairs_of(records)}
+    return CostRow(**row, ratio=None, **more)
+
+
 def test_pairs_by_hand():
     def rows(task: str, rights: list[bool]) -> list[Record]:
         return [
@@ -173,11 +182,10 @@ def test_pairs_by_hand():
     ]  # the last of perceive has no second, tempo's one neither; chart asks in no pairs
     share, low, high = found["perceive"]
     assert share == 0.5 and 0 <= low < 0.5 < high <= 1
-    table = pair_table(
-        [{"method": "Full", "pairs": found}, {"method": "Fewer frames", "pairs": {}}]
-    )
+    rows = [cost_row("Full", records), cost_row("Fewer frames", records[9:11])]
+    table = pair_table(rows)
     assert "| Full | 50.0 (0.0 to 100.0) |" in table and "| Fewer frames | - |" in table
-    assert pair_table([{"method": "Full", "pairs": {}}]) == ""
+    assert pair_table([cost_row("Full", records[9:11])]) == ""
 
 
 def test_a_pair_is_drawn_together():
@@ -251,33 +259,32 @@ def test_tasks_that_are_not_learned_are_marked(suite, table):
 
 
 def test_the_table_marks_what_full_has_not_learned(tmp_path):
-    def made(name: str, **right: int) -> tuple[dict, list[Record]]:
-        answers = [(task, i, i < count) for task, count in right.items() for i in range(10)]
-        mine = [
+    def row(name: str, **correct: int) -> CostRow:
+        answers = [(task, i, i < count) for task, count in correct.items() for i in range(10)]
+        records = [
             Record(task, f"{task}/test/{i}/0", name, None, "", "", good, 1.0, (1.0,), 10)
             for task, i, good in answers
         ]
-        row = table_row(name, mine) | {"ratio": None, "learned": mean_of(mine, {"shapes"})}
-        row["pairs"] = pairs_of(mine)
-        return row | dict.fromkeys(
-            ("flops", "kv_bytes", "time", "time_low", "time_high"), 1.0
-        ), mine
+        return cost_row(name, records, {"shapes"})
 
-    rows = [made("Full", shapes=9, motion=5)[0], made("Fewer frames", motion=7)[0]]
-    text = write_table(rows, {"shapes": 0.5, "motion": 0.4}, {}, tmp_path)
+    def text(priors: dict[str, float]) -> str:
+        rows = [row("Full", shapes=9, motion=5), row("Fewer frames", motion=7)]
+        return write_suite_table(
+            Table(rows, priors=priors, unlearned=unlearned(rows[0], priors)), tmp_path
+        )
+
+    marked = text({"shapes": 0.5, "motion": 0.4})
     assert json.loads((tmp_path / "table.json").read_text())["unlearned"] == ["motion"]
-    assert (
-        "| shapes | motion* |" in text
-        and "shapes & motion*" in (tmp_path / "table.tex").read_text()
-    )
-    full, few = (line for line in text.splitlines() if line.startswith(("| Full", "| Fewer")))
+    assert "| shapes | motion* |" in marked
+    assert "shapes & motion*" in (tmp_path / "table.tex").read_text()
+    full, few = (line for line in marked.splitlines() if line.startswith(("| Full", "| Fewer")))
     assert "| **70.0**" in full and "| 90.0 (" in full and "| - | - | 100 |" in few
-    assert "not learned: Full is less than 15 points above it" in text
-    assert "not learned" not in write_table(rows, {"shapes": 0.5, "motion": 0.2}, {}, tmp_path)
+    assert "not learned: Full is less than 15 points above it" in marked
+    assert "not learned" not in text({"shapes": 0.5, "motion": 0.2})
 
 
 def test_curves(suite, records):
-    found = json.loads((suite / "curve.json").read_text())
+    found = json.loads((suite / "curve.json").read_text())["curves"]
     assert list(found) == ["mean", "shapes", "motion"]
     whole = [
         "Full",
@@ -291,7 +298,7 @@ def test_curves(suite, records):
         "Fewer frames",
     ]
     for task, curves in found.items():
-        few = [record.right for name in ("shapes", "motion") if task in (name, "mean")
+        few = [record.correct for name in ("shapes", "motion") if task in (name, "mean")
                for record in [one for one in records["Full"] if one.task == name][:2]]  # fmt: skip
         (full,) = curves.pop("Full")
         assert full["accuracy"] == np.mean(few) and full["questions"] == len(
@@ -386,7 +393,7 @@ def test_fewer_frames_of_pictures_is_refused(capsys, tmp_path):
         "--output_dir",
         str(tmp_path),
     ]
-    assert "choose tasks that show clips" in refused(capsys, "eval", "zipr1/tiny", *flags)
+    assert "choose tasks that show videos" in refused(capsys, "eval", "zipr1/tiny", *flags)
 
 
 def test_the_report_reads_the_folder(suite, tmp_path):

@@ -25,7 +25,7 @@ def train(config) -> str:
 
 def evaluate(config) -> str:
     from zipr1.cli.eval import run_eval
-    from zipr1.evaluation.paper.suite import SuiteError
+    from zipr1.evaluation.paper.rows import SuiteError
 
     try:
         rows, table = run_eval(config)

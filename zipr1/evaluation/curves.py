@@ -1,55 +1,80 @@
-"""Accuracy against token ratio, drawn."""
+"""Accuracy against token ratio: drawn, and curve.json written and read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from zipr1.common.documents import read_document, write_document
+from zipr1.common.errors import InputError
 from zipr1.common.plots import new_plot
+from zipr1.evaluation.rows import TableRow
+from zipr1.evaluation.tables import Table, rows_from
+
+# Title ("mean": over all tasks, or a task) -> line -> its points; "Full" has one point.
+Curves = dict[str, dict[str, list[TableRow]]]
 
 
-def plot_curves(curves: dict[str, list[dict]], file: Path | IO, title: str = "") -> None:
-    """Accuracy against measured token ratio, one line a model, one point a threshold; dashed, methods without a threshold.
+def write_curves(curves: Curves, path: Path) -> None:
+    """curve.json."""
+    content = {
+        title: {line: [row.to_json() for row in rows] for line, rows in lines.items()}
+        for title, lines in curves.items()
+    }
+    write_document(path, "curves", {"curves": content})
 
-    "Full" has one row, over the same questions as the others, and is a level.
+
+def read_curves(path: Path, table: Table) -> Curves:
+    """A file of `write_curves` or of an earlier version; `table` is the table of the same folder,
+    of which those of `zipr1 eval` without a suite took the row of Full.
+
+    Raises InputError, with the name of the file, for any other.
     """
+    value = read_document(path, "curves")
+    if isinstance(value, list):
+        lines = {str(table.config.get("model", "")): value}
+        full = [row.to_json() for row in table.rows if row.method == "full"]
+        value = {"mean": lines | ({"Full": full} if full else {})}
+    elif isinstance(value, dict) and "kind" in value:
+        value = value.get("curves")
+    elif isinstance(value, dict) and all(isinstance(rows, list) for rows in value.values()):
+        value = {"mean": value}
+    if not isinstance(value, dict) or not all(isinstance(one, dict) for one in value.values()):
+        raise InputError(f"{path}: holds no curves of `zipr1 eval`; run it again")
+    return {
+        title: {line: rows_from(rows, f"{path}: {title}, {line}") for line, rows in lines.items()}
+        for title, lines in value.items()
+    }
+
+
+def plot_curves(lines: dict[str, Sequence[TableRow]], file: Path | IO, title: str = "mean") -> None:
+    """One line a model, one point a threshold, with 95 % intervals; methods without a threshold are
+    dashed. "Full" has one row, over the same questions as the others, and is a horizontal line."""
     figure, axes = new_plot()
-    for number, (name, rows) in enumerate(
-        (name, rows) for name, rows in curves.items() if name != "Full"
-    ):
-        rows = sorted(rows, key=lambda row: row["token_ratio"])
-        x, y = [100 * r["token_ratio"] for r in rows], [100 * r["accuracy"] for r in rows]
-        errors = np.array(
-            [
-                [
-                    100 * (r["accuracy"] - r["accuracy_low"]),
-                    100 * (r["accuracy_high"] - r["accuracy"]),
-                ]
-                for r in rows
-            ]
-        )
-        ours = rows[0]["p"] is not None
-        style = {"marker": "o"} if ours else {"marker": ".", "linestyle": "--", "linewidth": 1}
-        axes.errorbar(
-            x,
-            y,
-            yerr=errors.T.clip(min=0),
-            capsize=2,
-            elinewidth=0.8,
-            color=f"C{number % 10}",
-            label=name,
-            **style,
-        )
-        for row, a, b in zip(rows, x, y, strict=True):
-            if ours:
-                axes.annotate(
-                    f"{row['p']:g}", (a, b), textcoords="offset points", xytext=(4, -10), fontsize=7
-                )
-    if "Full" in curves:
-        axes.axhline(
-            100 * curves["Full"][0]["accuracy"], color="black", linestyle=":", label="Full"
-        )
+    methods = [(name, rows) for name, rows in lines.items() if name != "Full"]
+    for number, (name, rows) in enumerate(methods):
+        plot_line(axes, name, sorted(rows, key=lambda row: row.token_ratio), f"C{number % 10}")
+    if "Full" in lines:
+        axes.axhline(100 * lines["Full"][0].accuracy, color="black", linestyle=":", label="Full")
     axes.set_xlabel("token ratio, % (numbers at the points: p)")
-    axes.set_ylabel("mean accuracy, %" if not title else f"{title}: accuracy, %")
+    axes.set_ylabel("mean accuracy, %" if title == "mean" else f"{title}: accuracy, %")
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(file, dpi=150, bbox_inches="tight")
+
+
+def plot_line(axes, name: str, rows: list[TableRow], color: str) -> None:
+    x, y = [100 * row.token_ratio for row in rows], [100 * row.accuracy for row in rows]
+    errors = np.array(
+        [
+            [100 * (row.accuracy - row.accuracy_low), 100 * (row.accuracy_high - row.accuracy)]
+            for row in rows
+        ]
+    )
+    has_threshold = rows[0].p is not None
+    style = {"marker": "o"} if has_threshold else {"marker": ".", "linestyle": "--", "linewidth": 1}
+    style |= {"capsize": 2, "elinewidth": 0.8, "color": color, "label": name}
+    axes.errorbar(x, y, yerr=errors.T.clip(min=0), **style)
+    if has_threshold:
+        for row, at in zip(rows, zip(x, y, strict=True), strict=True):
+            axes.annotate(f"{row.p:g}", at, textcoords="offset points", xytext=(4, -10), fontsize=7)

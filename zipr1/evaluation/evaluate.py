@@ -1,109 +1,151 @@
-"""Tasks x methods -> records, one an answer; through generate(), as any user would."""
+"""Questions under a method -> records, one an answer."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-import torch
-
+from zipr1.common.errors import InputError
 from zipr1.common.progress import progress
 from zipr1.data.example import Example
-from zipr1.data.processor import prepare, visual_grid
-from zipr1.evaluation.config import MAX_NEW_TOKENS
-from zipr1.evaluation.input_baselines import Shorter, without_minimum
-from zipr1.evaluation.records import Record, packed
-from zipr1.models.encode import check_length
-from zipr1.models.loading import tokenizer_of
+from zipr1.evaluation.generation import (
+    Answer,
+    GenerationSettings,
+    as_shortener,
+    batches,
+    generate,
+)
+from zipr1.evaluation.input_baselines import Shortener
+from zipr1.evaluation.records import (
+    Record,
+    append_records,
+    read_records,
+    readable_records,
+    write_records,
+)
 from zipr1.rewards.graders import grade
-from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import Rule, TopP
 
-
-def batches(examples: list[Example], size: int) -> Iterator[list[Example]]:
-    """Batches of one kind of medium: a clip's prompt is twice as long as a picture's."""
-    for clip in (False, True):
-        kind = [example for example in examples if (example.frames is not None) == clip]
-        yield from (kind[i : i + size] for i in range(0, len(kind), size))
+Scorer = Callable[[list[Answer]], list[bool]]  # a batch of answers -> which are correct
 
 
-@torch.no_grad()
+def score(answers: list[Answer]) -> list[bool]:
+    """By the problem type of each question."""
+    return [grade(answer.example, answer.text) == 1 for answer in answers]
+
+
 def evaluate(
     model,
     processor,
     examples: list[Example],
-    rule: Rule | Shorter | None,
+    rule: Rule | Shortener | None,
     method: str,
-    batch_size: int = 25,
-    quiet: bool = False,
-    scope: str = "attention",
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    raw: bool = False,
-    function: Callable[[list[tuple[Example, str]], list[list[int]]], list[float]] | None = None,
-    synced: bool = False,
+    settings: GenerationSettings | None = None,
+    scorer: Scorer = score,
 ) -> list[Record]:
-    """Greedy answers to all examples under one rule; `raw` prompts have no chat template; `function` gives a number for each
-    question with its answer, of which more than half is right, and gets the answers' tokens too; `synced`: all processes go on
-    until the last has finished. Raises ValueError where a shorter prompt is asked for and none can be."""
+    """Records of all examples under one rule, batch by batch.
+
+    Raises InputError where a shorter prompt is wanted and none of them can be shortened.
+    """
+    settings = settings or GenerationSettings()
+    parts = list(batches(applicable(examples, rule, method), settings.batch_size))
     model.eval()
-    shorter = rule if hasattr(rule, "shorten") else None
-    if shorter and not (examples := [example for example in examples if shorter.takes(example)]):
-        raise ValueError(
-            f"{method}: nothing to leave out of any question; choose tasks that show clips"
+    return [
+        record
+        for part in remaining(parts, method, settings.quiet)
+        for record in batch_records(
+            generate(model, processor, part, rule, settings), rule, method, scorer
         )
-    records = []
-    bar = progress(total=len(examples), desc=method, unit="answer", disable=quiet, leave=False)
-    for part in batches(examples, batch_size):
-        inputs = prepare(processor, part, raw=raw).to(model.device)
-        lengths, layers = (
-            inputs["attention_mask"].sum(-1),
-            model.config.get_text_config().num_hidden_layers,
-        )
-        if shorter:
-            inputs = shortened(processor, part, inputs, shorter).to(model.device)
-        check_length(model, inputs, max_new_tokens)
-        settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "synced_gpus": synced}
-        if rule is None or shorter:
-            out, kept = model.generate(**inputs, **settings), None
-            ratios = (inputs["attention_mask"].sum(-1) / lengths)[:, None].expand(-1, layers)
-        else:
-            with sparse(model, rule, scope=scope) as trace:
-                out, ratios = model.generate(**inputs, **settings), trace.layer_ratios
-                kept = [layer.cpu().numpy() for layer in trace.kept]
-        new, pad = out[:, inputs["input_ids"].shape[1] :], tokenizer_of(processor).pad_token_id
-        answers = tokenizer_of(processor).batch_decode(new, skip_special_tokens=True)
-        if function:
-            pairs = list(zip(part, answers, strict=True))
-            given = function(pairs, [row[row != pad].tolist() for row in new])
-        drawn = kept is not None and all(
-            len(example.pictures) + (example.frames is not None) == 1 for example in part
-        )
-        visual = inputs["mm_token_type_ids"].bool().cpu().numpy() if drawn else None
-        rows = zip(part, answers, ratios.tolist(), lengths.tolist(), strict=True)
-        for i, (example, answer, layer_ratios, tokens) in enumerate(rows):
-            right = given[i] > 0.5 if function else grade(example, answer) == 1
-            mean = sum(layer_ratios) / layers
-            p = rule.p if isinstance(rule, TopP) else None
-            row = (example.task, example.id, method, p, answer, example.answer, right, mean)
-            where = (
-                (
-                    visual_grid(inputs, i, processor),
-                    tuple(packed(layer[i][visual[i]]) for layer in kept),
-                )
-                if drawn
-                else ()
-            )
-            records.append(
-                Record(*row, tuple(round(ratio, 4) for ratio in layer_ratios), tokens, *where)
-            )
-        bar.update(len(part))
-    bar.close()
-    return records
-
-
-def shortened(processor, examples: list[Example], inputs, shorter: Shorter):
-    """The batch again, showing less; `inputs` are those of the questions as they are."""
-    kind = processor.image_processor if "image_grid_thw" in inputs else processor.video_processor
-    cell = kind.patch_size * kind.merge_size
-    less = [
-        shorter.shorten(example, visual_grid(inputs, i, processor), cell)
-        for i, example in enumerate(examples)
     ]
-    return prepare(without_minimum(processor), less)
+
+
+def evaluate_to_file(
+    path: Path,
+    model,
+    processor,
+    examples: list[Example],
+    rule: Rule | Shortener | None,
+    method: str,
+    settings: GenerationSettings,
+) -> list[Record]:
+    """`evaluate`, whose records are in `path` once it is complete.
+
+    Each batch is appended to `path`.part; a run that was killed continues after the last whole
+    batch of it, so that its records are those of an uninterrupted run.
+    """
+    if not path.is_file():
+        partial = path.with_name(f"{path.name}.part")
+        parts = list(batches(applicable(examples, rule, method), settings.batch_size))
+        done = whole_batches(partial, parts)
+        model.eval()
+        for part in remaining(parts, path.stem, settings.quiet, done):
+            answers = generate(model, processor, part, rule, settings)
+            append_records(batch_records(answers, rule, method, score), partial)
+        partial.replace(path)
+    return read_records(path)
+
+
+def answers_file(folder: Path, method: str, number: float, questions: int) -> Path:
+    """Where `evaluate_to_file` leaves the records of a method, below the folder of an evaluation.
+
+    number: its threshold or token ratio.
+    """
+    return folder / "answers" / f"{method} {number} x {questions}.jsonl"
+
+
+def applicable(
+    examples: list[Example], rule: Rule | Shortener | None, method: str
+) -> list[Example]:
+    """The examples that a rule can be applied to. Raises InputError where there are none."""
+    shortener = as_shortener(rule)
+    found = [example for example in examples if not shortener or shortener.takes(example)]
+    if examples and not found:
+        raise InputError(
+            f"{method}: no question can be shortened so; choose tasks that show videos"
+        )
+    return found
+
+
+def whole_batches(partial: Path, parts: list[list[Example]]) -> int:
+    """The number of batches whose records a killed run has left; what follows them is cut off."""
+    records = readable_records(partial)[0] if partial.is_file() else []
+    ids, done, count = [record.id for record in records], 0, 0
+    for part in parts:
+        if ids[count : count + len(part)] != [example.id for example in part]:
+            break
+        done, count = done + 1, count + len(part)
+    write_records(records[:count], partial)
+    return done
+
+
+def remaining(
+    parts: list[list[Example]], title: str, quiet: bool, done: int = 0
+) -> Iterator[list[Example]]:
+    """The batches after the first `done`, with a bar of answers."""
+    total = sum(map(len, parts))
+    first = sum(map(len, parts[:done]))
+    options = {"total": total, "initial": first, "disable": quiet, "leave": False}
+    with progress(desc=title, unit="answer", **options) as bar:
+        for part in parts[done:]:
+            yield part
+            bar.update(len(part))
+
+
+def batch_records(
+    answers: list[Answer], rule: Rule | Shortener | None, method: str, scorer: Scorer
+) -> list[Record]:
+    return [
+        Record(
+            task=answer.example.task,
+            id=answer.example.id,
+            method=method,
+            p=rule.p if isinstance(rule, TopP) else None,
+            answer=answer.text,
+            expected=answer.example.answer,
+            correct=correct,
+            token_ratio=sum(answer.layer_ratios) / len(answer.layer_ratios),
+            layer_ratios=tuple(round(ratio, 4) for ratio in answer.layer_ratios),
+            tokens=answer.tokens,
+            grid=answer.grid,
+            kept=answer.kept,
+        )
+        for answer, correct in zip(answers, scorer(answers), strict=True)
+    ]

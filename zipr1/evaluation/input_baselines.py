@@ -1,4 +1,5 @@
-"""Baselines that shorten the prompt itself and then read it densely: a smaller picture, fewer frames of a clip."""
+"""Baselines that shorten the prompt itself and then use dense attention: a smaller image, fewer
+frames of a video."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -15,19 +16,20 @@ from zipr1.sparsity.rules import check_ratio
 PAIR = 2  # frames that share their visual tokens
 
 
-class Shorter(Protocol):
-    """A question -> one that shows less. A new one is a frozen dataclass with these two methods."""
+class Shortener(Protocol):
+    """Makes a question's prompt shorter. A new one is a frozen dataclass with these two methods."""
 
     def takes(self, example: Example) -> bool:
-        """Whether there is something to leave out."""
+        """Whether the question's prompt can be shortened."""
 
     def shorten(self, example: Example, grid: tuple[int, int, int], cell: int) -> Example:
-        """`grid`: frame pairs, rows and columns of visual tokens as it is; `cell`: pixels of the side of one."""
+        """grid: (frame pairs, rows, columns) of the visual tokens of the whole prompt; cell: side
+        of one visual token in pixels."""
 
 
 @dataclass(frozen=True)
 class Downsample:
-    """The picture, or each frame of a clip, resized to about `ratio` of its visual tokens."""
+    """The image, or each frame of a video, resized to about `ratio` of its visual tokens."""
 
     ratio: float
 
@@ -49,7 +51,8 @@ class Downsample:
 
 
 def nearest(rows: int, columns: int, ratio: float) -> tuple[int, int]:
-    """Rows and columns of about the same shape whose product comes nearest to `ratio` of the cells; at least one cell."""
+    """Rows and columns in about the same proportion whose product is nearest to `ratio` of the
+    cells; at least one cell."""
     side = ratio**0.5
     choices = (
         {max(1, floor(side * count)), max(1, ceil(side * count))} for count in (rows, columns)
@@ -62,7 +65,8 @@ def nearest(rows: int, columns: int, ratio: float) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class FewerFrames:
-    """About `ratio` of a clip's frames, evenly spaced, first and last included, in pairs; at a frame rate that fits."""
+    """About `ratio` of a video's frames: evenly spaced, with the first and the last, in pairs, and
+    with the frame rate that follows."""
 
     ratio: float
 
@@ -81,7 +85,7 @@ class FewerFrames:
 
 
 def without_minimum(processor):
-    """The processor, but that it does not enlarge small pictures."""
+    """A copy of the processor that does not enlarge small images."""
     free = copy.copy(processor)
     for name in ("image_processor", "video_processor"):
         part = copy.copy(getattr(processor, name))

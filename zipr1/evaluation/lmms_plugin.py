@@ -1,6 +1,6 @@
-"""What lmms-eval finds under the entry point `lmms_eval.models`: the name of the model, and where its class is.
+"""The entry point `lmms_eval.models`: name and class of our model.
 
-Read at every `import lmms_eval.models`, so nothing heavy is imported here.
+It is read at every `import lmms_eval.models`, so nothing heavy is imported here.
 """
 
 

@@ -5,72 +5,94 @@ from collections import defaultdict
 import numpy as np
 
 from zipr1.evaluation.records import Record
+from zipr1.evaluation.rows import TableRow
 from zipr1.tasks import ALL_TASKS
 
 RESAMPLES = 2000
+LEARNED = 0.15  # a task counts as learned from this accuracy above its text-only prior
 
 
 def by_task(records: list[Record]) -> dict[str, np.ndarray]:
-    """Task -> right or wrong (n,), in order of scene and question, so that two methods can be paired."""
+    """Task -> 1 for a correct answer, else 0 (n,), in order of scene and question, so that two
+    methods can be paired."""
     tasks: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         tasks[record.task].append(record)
 
-    def place(record: Record) -> list[tuple[int, str]]:
+    def position(record: Record) -> list[tuple[int, str]]:
         return [(len(part), part) for part in record.id.split("/")]  # 2 before 10
 
     return {
-        task: np.array([record.right for record in sorted(mine, key=place)], float)
-        for task, mine in tasks.items()
+        task: np.array([record.correct for record in sorted(rows, key=position)], float)
+        for task, rows in tasks.items()
     }
 
 
 def interval(values: dict[str, np.ndarray], seed: int = 0) -> tuple[float, float, float]:
-    """Mean over tasks of the task means, with its 95 % bootstrap interval (questions resampled within each task, or pairs of
-    them where they are about one scene)."""
+    """(mean over tasks of the task means, low, high): its 95 % percentile bootstrap interval.
+
+    Questions are resampled within each task; of tasks that ask in pairs, the pairs.
+    """
+    # scipy.stats.bootstrap draws the same samples, but its last digits differ, it refuses tasks
+    # with one question, and importing it takes longer than the whole table.
     rng = np.random.default_rng(seed)
-    drawn = [
-        pairs(row) if task in ALL_TASKS and ALL_TASKS[task].pairs else row
+    units = [
+        pair_means(row) if task in ALL_TASKS and ALL_TASKS[task].pairs else row
         for task, row in values.items()
     ]
-    draws = [row[rng.integers(len(row), size=(RESAMPLES, len(row)))].mean(1) for row in drawn]
+    draws = [row[rng.integers(len(row), size=(RESAMPLES, len(row)))].mean(1) for row in units]
     low, high = np.percentile(np.mean(draws, axis=0), [2.5, 97.5])
     return float(np.mean([row.mean() for row in values.values()])), float(low), float(high)
 
 
-def pairs(row: np.ndarray) -> np.ndarray:
-    """(n,) -> (n // 2,), the mean of each pair; of an odd number the last one is left out, and one alone stays."""
+def pair_means(row: np.ndarray) -> np.ndarray:
+    """(n,) -> (n // 2,), the mean of each pair; the last of an odd number is left out, and a single
+    value stays."""
     return row[: len(row) // 2 * 2].reshape(-1, 2).mean(1) if len(row) > 1 else row
 
 
 def table_row(
     method: str, records: list[Record], full: list[Record] | None = None, preset: str | None = None
-) -> dict:
-    """One row of the table; with `full`, also the paired difference of mean accuracy to it."""
+) -> TableRow:
+    """One row of the table; with the records of Full, also the paired difference to them."""
     values = by_task(records)
     mean, low, high = interval(values)
-    row = {
-        "method": method,
-        "preset": preset,
-        "p": records[0].p,
-        "token_ratio": float(
-            np.mean(
-                [np.mean([r.token_ratio for r in records if r.task == task]) for task in values]
-            )
-        ),
-        "accuracy": mean,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "per_task": {task: float(row.mean()) for task, row in values.items()},
-        "questions": len(records),
-    }
+    ratios = [[r.token_ratio for r in records if r.task == task] for task in values]
+    difference = {}
     if full is not None:
         base = by_task(full)
         names = ("difference", "difference_low", "difference_high")
-        row |= dict(
-            zip(names, interval({task: values[task] - base[task] for task in values}), strict=True)
-        )
-    return row
+        found = interval({task: values[task] - base[task] for task in values})
+        difference = dict(zip(names, found, strict=True))
+    return TableRow(
+        method=method,
+        preset=preset,
+        p=records[0].p,
+        token_ratio=float(np.mean([np.mean(row) for row in ratios])),
+        accuracy=mean,
+        accuracy_low=low,
+        accuracy_high=high,
+        per_task={task: float(row.mean()) for task, row in values.items()},
+        questions=len(records),
+        **difference,
+    )
 
 
-LEARNED = 0.15  # that Full must be above the text-only prior
+def unlearned(full: TableRow, priors: dict[str, float]) -> list[str]:
+    """The tasks that Full does not answer well above their text-only prior."""
+    return [task for task, accuracy in full.per_task.items() if accuracy - priors[task] < LEARNED]
+
+
+def mean_of(records: list[Record], tasks: set[str]) -> dict[str, float] | None:
+    """{"accuracy", "low", "high"}: mean over some of the tasks with its interval; or None."""
+    values = {task: row for task, row in by_task(records).items() if task in tasks}
+    return dict(zip(("accuracy", "low", "high"), interval(values), strict=True)) if values else None
+
+
+def pairs_of(records: list[Record]) -> dict[str, tuple[float, float, float]]:
+    """Task that asks in pairs -> (fraction of pairs with both answers correct, low, high)."""
+    return {
+        task: interval({"both": (pair_means(row) == 1).astype(float)})
+        for task, row in by_task(records).items()
+        if ALL_TASKS[task].pairs and len(row) > 1
+    }

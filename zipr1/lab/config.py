@@ -2,92 +2,112 @@
 
 from dataclasses import dataclass, field
 
-from zipr1.common.checks import check_positive
+from zipr1.common.checks import check_ranges
+from zipr1.common.errors import InputError
+from zipr1.evaluation.config import thresholds_of
 from zipr1.tasks.names import TASK_NAMES, check_tasks
 
 
 @dataclass
 class DemoConfig:
-    """`zipr1 demo`: measures the embedded model, post-trains it with ZipR1, and measures it again."""
+    """`zipr1 demo`: measures the embedded model, post-trains it with ZipR1, and measures again."""
 
     recipe: str = "tiny_demo"
-    """Settings of both trainings; the presets are added, and `paper` takes half the learning rate."""
+    """Recipe of both trainings; each adds its preset, and `paper` halves the learning rate."""
     output_dir: str = "runs/demo"
-    """Where everything goes."""
+    """Folder of tables, figures, records and both trainings."""
     questions: int = 120
-    """Per task, of the test split, for the table."""
+    """Number of test questions of each task for the table."""
     curve_questions: int = 30
-    """Per task, for each point of the curve."""
+    """Number of questions of each task for each point of the curve."""
     curve: str = "0.8,0.9,0.95,0.975"
-    """Thresholds of the curve."""
+    """Top-p thresholds of the curve."""
     json: bool = False
     """Print the rows of the table as JSON."""
     max_steps: int | None = None
-    """Of each training; unset, the recipe's."""
+    """Number of steps of each training; unset, the recipe's."""
 
     def __post_init__(self):
-        check_positive(self, "questions", "curve_questions", "max_steps")
+        check_ranges(self, {"[1, inf)": "questions curve_questions max_steps"})
+        if not self.thresholds:
+            raise InputError(f"curve={self.curve!r}: give at least one threshold, as 0.9,0.975")
+
+    @property
+    def thresholds(self) -> list[float]:
+        """The thresholds of the curve. Raises InputError, which names the option."""
+        return thresholds_of(self.curve)
 
 
 @dataclass
 class Stage:
-    """A run with its own optimisers and schedule: warm-up, constant, linear decay to zero."""
+    """A part of a pretraining with its own optimizers and schedule: warm-up, constant, linear decay
+    to zero."""
 
     steps: int
-    learning_rate: float  # of Muon, for the matrices of the blocks
-    adam_learning_rate: float  # of AdamW, for embeddings, norms, biases and heads
+    """Number of steps."""
+    learning_rate: float
+    """Learning rate of Muon, for the matrices of the blocks."""
+    adam_learning_rate: float
+    """Learning rate of AdamW, for embeddings, norms, biases and heads."""
     warmup_steps: int
-    decay_share: float  # of the steps, at the end
-    vision_steps: int = 0  # of the steps, the first: the vision tower alone, by the helper loss, on twice the scenes
+    """Number of steps of the warm-up."""
+    decay_share: float
+    """Fraction of the steps, at the end, in which the learning rate decays."""
+    vision_steps: int = 0
+    """Number of steps, at the start, that train the vision tower alone, by the auxiliary loss, on
+    twice the scenes."""
+
+    def __post_init__(self):
+        check_ranges(
+            self,
+            {
+                "[1, inf)": "steps warmup_steps",
+                "(0, inf)": "learning_rate adam_learning_rate",
+                "[0, 1]": "decay_share",
+                "[0, inf)": "vision_steps",
+            },
+        )
 
 
 @dataclass
 class PretrainConfig:
-    """`zipr1 pretrain`: trains the embedded model, from scratch or on."""
+    """`zipr1 pretrain`: trains the embedded model, from random weights or from a checkpoint."""
 
     stages: list[Stage]
-    """One after the other; in a recipe."""
+    """Stages of the training, one after the other; in a recipe."""
     pictures_per_task: int = 3
-    """Scenes of each picture task in one step."""
+    """Number of scenes of each image task in one step."""
     clips_per_task: int = 2
-    """Scenes of each clip task in one step."""
+    """Number of scenes of each video task in one step."""
     questions_per_scene: int = 8
-    """Questions of a scene in one sequence, each blind to the others."""
+    """Number of questions about a scene in one sequence, none of which attends to another."""
     weight_decay: float = 0.01
-    """Of AdamW."""
+    """Weight decay of both optimizers."""
     eval_every: int = 100
-    """Steps between measurements."""
+    """Number of steps between validations."""
     eval_questions: int = 60
-    """Of the validation split, per task."""
+    """Number of validation questions of each task."""
     start: str | None = None
-    """A model to go on from, of zipr1/tiny's kind; unset, random weights of the next two."""
+    """Model of zipr1/tiny's architecture to start from; unset, random weights."""
     hidden_size: int = 128
-    """Of the text decoder, a multiple of 64."""
+    """Hidden size of the text decoder, a multiple of 64."""
     layers: int = 5
-    """Of the text decoder."""
+    """Number of layers of the text decoder."""
     seed: int = 0
-    """Of every random number."""
+    """Seed of every random number."""
     threads: int = 2
-    """CPU threads."""
+    """Number of CPU threads."""
     output_dir: str = "runs/pretrain"
-    """Where everything goes."""
+    """Folder of the checkpoint and of the log."""
     tasks: list[str] = field(default_factory=lambda: list(TASK_NAMES))
-    """Which of the embedded ones."""
+    """Embedded tasks to train on."""
 
     def __post_init__(self):
-        check_positive(
-            self,
-            "questions_per_scene",
-            "eval_every",
-            "eval_questions",
-            "threads",
-            "hidden_size",
-            "layers",
-        )
+        counts = "questions_per_scene eval_every eval_questions threads hidden_size layers"
+        scenes = "pictures_per_task clips_per_task"
+        check_ranges(self, {"[1, inf)": f"{counts} {scenes}", "[0, inf)": "weight_decay seed"})
         if self.hidden_size % 64:
-            raise ValueError(
+            raise InputError(
                 f"hidden_size={self.hidden_size}: must be a multiple of 64, of two heads of 32"
             )
         check_tasks(self.tasks)
-        for stage in self.stages:
-            check_positive(stage, "steps", "learning_rate", "adam_learning_rate", "warmup_steps")

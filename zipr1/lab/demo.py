@@ -1,24 +1,28 @@
-"""The whole story in ten minutes: measure, post-train with both presets, measure again, draw."""
+"""`zipr1 demo`: measure, post-train with both presets, measure again, and draw, in ten minutes."""
 
-import json
 import shutil
+import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from zipr1.common.documents import read_json, write_document
+from zipr1.common.errors import InputError
 from zipr1.common.provenance import provenance
 from zipr1.common.recipe import read_recipe
 from zipr1.common.workers import process_pool, run_jobs
 from zipr1.data.example import CLIP_FPS
-from zipr1.evaluation.curves import plot_curves
+from zipr1.evaluation.curves import plot_curves, write_curves
 from zipr1.evaluation.evaluate import evaluate
+from zipr1.evaluation.generation import GenerationSettings
 from zipr1.evaluation.methods import rule_of
 from zipr1.evaluation.records import Record, first, write_records
+from zipr1.evaluation.rows import TableRow
 from zipr1.evaluation.statistics import table_row
-from zipr1.evaluation.tables import markdown
+from zipr1.evaluation.tables import Table, markdown, write_table
 from zipr1.inference.answer import AnswerConfig, answer
 from zipr1.lab.config import DemoConfig
 from zipr1.models.loading import load_vision
@@ -28,59 +32,97 @@ from zipr1.training.config import TrainConfig
 from zipr1.training.curves import plot_training
 from zipr1.training.train import train
 
-
-def table_records(model: str, method: str, config: DemoConfig, recipe: TrainConfig) -> list[Record]:
-    torch.set_num_threads(1)
-    examples, rule = (
-        examples_of(recipe.tasks, "test", config.questions),
-        rule_of(method, recipe.p, 1.0),
-    )
-    return evaluate(*load_vision(model), examples, rule, method, quiet=True, scope=recipe.scope)
+PRESETS = ("paper", "exact")
 
 
-def curve_rows(model: str, config: DemoConfig, recipe: TrainConfig) -> list[dict]:
-    torch.set_num_threads(1)
-    loaded, examples = (
-        load_vision(model),
-        examples_of(recipe.tasks, "test", min(config.curve_questions, config.questions)),
-    )
-    rules = [TopP(float(p)) for p in config.curve.split(",")]
-    settings = {"quiet": True, "scope": recipe.scope}
-    return [
-        table_row("ZipVL", evaluate(*loaded, examples, rule, f"p = {rule.p:g}", **settings))
-        for rule in rules
-    ]
+@dataclass(frozen=True)
+class Measurements:
+    """Records of the table, by method, and points of the curves, by line."""
+
+    records: dict[str, list[Record]]
+    curves: dict[str, list[TableRow]]
 
 
-def demo(config: DemoConfig) -> tuple[list[dict], str]:
-    """Writes everything to `output_dir`; returns the rows of the table and what was found, in a table and a line."""
+def demo(config: DemoConfig) -> tuple[list[TableRow], str]:
+    """Writes everything to `output_dir`; returns the rows of the table, and the table with a
+    summary as text.
+
+    Raises InputError where the folder holds something else than an earlier demo.
+    """
     began = time.time()
     folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    clear(folder)
     recipe = read_recipe(TrainConfig, config.recipe)
     if config.max_steps is not None:
         recipe = replace(recipe, max_steps=config.max_steps)
-    rates = {
-        "paper": recipe.learning_rate / 2,
-        "exact": recipe.learning_rate,
-    }  # at the recipe's, paper loses more
-    presets = {
-        preset: replace(recipe, preset=preset, learning_rate=rate, output_dir=str(folder / preset))
-        for preset, rate in rates.items()
-    }
+    presets = preset_configs(recipe, folder)
     settings = {
         "demo": asdict(config),
         "train": {preset: asdict(one) for preset, one in presets.items()},
     }
-    (folder / "config.json").write_text(json.dumps(settings | provenance(), indent=1))
-    p, base = recipe.p, recipe.model
-    for preset in presets:  # of an earlier demo
-        shutil.rmtree(folder / preset, ignore_errors=True)
-    final = {preset: str(folder / preset / "final") for preset in presets}
+    write_document(folder / "config.json", "demo", settings | provenance())
+    measured = measure_and_train(config, recipe, presets)
+    rows = table_rows(measured.records)
+    for name, records in measured.records.items():
+        write_records(records, folder / f"records-{name}.jsonl")
+    table = markdown(rows)
+    (folder / "table.md").write_text(table)
+    write_table(Table(rows, origin=provenance()), folder / "table.json")
+    write_curves({"mean": measured.curves}, folder / "curve.json")
+    plot_curves(measured.curves, folder / "curve.png")
+    metrics = {preset: folder / preset / "metrics.jsonl" for preset in presets}
+    plot_training(metrics, folder / "training.png")
+    draw_kept_tokens(str(folder / "exact" / "final"), recipe, folder)
+    print(f"tables, figures, records and both trainings are in {folder}/", file=sys.stderr)
+    return rows, f"{table}\n{summary(rows, recipe.p, time.time() - began, folder)}"
+
+
+def clear(folder: Path) -> None:
+    """Removes the trainings of an earlier demo, which config.json tells.
+
+    Raises InputError for a folder in which another command, or somebody else, has left them.
+    """
+    present = [folder / preset for preset in PRESETS if (folder / preset).exists()]
+    config = folder / "config.json"
+    if present and not is_demo(config):
+        names = " and ".join(map(str, present))
+        raise InputError(
+            f"{names}: not of an earlier `zipr1 demo`, which would be replaced; give another "
+            "--output_dir, or move them away"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in present:
+        shutil.rmtree(path)
+
+
+def is_demo(config: Path) -> bool:
+    """Whether a config.json is that of a demo: its kind says so, or, without one, its keys."""
+    value = read_json(config) if config.is_file() else None
+    if not isinstance(value, dict):
+        return False
+    return value["kind"] == "demo" if "kind" in value else {"demo", "train"} <= value.keys()
+
+
+def preset_configs(recipe: TrainConfig, folder: Path) -> dict[str, TrainConfig]:
+    """The settings of both trainings. At the recipe's learning rate, `paper` loses more."""
+    rates = {"paper": recipe.learning_rate / 2, "exact": recipe.learning_rate}
+    return {
+        preset: replace(recipe, preset=preset, learning_rate=rate, output_dir=str(folder / preset))
+        for preset, rate in rates.items()
+    }
+
+
+def measure_and_train(
+    config: DemoConfig, recipe: TrainConfig, presets: dict[str, TrainConfig]
+) -> Measurements:
+    """Measures the base model, trains it with both presets and measures the results, in two
+    processes."""
+    base = recipe.model
+    final = [str(Path(one.output_dir) / "final") for one in presets.values()]
     with process_pool(2) as pool:
         full, zipvl, before = run_jobs(
             pool,
-            "1/3 measuring the model as it is",
+            "1/3 measuring the base model",
             [
                 partial(table_records, base, "full", config, recipe),
                 partial(table_records, base, "zipvl", config, recipe),
@@ -90,59 +132,86 @@ def demo(config: DemoConfig) -> tuple[list[dict], str]:
         run_jobs(
             pool,
             "2/3 post-training, presets paper and exact",
-            [partial(train, c, line=1 + i) for i, c in enumerate(presets.values())],
+            [partial(train, one, line=1 + i) for i, one in enumerate(presets.values())],
         )
         paper, exact, curve_paper, curve_exact = run_jobs(
             pool,
             "3/3 measuring the trained models",
-            [partial(table_records, path, "zipvl", config, recipe) for path in final.values()]
-            + [partial(curve_rows, path, config, recipe) for path in final.values()],
+            [partial(table_records, path, "zipvl", config, recipe) for path in final]
+            + [partial(curve_rows, path, config, recipe) for path in final],
         )
-    rows = [table_row("Full", full), table_row("ZipVL", zipvl, full)]
-    rows += [
-        table_row("ZipR1", records, full, preset)
-        for preset, records in (("paper", paper), ("exact", exact))
+    return Measurements(
+        records={"full": full, "zipvl": zipvl, "paper": paper, "exact": exact},
+        curves={
+            # Full's level is of the questions that the curves are of.
+            "Full": [table_row("Full", first(full, config.curve_questions))],
+            "ZipVL (before)": before,
+            "ZipR1 (paper)": curve_paper,
+            "ZipR1 (exact)": curve_exact,
+        },
+    )
+
+
+def table_records(model: str, method: str, config: DemoConfig, recipe: TrainConfig) -> list[Record]:
+    """The records of one model under one method; runs in a process of its own."""
+    torch.set_num_threads(1)
+    examples = examples_of(recipe.tasks, "test", config.questions)
+    rule, settings = rule_of(method, recipe.p, 1.0), generation_settings(recipe)
+    return evaluate(*load_vision(model), examples, rule, method, settings)
+
+
+def curve_rows(model: str, config: DemoConfig, recipe: TrainConfig) -> list[TableRow]:
+    """The points of one model's curve; runs in a process of its own."""
+    torch.set_num_threads(1)
+    loaded = load_vision(model)
+    questions = min(config.curve_questions, config.questions)
+    examples, settings = examples_of(recipe.tasks, "test", questions), generation_settings(recipe)
+    return [
+        table_row("ZipVL", evaluate(*loaded, examples, TopP(p), f"p = {p:g}", settings))
+        for p in config.thresholds
     ]
-    for name, records in (("full", full), ("zipvl", zipvl), ("paper", paper), ("exact", exact)):
-        write_records(records, folder / f"records-{name}.jsonl")
-    table = markdown(rows)
-    (folder / "table.md").write_text(table)
-    (folder / "table.json").write_text(json.dumps(rows, indent=1))
-    curves = {
-        "Full": [table_row("Full", first(full, config.curve_questions))]
-    }  # of the questions that the curves are of
-    curves |= {"ZipVL (before)": before, "ZipR1 (paper)": curve_paper, "ZipR1 (exact)": curve_exact}
-    (folder / "curve.json").write_text(json.dumps(curves, indent=1))
-    plot_curves(curves, folder / "curve.png")
-    plot_training(
-        {preset: folder / preset / "metrics.jsonl" for preset in presets}, folder / "training.png"
+
+
+def generation_settings(recipe: TrainConfig) -> GenerationSettings:
+    return GenerationSettings(scope=recipe.scope, quiet=True)
+
+
+def table_rows(records: dict[str, list[Record]]) -> list[TableRow]:
+    full = records["full"]
+    trained = [table_row("ZipR1", records[preset], full, preset) for preset in PRESETS]
+    return [table_row("Full", full), table_row("ZipVL", records["zipvl"], full), *trained]
+
+
+def summary(rows: list[TableRow], p: float, seconds: float, folder: Path) -> str:
+    """One sentence for a human."""
+    zipvl, exact = rows[1], rows[3]
+    return (
+        f"ZipR1 (exact) answers from {exact.token_ratio:.1%} of the tokens at p = {p:g} "
+        f"(ZipVL before training: {zipvl.token_ratio:.1%}) at a mean accuracy of "
+        f"{exact.accuracy:.1%} ({100 * exact.difference:+.1f} points to Full); {seconds:.0f} s; "
+        f"everything is in {folder}/"
     )
-    pictures(final["exact"], recipe, folder)
-    ours, start = rows[3], rows[1]
-    line = (
-        f"ZipR1 (exact) answers from {ours['token_ratio']:.1%} of the tokens at p = {p:g} (ZipVL before training: "
-        f"{start['token_ratio']:.1%}) at a mean accuracy of {ours['accuracy']:.1%} ({100 * ours['difference']:+.1f} points to "
-        f"Full); {time.time() - began:.0f} s; everything is in {folder}/"
-    )
-    return rows, f"{table}\n{line}"
 
 
-def pictures(trained: str, recipe: TrainConfig, folder: Path) -> None:
-    """The kept tokens on a test picture and a test clip, before and after training."""
-    import av
-
+def draw_kept_tokens(trained: str, recipe: TrainConfig, folder: Path) -> None:
+    """kept-*.png: the kept tokens of a test image and a test video, before and after training."""
     shapes, motion = (examples_of([task], "test", 1)[0] for task in ("shapes", "motion"))
     shapes.image.save(folder / "shapes.png")
-    with av.open(str(folder / "motion.mkv"), "w") as container:
-        stream = container.add_stream(
-            "ffv1", rate=int(CLIP_FPS)
-        )  # lossless: the model sees what was tested
-        stream.width, stream.height, stream.pix_fmt = *motion.frames[0].size, "bgr0"
-        for frame in motion.frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
-        container.mux(stream.encode())
+    write_video(motion.frames, folder / "motion.mkv")
     for example, file in ((shapes, "shapes.png"), (motion, "motion.mkv")):
         for name, model in (("before", recipe.model), ("after", trained)):
             settings = {"model": model, "p": recipe.p, "scope": recipe.scope, "max_new_tokens": 8}
             out = str(folder / f"kept-{Path(file).stem}-{name}.png")
             answer(AnswerConfig(str(folder / file), example.question, picture=out, **settings))
+
+
+def write_video(frames: tuple, path: Path) -> None:
+    """Without loss, so that the model sees what was tested."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=int(CLIP_FPS))
+        stream.width, stream.height, stream.pix_fmt = *frames[0].size, "bgr0"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())

@@ -1,7 +1,7 @@
-"""Trains zipr1/tiny by supervision: several questions a scene (packing), answers only in the loss.
+"""Trains zipr1/tiny by supervision: several questions a scene (packing), loss on answers only.
 
-A helper loss names what lies under each visual token (helper_loss); it is thrown away. Without it the vision tower of so small
-a model does not get off the ground in an hour of CPU.
+An auxiliary loss classifies what lies under each visual token; its heads are thrown away. Without
+it the vision tower of so small a model learns nothing within an hour on a CPU.
 """
 
 import json
@@ -17,9 +17,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from zipr1.common.documents import write_document
 from zipr1.common.provenance import provenance
+from zipr1.lab.auxiliary_loss import AuxiliaryLoss
 from zipr1.lab.config import PretrainConfig, Stage
-from zipr1.lab.helper_loss import Helper
 from zipr1.lab.packing import IGNORE, isolate, pack
 from zipr1.lab.tiny import build_model, build_processor
 from zipr1.models.encode import encode
@@ -30,7 +31,8 @@ from zipr1.tasks.base import Scene
 
 
 class Batches(Dataset):
-    """Step -> prepared batches of scenes of one size ("pictures", "clips of 8", ...), each a function of (seed, step)."""
+    """Step -> prepared batches of scenes of one size ("pictures", "clips of 8", ...), each a
+    function of (seed, step)."""
 
     def __init__(self, config: PretrainConfig, stage: Stage, processor):
         self.config, self.stage, self.processor = config, stage, processor
@@ -39,7 +41,7 @@ class Batches(Dataset):
         return self.stage.steps
 
     def __getitem__(self, step: int) -> dict[str, dict]:
-        scenes: dict[int, list[Scene]] = {}  # by the number of frames, 0 for pictures
+        scenes: dict[int, list[Scene]] = {}  # by the number of frames, 0 for images
         for task in (ALL_TASKS[name] for name in self.config.tasks):
             count = self.config.clips_per_task if task.video else self.config.pictures_per_task
             offset = self.config.seed * 10_000_000 + step * 2 * count
@@ -48,38 +50,40 @@ class Batches(Dataset):
                 scenes.setdefault(len(scene.frames or ()), []).append(scene)
         return {
             f"clips of {frames}" if frames else "pictures": self.batch(
-                found, np.random.default_rng([self.config.seed, step, frames])
+                alike, np.random.default_rng([self.config.seed, step, frames])
             )
-            for frames, found in scenes.items()
+            for frames, alike in scenes.items()
         }
 
     def batch(self, scenes: list[Scene], rng: np.random.Generator) -> dict:
-        questions, helper = [], {}
+        """{"inputs": of `pack`, "labels": of `AuxiliaryLoss`}."""
+        questions, labels = [], {}
         for row, scene in enumerate(scenes):
             order = rng.permutation(len(scene.questions))[: self.config.questions_per_scene]
             questions.append([scene.questions[i] for i in order])
             for name, grid in scene.labels.items():
-                helper.setdefault(name, {})[row] = torch.as_tensor(grid).reshape(-1).long()
-        return {"inputs": pack(self.processor, scenes, questions), "helper": helper}
+                labels.setdefault(name, {})[row] = torch.as_tensor(grid).reshape(-1).long()
+        return {"inputs": pack(self.processor, scenes, questions), "labels": labels}
 
 
 def answer_loss(model, embeds: dict, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy over the answer tokens, and for each of them whether the largest logit is the right one."""
-    alone = isolate(embeds, inputs["segment"], inputs["offset"])
-    hidden = model.model.language_model(**alone, use_cache=False).last_hidden_state
+    """(cross-entropy over the answer tokens, for each of them whether its logit is the largest)."""
+    isolated = isolate(embeds, inputs["segment"], inputs["offset"])
+    hidden = model.model.language_model(**isolated, use_cache=False).last_hidden_state
     labels = inputs["labels"]
-    wanted = labels != IGNORE
-    logits = model.lm_head(hidden[wanted])
-    return F.cross_entropy(logits, labels[wanted]), logits.argmax(-1) == labels[wanted]
+    has_label = labels != IGNORE
+    logits = model.lm_head(hidden[has_label])
+    return F.cross_entropy(logits, labels[has_label]), logits.argmax(-1) == labels[has_label]
 
 
 @torch.no_grad()
 def validate(model, processor, config: PretrainConfig) -> dict[str, float]:
-    """Exact match per task on validation questions (greedy decoding gives the answer iff each largest logit is right)."""
+    """Exact match per task on validation questions: greedy decoding gives the expected answer if
+    and only if each of its tokens has the largest logit."""
     model.eval()
     scores = {}
     for name in config.tasks:
-        right = []
+        correct = []
         for begin in range(0, config.eval_questions, 20):
             examples = [
                 ALL_TASKS[name].example("val", i)
@@ -87,17 +91,18 @@ def validate(model, processor, config: PretrainConfig) -> dict[str, float]:
             ]
             inputs = pack(processor, examples, [[(e.question, e.answer)] for e in examples])
             _, hits = answer_loss(model, encode(model, inputs).embeds, inputs)
-            wanted = inputs["labels"] != IGNORE
-            wrong = torch.zeros_like(wanted)
-            wrong[wanted] = ~hits
-            right += (~wrong.any(1)).tolist()
-        scores[name] = sum(right) / len(right)
+            has_label = inputs["labels"] != IGNORE
+            misses = torch.zeros_like(has_label)
+            misses[has_label] = ~hits
+            correct += (~misses.any(1)).tolist()
+        scores[name] = sum(correct) / len(correct)
     model.train()
     return scores
 
 
 def pretrain(config: PretrainConfig) -> dict[str, float]:
-    """Trains stage by stage, writes checkpoint and log.jsonl to `output_dir`, returns the last validation scores."""
+    """Trains stage by stage, writes checkpoint/ and log.jsonl to `output_dir`; returns the last
+    validation scores."""
     torch.set_num_threads(config.threads)
     if config.start:
         model, processor = load(config.start, dtype=torch.float32)
@@ -106,10 +111,7 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
         processor = build_processor()
         model = build_model(processor, config.seed, config.hidden_size, config.layers)
     folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "run.json").write_text(
-        json.dumps({"config": asdict(config)} | provenance(), indent=1)
-    )
+    write_document(folder / "run.json", "pretrain", {"config": asdict(config)} | provenance())
     scores = {}
     with (folder / "log.jsonl").open("w") as log:
         for number, stage in enumerate(config.stages, 1):
@@ -119,69 +121,77 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
                     save(model, processor, folder / "checkpoint")
                 log.write(json.dumps({"stage": number} | record) + "\n")
                 log.flush()
-                print(
-                    number,
-                    {k: round(v, 3) if isinstance(v, float) else v for k, v in record.items()},
-                    file=sys.stderr,
-                )
+                print(number, rounded(record), file=sys.stderr)
+    print(f"checkpoint and log are in {folder}/", file=sys.stderr)
     return scores
 
 
+def rounded(record: dict) -> dict:
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in record.items()}
+
+
 def run_stage(model, processor, stage: Stage, config: PretrainConfig) -> Iterator[dict]:
-    """Yields a record every 25 steps, with validation scores ("val") every `eval_every` and at the end."""
+    """Yields a record every 25 steps, with validation scores ("val") every `eval_every` steps and
+    at the end."""
     torch.manual_seed(config.seed)
-    helper = Helper(model.config.text_config.hidden_size, processor.tokenizer)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n] + list(
-        helper.parameters()
-    )
-    decay = config.weight_decay
-    optimizers = [
-        torch.optim.Muon(
-            matrices, lr=stage.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(
-            others, lr=stage.adam_learning_rate, weight_decay=decay, betas=(0.9, 0.98)
-        ),
-    ]
+    auxiliary = AuxiliaryLoss(model.config.text_config.hidden_size, processor.tokenizer)
+    optimizers = optimizers_of(model, auxiliary, stage, config)
 
     def rate(step: int) -> float:
         down = (stage.steps - step) / max(stage.decay_share * stage.steps, 1)
         return max(0.0, min(1.0, (step + 1) / stage.warmup_steps, down))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
-    started = time.time()
+    began = time.time()
     model.train()
-    for step, batches in enumerate(
-        DataLoader(Batches(config, stage, processor), batch_size=None, num_workers=1)
-    ):
+    batches = DataLoader(Batches(config, stage, processor), batch_size=None, num_workers=1)
+    for step, parts in enumerate(batches):
         record = {"step": step + 1}
-        for kind, batch in batches.items():
-            inputs = batch["inputs"]
-            encoded = encode(model, inputs)
-            grids = inputs.get("image_grid_thw", inputs.get("video_grid_thw"))
-            named = helper(
-                encoded.features, grids, batch["helper"], model.get_input_embeddings().weight
-            )
-            loss = torch.stack(list(named.values())).mean()
-            record[f"{kind}_helper"] = {
-                name: round(value.item(), 3) for name, value in named.items()
-            }
-            if step >= stage.vision_steps:
-                answers, hits = answer_loss(model, encoded.embeds, inputs)
-                loss = loss + answers
-                record |= {
-                    f"{kind}_loss": answers.item(),
-                    f"{kind}_tokens_right": hits.float().mean().item(),
-                }
+        for name, batch in parts.items():
+            loss, losses = batch_loss(model, auxiliary, batch, step >= stage.vision_steps)
+            record |= {f"{name}_{key}": value for key, value in losses.items()}
             loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-        end = step + 1 == stage.steps
-        if (step + 1) % 25 == 0 or end:
-            if step >= stage.vision_steps and (end or (step + 1) % config.eval_every == 0):
+        is_last = step + 1 == stage.steps
+        if (step + 1) % 25 == 0 or is_last:
+            is_due = is_last or (step + 1) % config.eval_every == 0
+            if step >= stage.vision_steps and is_due:
                 record["val"] = validate(model, processor, config)
-            yield record | {"seconds": round(time.time() - started, 1)}
+            yield record | {"seconds": round(time.time() - began, 1)}
+
+
+def optimizers_of(
+    model, auxiliary: AuxiliaryLoss, stage: Stage, config: PretrainConfig
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for everything else."""
+    named = list(model.named_parameters())
+    matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in named if p.ndim != 2 or "embed" in n] + list(auxiliary.parameters())
+    muon = {"lr": stage.learning_rate, "adjust_lr_fn": "match_rms_adamw"}
+    adam = {"lr": stage.adam_learning_rate, "betas": (0.9, 0.98)}
+    return [
+        torch.optim.Muon(matrices, weight_decay=config.weight_decay, **muon),
+        torch.optim.AdamW(others, weight_decay=config.weight_decay, **adam),
+    ]
+
+
+def batch_loss(
+    model, auxiliary: AuxiliaryLoss, batch: dict, with_answers: bool
+) -> tuple[torch.Tensor, dict]:
+    """(loss of one batch, its parts for the log)."""
+    inputs = batch["inputs"]
+    encoded = encode(model, inputs)
+    grids = inputs.get("image_grid_thw", inputs.get("video_grid_thw"))
+    embedding = model.get_input_embeddings().weight
+    heads = auxiliary(encoded.features, grids, batch["labels"], embedding)
+    loss = torch.stack(list(heads.values())).mean()
+    losses = {"helper": {name: round(value.item(), 3) for name, value in heads.items()}}
+    if with_answers:
+        answers, hits = answer_loss(model, encoded.embeds, inputs)
+        loss = loss + answers
+        losses |= {"loss": answers.item(), "tokens_right": hits.float().mean().item()}
+    return loss, losses

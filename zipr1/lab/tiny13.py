@@ -1,9 +1,11 @@
-"""`zipr1 eval MODEL --suite tiny13`: the embedded tasks under Full, ZipVL, trained models, and baselines that keep as much.
+"""`zipr1 eval MODEL --suite tiny13`: the embedded tasks under Full, ZipVL, trained models, and
+baselines with the same token ratio.
 
-Two rounds: first what decides by itself how much to keep, then the baselines at the ratios that the last of those measured.
+Two rounds: first the methods that choose their own token ratio, then the baselines at the ratios
+that were measured for the last of those.
 """
 
-import json
+import sys
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -12,217 +14,223 @@ from pathlib import Path
 
 import torch
 
+from zipr1.common.documents import write_document
+from zipr1.common.errors import InputError
 from zipr1.common.progress import progress
 from zipr1.common.provenance import provenance
 from zipr1.common.workers import process_pool, run_jobs
 from zipr1.data.example import Example
 from zipr1.evaluation.config import EvalConfig, trained_models
-from zipr1.evaluation.evaluate import evaluate
-from zipr1.evaluation.fingerprint import code, weights
-from zipr1.evaluation.input_baselines import Downsample, FewerFrames, Shorter
+from zipr1.evaluation.evaluate import answers_file, evaluate_to_file
+from zipr1.evaluation.fingerprint import code, differing, weights
+from zipr1.evaluation.generation import GenerationSettings, as_shortener
+from zipr1.evaluation.input_baselines import Downsample, FewerFrames, Shortener
+from zipr1.evaluation.methods import selection_of
 from zipr1.evaluation.records import Record, first, read_records, write_records
-from zipr1.evaluation.statistics import table_row
-from zipr1.lab.cost import PrefillClock, counted
-from zipr1.lab.tiny13_tables import mean_of, pairs_of, unlearned, write_curves, write_table
+from zipr1.evaluation.rows import CostRow, TableRow
+from zipr1.evaluation.statistics import mean_of, pairs_of, table_row, unlearned
+from zipr1.evaluation.tables import Table
+from zipr1.lab.cost import PrefillClock, counted_cost
+from zipr1.lab.tiny13_tables import write_suite_curves, write_suite_table
 from zipr1.models.families import decoder
 from zipr1.models.flops import Shape
 from zipr1.models.loading import load_vision
-from zipr1.models.settings import trained_settings
 from zipr1.sparsity.rules import FastV, Random, Recent, Rule, TopK, TopP
 from zipr1.tasks import ALL_TASKS, examples_of, text_only_prior
 
 loaded = cache(load_vision)  # once in each process
-THRESHOLDS = [0.7, 0.85, 0.95]  # of the curves, beside --p
+THRESHOLDS = [0.7, 0.85, 0.95]  # of the curves, besides --p
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model under a rule: a row of the table, or a point of the curve of the same name."""
+    """A model under a rule: a row of the table, or a point of the curve of the same name.
+
+    main: of the table, over all questions; questions: number per task; ratio: token ratio that a
+    baseline was given.
+    """
 
     row: str
     model: str
-    rule: Rule | Shorter | None
+    rule: Rule | Shortener | None
     scope: str
-    main: bool  # of the table, over all questions
-    questions: int  # per task
-    ratio: float | None = None  # that was asked for
+    main: bool
+    questions: int
+    ratio: float | None = None
 
-    @property
-    def file(self) -> str:
-        """Its records, below the folder of the run."""
+    def file(self, folder: Path) -> Path:
+        """Its records."""
         number = self.ratio or getattr(self.rule, "p", 1)
-        return f"answers/{self.row} {number:g} x {self.questions}.jsonl"
+        return answers_file(folder, self.row, number, self.questions)
 
 
-def baselines(ratio: float, layers: int, clips: bool) -> dict[str, Rule | Shorter]:
-    """Row -> rule, all at one ratio; `clips`: whether there are any to take frames from."""
-    rules = {
-        "TopK": TopK(ratio), "FastV": FastV.at(ratio, layers), "Recent": Recent(ratio), "Random": Random(ratio),
-        "Downsample": Downsample(ratio),
-    }  # fmt: skip
-    return rules | ({"Fewer frames": FewerFrames(ratio)} if clips else {})
+Measured = dict[Point, list[Record]]
 
 
-@cache
-def asked(names: tuple[str, ...], split: str, count: int) -> list[Example]:
-    """Drawn once in each process."""
-    return examples_of(names, split, count)
+def run_tiny13(config: EvalConfig) -> tuple[list[TableRow], str]:
+    """Writes records.jsonl, table.md, table.json, table.tex, curve.json and curves/*.png; returns
+    the rows and the table.
 
-
-def answers(point: Point, config: EvalConfig) -> list[Record]:
-    """The records of a point, from their file where an earlier run has left it."""
-    path = Path(config.output_dir) / point.file
-    if not path.is_file():
-        torch.set_num_threads(1)
-        examples = first(
-            asked(tuple(config.names), config.split, config.questions), point.questions
-        )
-        how = {"scope": point.scope, "batch_size": config.batch_size, "quiet": True}
-        write_records(evaluate(*loaded(point.model), examples, point.rule, point.row, **how), path)
-    return read_records(path)
-
-
-def prior(name: str, config: EvalConfig) -> float:
-    """What a task's questions give away without their pictures."""
-    return text_only_prior(ALL_TASKS[name], config.questions)
+    Raises InputError where the folder holds the answers of other settings.
+    """
+    import_module("matplotlib")  # of the extra "tasks": missing now, not after ten minutes
+    folder = Path(config.output_dir)
+    model, _ = loaded(config.model)
+    for other in trained_models(config.trained).values():
+        loaded(other)  # a missing model is named before anything is measured
+    check_folder(config)
+    measured, priors = measure(config, model.config.get_text_config().num_hidden_layers)
+    torch.set_num_threads(1)
+    table = {point: records for point, records in measured.items() if point.main}
+    write_records([one for records in table.values() for one in records], folder / "records.jsonl")
+    rows = cost_rows(config, table, priors)
+    few: dict[str, list[list[Record]]] = {}
+    for point, records in measured.items():
+        few.setdefault(point.row, []).append(first(records, config.curve_questions))
+    write_suite_curves(few, folder)
+    summary = Table(rows, asdict(config), priors, unlearned(rows[0], priors), provenance())
+    text = write_suite_table(summary, folder)
+    print(f"records, tables, curves and answers are in {folder}/", file=sys.stderr)
+    return rows, text
 
 
 def check_folder(config: EvalConfig) -> None:
-    """Raises ValueError where the folder holds the answers of other settings, of a model that was trained anew since, or of
-    another version of the code that asks."""
+    """Keeps in suite.json what the answers in the folder depend on.
+
+    Raises InputError where it holds those of other settings, of a model that was trained anew
+    since, or of another version of the code.
+    """
     path = Path(config.output_dir) / "suite.json"
-    mine = {
-        name: getattr(config, name)
-        for name in ("model", "trained", "split", "questions", "scope", "batch_size")
-    }
-    mine |= {
+    names = ("model", "trained", "split", "questions", "scope", "batch_size")
+    identity = {name: getattr(config, name) for name in names}
+    identity |= {
         "tasks": config.names,
         "versions": {name: version(name) for name in ("zipr1", "torch", "transformers")},
+        "code": code(),
+        "weights": {
+            model: weights(model)
+            for model in (config.model, *trained_models(config.trained).values())
+        },
     }
-    mine["code"] = code()
-    mine["weights"] = {
-        model: weights(model) for model in (config.model, *trained_models(config.trained).values())
-    }
-    found = json.loads(path.read_text()) if path.is_file() else mine
-    if other := [name for name in mine if found.get(name) != mine[name]]:
-        raise ValueError(
-            f"{path.parent}: holds results of another {', '.join(other)}; give another --output_dir, or remove it"
+    if other := differing(path, identity):
+        raise InputError(
+            f"{path.parent}: holds results of another {', '.join(other)}; give another "
+            "--output_dir, or remove it"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(mine, indent=1))
+    write_document(path, "suite", identity)
 
 
-def measure(config: EvalConfig, layers: int) -> tuple[dict[Point, list[Record]], dict[str, float]]:
-    """The records of every point, those of the table before those of the curves and Full first; and the prior of every task."""
+def measure(config: EvalConfig, layers: int) -> tuple[Measured, dict[str, float]]:
+    """The records of every point, those of the table before those of the curves and Full first; and
+    the text-only prior of every task."""
     models = {"ZipVL": config.model} | trained_models(config.trained)
-    trained = {row: trained_settings(model) for row, model in models.items()}
-    own = {row: one.p if config.p is None else config.p for row, one in trained.items()}
-
-    def thresholds(row: str) -> dict[float, TopP]:
-        numbers = sorted({*(config.thresholds or THRESHOLDS), own[row]})
-        return {p: TopP(p, trained[row].choice) for p in numbers}
-
+    last = [*models][-1]
+    selection = {row: selection_of(model, config.p, config.scope) for row, model in models.items()}
     few = min(config.curve_questions, config.questions)
 
     def point(
-        row: str, rule: Rule | Shorter | None, main: bool, ratio: float | None = None
+        row: str, rule: Rule | Shortener | None, main: bool, ratio: float | None = None
     ) -> Point:
-        model = models.get(row, config.model)
-        return Point(
-            row,
-            model,
-            rule,
-            config.scope or trained_settings(model).scope,
-            main,
-            config.questions if main else few,
-            ratio,
-        )
+        model, scope = models.get(row, config.model), selection.get(row, selection["ZipVL"]).scope
+        return Point(row, model, rule, scope, main, config.questions if main else few, ratio)
 
     with process_pool(config.threads) as pool:
 
-        def measured(title: str, points: list[Point]) -> dict[Point, list[Record]]:
-            points = sorted(
-                dict.fromkeys(points), key=lambda point: not point.main
-            )  # stable; the long jobs first
-            # Two points may be one job: thresholds at which the models kept the same share.
-            jobs = {point.file: partial(answers, point, config) for point in points}
+        def measured(title: str, points: list[Point]) -> Measured:
+            # Stable, the long jobs first. Two points may be one job: thresholds at which the models
+            # have the same ratio.
+            points = sorted(dict.fromkeys(points), key=lambda point: not point.main)
+            folder = Path(config.output_dir)
+            jobs = {point.file(folder): partial(answers, point, config) for point in points}
             found = dict(zip(jobs, run_jobs(pool, title, list(jobs.values())), strict=True))
-            return {point: found[point.file] for point in points}
+            return {point: found[point.file(folder)] for point in points}
 
-        ours = [point("Full", None, True)]
-        ours += [
-            point(row, rule, p == own[row]) for row in models for p, rule in thresholds(row).items()
+        own_ratio = [point("Full", None, True)]
+        own_ratio += [
+            point(row, TopP(p, own.choice), p == own.p)
+            for row, own in selection.items()
+            for p in sorted({*(config.thresholds or THRESHOLDS), own.p})
         ]
-        found = measured("1/3 models", ours)
-        kept = {
-            one.rule.p: ratio_of(records)
-            for one, records in found.items()
-            if one.row == [*models][-1]
-        }
-        clips = any(ALL_TASKS[name].video for name in config.names)
-        others = [
-            point(row, rule, p == own[[*models][-1]], ratio)
-            for p, ratio in kept.items()
-            for row, rule in baselines(ratio, layers, clips).items()
+        found = measured("1/3 models", own_ratio)
+        ratios = {one.rule.p: ratio_of(rows) for one, rows in found.items() if one.row == last}
+        has_videos = any(ALL_TASKS[name].video for name in config.names)
+        given_ratio = [
+            point(row, rule, p == selection[last].p, ratio)
+            for p, ratio in ratios.items()
+            for row, rule in baselines(ratio, layers, has_videos).items()
         ]
-        found |= measured("2/3 baselines", others)
+        found |= measured("2/3 baselines", given_ratio)
         priors = run_jobs(
             pool, "3/3 text-only priors", [partial(prior, name, config) for name in config.names]
         )
     return found, dict(zip(config.names, priors, strict=True))
 
 
+def baselines(ratio: float, layers: int, has_videos: bool) -> dict[str, Rule | Shortener]:
+    """Row -> rule, all with one token ratio."""
+    rules = {
+        "TopK": TopK(ratio),
+        "FastV": FastV.at(ratio, layers),
+        "Recent": Recent(ratio),
+        "Random": Random(ratio),
+        "Downsample": Downsample(ratio),
+    }
+    return rules | ({"Fewer frames": FewerFrames(ratio)} if has_videos else {})
+
+
 def ratio_of(records: list[Record]) -> float:
-    """Mean over tasks, to three digits: what a baseline is asked to keep."""
-    return round(table_row("", records)["token_ratio"], 3)
+    """Mean token ratio over tasks, to three digits: what a baseline is given."""
+    return round(table_row("", records).token_ratio, 3)
 
 
-def run_tiny13(config: EvalConfig) -> tuple[list[dict], str]:
-    """Writes records.jsonl, table.md, table.json, table.tex, curve.json and curves/*.png; returns rows and table.
-
-    Raises ValueError where the folder holds the answers of other settings.
-    """
-    import_module("matplotlib")  # of the extra "tasks": missing now, not after ten minutes
-    folder = Path(config.output_dir)
-    model, processor = loaded(config.model)
-    for other in trained_models(config.trained).values():
-        loaded(other)  # one that is not there is named before anything is measured
-    check_folder(config)
-    found, priors = measure(config, model.config.get_text_config().num_hidden_layers)
+def answers(point: Point, config: EvalConfig) -> list[Record]:
+    """The records of a point, from their file where an earlier run has left it."""
+    path = point.file(Path(config.output_dir))
+    if path.is_file():
+        return read_records(path)
     torch.set_num_threads(1)
-    table = [point for point in found if point.main]
-    full = found[table[0]]
-    learned = set(config.names) - set(unlearned([table_row("", full)], priors))
-    clock = PrefillClock(
-        model,
-        processor,
-        asked(tuple(config.names), config.split, config.questions),
-        config.batch_size,
+    examples = first(
+        questions(tuple(config.names), config.split, config.questions), point.questions
     )
+    settings = GenerationSettings(batch_size=config.batch_size, scope=point.scope, quiet=True)
+    return evaluate_to_file(path, *loaded(point.model), examples, point.rule, point.row, settings)
+
+
+@cache
+def questions(names: tuple[str, ...], split: str, count: int) -> list[Example]:
+    """Drawn once in each process."""
+    return examples_of(names, split, count)
+
+
+def prior(name: str, config: EvalConfig) -> float:
+    """The accuracy on a task that needs no image."""
+    return text_only_prior(ALL_TASKS[name], config.questions)
+
+
+def cost_rows(config: EvalConfig, table: Measured, priors: dict[str, float]) -> list[CostRow]:
+    """The rows of the table, with measured times; nothing else runs meanwhile."""
+    model, processor = loaded(config.model)
+    full = next(iter(table.values()))
+    learned = set(config.names) - set(unlearned(table_row("", full), priors))
+    examples = questions(tuple(config.names), config.split, config.questions)
+    clock = PrefillClock(model, processor, examples, config.batch_size)
+    shape = Shape.of(decoder(model).config)
     rows = []
-    for point in progress(
-        table, desc="prefill times", unit="row"
-    ):  # alone, now that nothing else runs
-        row = table_row(point.row, found[point], full if point.rule else None)
-        row |= {
-            "ratio": point.ratio,
-            "learned": mean_of(found[point], learned),
-            "pairs": pairs_of(found[point]),
-        }
-        scope = "input" if hasattr(point.rule, "shorten") else point.scope
-        row |= counted(found[point], Shape.of(decoder(model).config), scope, model.dtype.itemsize)
+    for point, records in progress(table.items(), desc="prefill times", unit="row"):
+        row = table_row(point.row, records, full if point.rule else None)
+        scope = "input" if as_shortener(point.rule) else point.scope
+        cost = counted_cost(records, shape, scope, model.dtype.itemsize)
         if point.rule is None:
-            row |= dict.fromkeys(("time", "time_low", "time_high"), 1.0)
+            cost |= dict.fromkeys(("time", "time_low", "time_high"), 1.0)
         else:
-            row |= clock.compare(
-                model if point.model == config.model else loaded(point.model)[0],
-                point.rule,
-                point.scope,
+            cost |= clock.compare(loaded(point.model)[0], point.rule, point.scope)
+        rows.append(
+            CostRow(
+                **asdict(row),
+                ratio=point.ratio,
+                learned=mean_of(records, learned),
+                pairs=pairs_of(records),
+                **cost,
             )
-        rows.append(row)
-    write_records([record for point in table for record in found[point]], folder / "records.jsonl")
-    few: dict[str, list[list[Record]]] = {}
-    for point, records in found.items():
-        few.setdefault(point.row, []).append(first(records, config.curve_questions))
-    write_curves(few, folder)
-    return rows, write_table(rows, priors, {"config": asdict(config)} | provenance(), folder)
+        )
+    return rows

@@ -8,7 +8,7 @@ from PIL import Image
 
 from zipr1.common.progress import progress
 from zipr1.data.example import Example
-from zipr1.evaluation.methods import SHORTER
+from zipr1.evaluation.methods import SHORTENERS
 from zipr1.evaluation.records import Record
 from zipr1.report.runs import Run
 from zipr1.tasks import ALL_TASKS
@@ -68,7 +68,7 @@ def methods_of(runs: list[Run]) -> list[dict]:
         {
             "name": f"{run}: {name}" if len(runs) > 1 else name,
             "full": None if kind == "full" else fulls.get(run, first),
-            "shorter": kind in SHORTER,
+            "shorter": kind in SHORTENERS,
         }
         for run, name, kind in kinds
     ]
@@ -115,7 +115,7 @@ def entry(answers: Answers, methods: list[dict]) -> dict:
         found["alt"] = f"{what} of the question: {example.question}"
     found["answers"] = {
         index: {
-            "answer": one.answer, "right": one.right, "differs": differs(answers, index, methods), "ratio": one.token_ratio,
+            "answer": one.answer, "right": one.correct, "differs": differs(answers, index, methods), "ratio": one.token_ratio,
             "layers": one.layer_ratios, "grid": one.grid, "kept": one.kept,
         }
         for index, one in answers.items()

@@ -65,9 +65,7 @@ def charts(run: Run) -> dict[str, Markup]:
 def task_charts(run: Run) -> dict[str, Markup]:
     """Task -> drawing, where a run has curves of each task."""
     return {
-        task: drawing(plot_curves, curves)
-        for task, curves in run.curves.items()
-        if task not in ("", "mean")
+        task: drawing(plot_curves, curves) for task, curves in run.curves.items() if task != "mean"
     }
 
 

@@ -4,7 +4,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from zipr1.evaluation.curves import Curves, read_curves
+from zipr1.evaluation.paper.rows import PaperRow, read_paper_rows
 from zipr1.evaluation.records import Record, read_records
+from zipr1.evaluation.tables import Table, read_table
 
 KNOWN = (
     "table.json",
@@ -25,12 +28,10 @@ class Run:
     name: str  # the folder, as given
     provenance: dict  # commit, command, device, versions
     settings: dict
-    rows: list[dict]  # `report.table_row`
-    suite: list[dict]  # `suite_report.suite_rows`
+    rows: list[dict]  # `TableRow.to_json`
+    suite: list[PaperRow]
     failed: dict[str, str]  # of the suite: what has no number, and why
-    curves: dict[
-        str, dict[str, list[dict]]
-    ]  # of what ("" or "mean": all tasks) -> method -> rows of the table over p
+    curves: Curves
     priors: dict[
         str, float
     ]  # of the suite tiny13: what a task's questions give away without their pictures
@@ -48,17 +49,16 @@ def read_run(folder: Path) -> Run:
         raise FileNotFoundError(
             f"{folder}: {missing}; expected a folder of zipr1 eval, demo or train, with one of {', '.join(KNOWN)}"
         )
-    table, tables, curve = (
-        read_json(folder / name) for name in ("table.json", "tables.json", "curve.json")
-    )
-    origins = [table, tables, *(read_json(folder / name) for name in ("config.json", "run.json"))]
+    table = read_table(folder / "table.json") if (folder / "table.json").is_file() else Table([])
+    suite, failed, suite_origin = [], {}, {}
+    if (folder / "tables.json").is_file():
+        suite, failed, suite_origin = read_paper_rows(folder / "tables.json")
+    curves = {}
+    if (folder / "curve.json").is_file():
+        curves = read_curves(folder / "curve.json", table)
+    origins = [table.origin | {"config": table.config} if table.config else table.origin]
+    origins += [suite_origin, *(read_json(folder / name) for name in ("config.json", "run.json"))]
     origin = next((one for one in origins if isinstance(one, dict) and "commit" in one), {})
-    summary = table if isinstance(table, dict) else {"rows": table or []}  # of a demo: rows alone
-    if isinstance(curve, list):  # of eval: one model, over the questions of the table
-        full = [row for row in summary["rows"] if row["method"] == "full"]
-        curve = {table["config"]["model"]: curve} | ({"Full": full} if full else {})
-    if curve and isinstance(next(iter(curve.values())), list):
-        curve = {"": curve}
     records: dict[str, list[Record]] = {}
     files = {
         path.stem.removeprefix("records").removeprefix("-"): path
@@ -74,12 +74,12 @@ def read_run(folder: Path) -> Run:
         provenance=origin
         and {name: origin.get(name) for name in ("command", "commit", "device", "versions")},
         settings={name: origin[name] for name in ("config", "demo", "train") if name in origin},
-        rows=summary["rows"],
-        suite=(tables or {}).get("rows", []),
-        failed=(tables or {}).get("failed", {}),
-        curves=curve or {},
-        priors=summary.get("priors", {}),
-        unlearned=summary.get("unlearned", []),
+        rows=[row.to_json() for row in table.rows],
+        suite=suite,
+        failed=failed,
+        curves=curves,
+        priors=table.priors,
+        unlearned=table.unlearned,
         training=training,
         samples={
             name: shown

@@ -8,7 +8,8 @@ import torch
 from zipr1.data.example import Example
 from zipr1.data.processor import prepare
 from zipr1.evaluation.config import MAX_NEW_TOKENS
-from zipr1.evaluation.evaluate import evaluate
+from zipr1.evaluation.evaluate import evaluate, score
+from zipr1.evaluation.generation import Answer, GenerationSettings
 from zipr1.models.encode import encode
 from zipr1.models.loading import tokenizer_of
 from zipr1.rewards.functions import RewardLog, from_function, load_function
@@ -56,28 +57,31 @@ def measure_answers(
     model, processor, probe: list[Example], config: TrainConfig, synced: bool
 ) -> dict[str, float]:
     """By greedy answers, as `zipr1 eval` measures."""
+    settings = GenerationSettings(
+        batch_size=config.probe_batch_size,
+        max_new_tokens=config.max_completion_length if config.data else MAX_NEW_TOKENS,
+        scope=config.scope,
+        raw=not config.chat_template,
+        synced=synced,
+        quiet=True,
+    )
     functions = load_function(config.reward_function)
 
-    def rewarded(pairs: list[tuple[Example, str]], ids: list[list[int]]) -> list[float]:
+    def rewarded(answers: list[Answer]) -> list[bool]:
         # Always as at the last step: a reward that changes with the step would bend the curve.
-        log = RewardLog(config.max_steps, config.max_steps, len(pairs))
-        return from_function(functions, pairs, ids, log)
+        log = RewardLog(config.max_steps, config.max_steps, len(answers))
+        pairs = [(answer.example, answer.text) for answer in answers]
+        ids = [answer.token_ids for answer in answers]
+        return [value > 0.5 for value in from_function(functions, pairs, ids, log)]
 
-    settings = {
-        "quiet": True,
-        "synced": synced,
-        "batch_size": config.probe_batch_size,
-        "raw": not config.chat_template,
-        "max_new_tokens": config.max_completion_length if config.data else MAX_NEW_TOKENS,
-        "function": rewarded if functions else None,
-    }
+    scorer = rewarded if functions else score
     rule = TopP(config.p, config.choice)
-    sparse = evaluate(model, processor, probe, rule, "probe", scope=config.scope, **settings)
-    dense = evaluate(model, processor, probe, None, "probe", **settings)
+    sparse = evaluate(model, processor, probe, rule, "probe", settings, scorer)
+    dense = evaluate(model, processor, probe, None, "probe", settings, scorer)
     return {
-        "probe/accuracy": sum(row.right for row in sparse) / len(probe),
+        "probe/accuracy": sum(row.correct for row in sparse) / len(probe),
         "probe/token_ratio": sum(row.token_ratio for row in sparse) / len(probe),
-        "probe/full_accuracy": sum(row.right for row in dense) / len(probe),
+        "probe/full_accuracy": sum(row.correct for row in dense) / len(probe),
     }
 
 

@@ -1,22 +1,28 @@
-"""What the tasks that are still to run need, to be said before the first of them starts: data, where clips go, a judge."""
+"""What the tasks that are still to run need, said before the first of them starts: data, the
+folder of the videos, a judge."""
 
 import os
 from collections.abc import Collection
 from pathlib import Path
 
+from zipr1.common.errors import InputError
 from zipr1.evaluation.paper.benchmarks import BENCHMARKS
 
 KEY = "OPENAI_API_KEY"
 JUDGE = {
-    True: f"answers that no rule can read are shown to a model of OpenAI's ({KEY} is set)",
-    False: f"{KEY} is not set: an answer that no rule can read counts as wrong, after 11 tries; the table says how many did",
+    True: f"answers that no rule can parse are sent to a model of OpenAI ({KEY} is set)",
+    False: f"{KEY} is not set: an answer that no rule can parse counts as incorrect, after 11 "
+    "tries; the table gives their number",
 }
 
 
-def needs(tasks: Collection[str], prefix: str, include_path: str | None, hf_home: str) -> list[str]:
-    """A line for each benchmark with some of `tasks`. prefix, include_path: of `SuiteConfig`; hf_home: where clips go.
+def requirements(
+    tasks: Collection[str], prefix: str, include_path: str | None, hf_home: str
+) -> list[str]:
+    """A line for each benchmark with some of `tasks`.
 
-    Raises ValueError for a task that lmms-eval does not know.
+    prefix, include_path: of `SuiteConfig`; hf_home: folder of the videos. Raises InputError for a
+    task that lmms-eval does not know.
     """
     from lmms_eval.tasks import TaskManager
     from lmms_eval.utils import load_yaml_config
@@ -28,25 +34,26 @@ def needs(tasks: Collection[str], prefix: str, include_path: str | None, hf_home
         for task in benchmark.tasks:
             if task not in tasks:
                 continue
-            if prefix + task not in index:
-                raise ValueError(
-                    f"{prefix + task}: lmms-eval knows no such task; see prefix and include_path of the recipe"
+            name = prefix + task
+            if name not in index:
+                raise InputError(
+                    f"{name}: lmms-eval knows no such task; see prefix and include_path of the "
+                    "recipe"
                 )
             parts.append(
-                data_of(load_yaml_config(index[prefix + task]["yaml_path"], mode="simple"), hf_home)
+                data_of(load_yaml_config(index[name]["yaml_path"], mode="simple"), hf_home)
             )
         if parts:
-            notes = [JUDGE[bool(os.environ.get(KEY))]] * benchmark.judge + [benchmark.needs] * bool(
-                benchmark.needs
-            )
-            lines.append(f"{benchmark.name}: {'; '.join([*dict.fromkeys(parts), *notes])}")
+            judge = [JUDGE[bool(os.environ.get(KEY))]] if benchmark.judge else []
+            notes = [benchmark.needs] if benchmark.needs else []
+            lines.append(f"{benchmark.name}: {'; '.join([*dict.fromkeys(parts), *judge, *notes])}")
     return lines
 
 
 def data_of(settings: dict, hf_home: str) -> str:
-    """The data set of a task by its YAML and, if it has clips, where they are."""
-    data, more = settings["dataset_path"], settings.get("dataset_kwargs") or {}
-    if not more.get("video"):
+    """The data set of a task by its YAML and, if it has videos, their folder."""
+    data, options = settings["dataset_path"], settings.get("dataset_kwargs") or {}
+    if not options.get("video"):
         return f"data {data}"
-    clips = Path(hf_home) / more["cache_dir"]
-    return f"data {data}, clips {'in' if clips.exists() else 'to be downloaded to'} {clips}"
+    videos = Path(hf_home) / options["cache_dir"]
+    return f"data {data}, videos {'in' if videos.exists() else 'to be downloaded to'} {videos}"

@@ -1,103 +1,71 @@
-"""`zipr1 eval MODEL --suite paper`: the thirteen benchmarks under each method, one lmms-eval process a task."""
+"""Runs the thirteen benchmarks under each method, one lmms-eval process a task, and continues
+where an earlier run stopped."""
 
-import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from zipr1.common.checks import check_positive
+from zipr1.common.documents import read_json, write_document
+from zipr1.common.errors import InputError, RunError
 from zipr1.common.progress import progress
 from zipr1.evaluation.fingerprint import code, weights
-from zipr1.evaluation.paper.benchmarks import BENCHMARKS
-from zipr1.evaluation.paper.requirements import needs
+from zipr1.evaluation.paper.config import SuiteConfig
+from zipr1.evaluation.paper.requirements import requirements
 
-DATED = "*/[0-9]*"  # of a model's folder; tasks write files of their own beside it
-NAMES = [benchmark.name for benchmark in BENCHMARKS]
-
-
-class SuiteError(RuntimeError):
-    """Some tasks failed; what finished is in `rows` and `tables`."""
-
-    def __init__(self, message: str, rows: list[dict], tables: str):
-        super().__init__(message)
-        self.rows, self.tables = rows, tables
+DATED = "*/[0-9]*"  # results below a model's folder; tasks write other files next to it
+Files = dict[str, dict[str, dict[str, Path]]]  # row -> task -> {"results", "samples"}
 
 
-@dataclass
-class SuiteConfig:
-    """What the benchmarks are run with; recipes/eval_paper.yaml has the values and where they come from."""
+@dataclass(frozen=True)
+class Job:
+    """One task under one method."""
 
-    benchmarks: list[str] = field(default_factory=lambda: list(NAMES))
-    model_args: dict[str, str | int | float] = field(
-        default_factory=dict
-    )  # of zipr1.evaluation.lmms_model.ZipR1: frames, pixel bounds, dtype
-    batch_size: int = 1
-    processes: int = 1  # one device each
-    device: str | None = None
-    limit: int | None = None  # questions of each task, the first; for a trial
-    prefix: str = ""  # of task names, for copies of the tasks in include_path
-    include_path: str | None = None  # folder of task YAMLs
-
-    def __post_init__(self):
-        check_positive(self, "batch_size", "processes", "limit")
-        for name in self.benchmarks:
-            if name not in NAMES:
-                raise ValueError(f"benchmarks: {name!r} is none of {', '.join(NAMES)}")
-        if "MME" in self.benchmarks and (self.limit or 0) % 2:
-            raise ValueError(
-                f"limit={self.limit}: must be even for MME, which scores its questions in pairs; or leave MME out"
-            )
-
-    @property
-    def chosen(self):
-        return [benchmark for benchmark in BENCHMARKS if benchmark.name in self.benchmarks]
+    row: str
+    task: str
+    folder: Path
+    command: list[str]
+    identity: dict
 
 
 def command_of(config: SuiteConfig, task: str, model_args: dict, out: Path) -> list[str]:
-    """What runs one task under one method."""
-    # torch's launcher: accelerate's starts a single process on a machine without a GPU, however many it is asked for.
-    several = [
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        str(config.processes),
-        "-m",
+    """The command line of one task under one method."""
+    launcher = []
+    if config.processes > 1:
+        # accelerate's launcher starts a single process on a machine without a GPU, however many it
+        # is asked for; torch's does not.
+        several = ["--standalone", "--nproc_per_node", str(config.processes)]
+        launcher = ["torch.distributed.run", *several, "-m"]
+    arguments = model_args | {"answers": out / "answers.jsonl"}
+    for name, value in arguments.items():
+        if "," in str(value):
+            raise InputError(f"{name}={value}: lmms-eval takes no commas; give another path")
+    options = {
+        "model": "zipr1",
+        "model_args": ",".join(f"{name}={value}" for name, value in arguments.items()),
+        "tasks": config.prefix + task,
+        "batch_size": config.batch_size,
+        "output_path": out,
+        "device": config.device,
+        "limit": config.limit,
+        "include_path": config.include_path,
+    }
+    flags = [
+        part
+        for name, value in options.items()
+        if value is not None
+        for part in (f"--{name}", str(value))
     ]
-    launcher = several if config.processes > 1 else []
-    arguments = ",".join(f"{name}={value}" for name, value in model_args.items())
-    command = [
-        sys.executable,
-        "-m",
-        *launcher,
-        "lmms_eval",
-        "--model",
-        "zipr1",
-        "--model_args",
-        arguments,
-    ]
-    command += [
-        "--tasks",
-        config.prefix + task,
-        "--batch_size",
-        str(config.batch_size),
-        "--log_samples",
-        "--output_path",
-        str(out),
-    ]
-    for name in ("device", "limit", "include_path"):
-        if getattr(config, name) is not None:
-            command += [f"--{name}", str(getattr(config, name))]
-    return command
+    return [sys.executable, "-m", *launcher, "lmms_eval", *flags, "--log_samples"]
 
 
 def identity_of(config: SuiteConfig, model_args: dict) -> dict:
-    """What the results of a row depend on: not where they are written, nor on how many devices they are computed."""
+    """What the results of a row depend on; not the number of devices, nor the folder."""
     return {
         "prefix": config.prefix,
         "limit": config.limit,
@@ -109,101 +77,103 @@ def identity_of(config: SuiteConfig, model_args: dict) -> dict:
     }
 
 
-def finished(folder: Path, identity: dict) -> dict | None:
-    """{"results", "samples"} of a run that ended well under the same settings; None if there is none, or no longer.
+def finished(folder: Path, identity: dict) -> dict[str, Path] | None:
+    """{"results", "samples"} of a task that was completed under the same settings; else None.
 
-    Raises ValueError where the folder holds the results of others.
+    Raises InputError where the folder holds the results of other settings.
     """
     done = folder / "done.json"
     if not done.is_file():
         return None
-    found = json.loads(done.read_text())
+    found = read_json(done)
+    if not isinstance(found, dict) or not {"identity", "results", "samples"} <= found.keys():
+        raise InputError(f"{done}: not a file of the suite paper; take it away")
     if other := [name for name in identity if found["identity"].get(name) != identity[name]]:
-        raise ValueError(
-            f"{folder}: holds results of another {', '.join(other)}; give another --output_dir, or remove it"
+        raise InputError(
+            f"{folder}: holds results of another {', '.join(other)}; give another --output_dir, "
+            "or remove it"
         )
     files = {name: folder / found[name] for name in ("results", "samples")}
     return files if all(path.is_file() for path in files.values()) else None
 
 
 def hf_home() -> str:
-    """Where lmms-eval's data goes. Some of its tasks read HF_HOME without a default, others look for clips under "~"."""
+    """The folder of lmms-eval's data. Some tasks read HF_HOME without a default, others look for
+    videos under "~"."""
     return os.environ.get("HF_HOME", str(Path.home() / ".cache" / "huggingface"))
 
 
-def run_task(folder: Path, command: list[str], identity: dict, **more: str) -> str | None:
-    """Runs one task, with `more` in its environment; None, or why it failed. lmms-eval exits with 0 in either case: only its
-    results tell."""
-    environment = os.environ | {"HF_HOME": hf_home()} | more
+def run_task(folder: Path, command: list[str], identity: dict, **environment: str) -> str | None:
+    """Runs one task; returns None, or why it failed. lmms-eval exits with 0 in either case: only
+    its results tell."""
     folder.mkdir(parents=True, exist_ok=True)
     before = set(folder.glob(DATED))
     with (folder / "log.txt").open("w") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+        subprocess.run(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"HF_HOME": hf_home()} | environment,
+            check=False,
+        )
     new = set(folder.glob(DATED)) - before
-    results, samples = (
-        [path for path in new if kind in path.name] for kind in ("_results.json", "_samples_")
-    )
-    if len(results) == 1 and len(samples) == 1:
-        files = {
-            "results": str(results[0].relative_to(folder)),
-            "samples": str(samples[0].relative_to(folder)),
-        }
-        whole = folder / "done.json.part"
-        whole.write_text(json.dumps({"identity": identity} | files))
-        whole.replace(folder / "done.json")
+    files = {
+        name: [str(path.relative_to(folder)) for path in new if part in path.name]
+        for name, part in (("results", "_results.json"), ("samples", "_samples_"))
+    }
+    if all(len(paths) == 1 for paths in files.values()):
+        named = {name: paths[0] for name, paths in files.items()}
+        write_document(folder / "done.json", "suite_task", {"identity": identity} | named)
         return None
-    lines = [
-        line.strip()
-        for line in (folder / "log.txt").read_text(errors="replace").splitlines()
-        if line.strip()
-    ]
+    text = (folder / "log.txt").read_text(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line]
     return f"{(errors or lines or ['no results'])[-1]} (see {folder / 'log.txt'})"
 
 
 def run_suite(
     config: SuiteConfig, methods: dict[str, dict], output_dir: Path
-) -> tuple[dict, dict[str, str]]:
-    """Row -> task -> files, for every task that is done, and "row, task" -> why, for those that failed.
+) -> tuple[Files, dict[str, str]]:
+    """The files of every task that is complete, and "row, task" -> why, for those that failed.
 
-    methods: row of the table -> arguments of zipr1.evaluation.lmms_model.ZipR1 that make it.
+    methods: row of the table -> arguments of zipr1.evaluation.lmms_model.ZipR1.
     """
-    if not find_spec("lmms_eval"):  # now, not once a task
-        raise ModuleNotFoundError(
-            "lmms_eval is needed for the suite paper: pip install 'zipr1[lmms]'"
-        )
-    jobs, waiting = [], set()
+    if not find_spec("lmms_eval"):  # before the first task, not once a task
+        raise RunError("lmms_eval is needed for the suite paper: pip install 'zipr1[lmms]'")
+    jobs = jobs_of(config, methods, output_dir)
+    # Before anything runs: results of other settings raise here.
+    waiting = {job.task for job in jobs if finished(job.folder, job.identity) is None}
+    if waiting:
+        for line in requirements(waiting, config.prefix, config.include_path, hf_home()):
+            print(line, file=sys.stderr)
+    write_document(output_dir / "suite.json", "suite", asdict(config) | {"methods": methods})
+    files: Files = {row: {} for row in methods}
+    failed: dict[str, str] = {}
+    environment = {}
+    if config.processes > 1 and not torch.cuda.is_available():
+        # Without it accelerate takes each of several processes on CPUs for a single one.
+        environment["ACCELERATE_USE_CPU"] = "true"
+    with progress(jobs, desc="suite", unit="task") as bar:
+        for job in bar:
+            bar.set_postfix_str(f"{job.row}, {job.task}, {len(failed)} failed")
+            why = None
+            if not finished(job.folder, job.identity):
+                why = run_task(job.folder, job.command, job.identity, **environment)
+            if why:
+                failed[f"{job.row}, {job.task}"] = why
+            else:
+                files[job.row][job.task] = finished(job.folder, job.identity)
+    return files, failed
+
+
+def jobs_of(config: SuiteConfig, methods: dict[str, dict], output_dir: Path) -> list[Job]:
+    """Every task under every method."""
+    jobs = []
     for row, arguments in methods.items():
         model_args = config.model_args | arguments
         identity = identity_of(config, model_args)
         for task in (task for benchmark in config.chosen for task in benchmark.tasks):
             folder = output_dir / row / task
-            if (
-                finished(folder, identity) is None
-            ):  # before anything runs: settings that do not fit what is there
-                waiting.add(task)
-            jobs.append((row, task, folder, command_of(config, task, model_args, folder), identity))
-    for line in needs(waiting, config.prefix, config.include_path, hf_home()) if waiting else ():
-        print(line, file=sys.stderr)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "suite.json").write_text(
-        json.dumps(asdict(config) | {"methods": methods}, indent=1)
-    )
-    files, failed = {row: {} for row in methods}, {}
-    # Without it, accelerate takes each of several processes on CPUs for a single one.
-    more = (
-        {"ACCELERATE_USE_CPU": "true"}
-        if config.processes > 1 and not torch.cuda.is_available()
-        else {}
-    )
-    with progress(jobs, desc="suite", unit="task") as bar:
-        for row, task, folder, command, identity in bar:
-            bar.set_postfix_str(f"{row}, {task}, {len(failed)} failed")
-            why = (
-                None if finished(folder, identity) else run_task(folder, command, identity, **more)
-            )
-            if why:
-                failed[f"{row}, {task}"] = why
-            else:
-                files[row][task] = finished(folder, identity)
-    return files, failed
+            command = command_of(config, task, model_args, folder)
+            jobs.append(Job(row, task, folder, command, identity))
+    return jobs
