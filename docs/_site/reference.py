@@ -99,13 +99,15 @@ def command_line() -> str:
 
 
 def presets() -> str:
-    """The presets of the objective side by side."""
+    """What the presets of the objective differ in."""
     from zipr1.training.objective import PRESETS, Objective
 
     lines = ["| setting | " + " | ".join(f"`{name}`" for name in PRESETS) + " |"]
     lines.append("|---" * (len(PRESETS) + 1) + "|")
     for field in fields(Objective):
         values = [str(getattr(preset, field.name)) for preset in PRESETS.values()]
+        if len(set(values)) == 1:
+            continue
         lines.append(f"| `{field.name}` | " + " | ".join(values) + " |")
     return "\n".join(lines) + "\n"
 
