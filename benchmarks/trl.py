@@ -213,7 +213,10 @@ def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
     )
     model.zero_grad()
     with zipr1.sparse(
-        model, dense, prompt_length=rollout.prompt_length, replay=rollout.kept
+        model,
+        dense,
+        prompt_length=rollout.prompt_length,
+        training=zipr1.TrainingPass(replay=rollout.kept),
     ) as trace:
         loss, metrics = losses(
             model,

@@ -138,7 +138,7 @@ def distance(model, reference, processor, examples: list[Example], config: Train
             rule,
             scope=config.scope,
             prompt_length=rollout.prompt_length,
-            replay=rollout.kept,
+            training=zipr1.TrainingPass(replay=rollout.kept),
         ):
             logits = completion_logits(model, rollout), reference_logits(reference, rollout, 1)
         found.append(full_kl(*(one.log_softmax(-1) for one in logits), rollout.mask))

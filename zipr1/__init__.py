@@ -8,9 +8,10 @@ from importlib import import_module
 __version__ = "0.1.0"
 _HOME = {
     "load": "models.loading", "save": "models.saving",
-    "sparse": "sparsity.context", "Trace": "sparsity.attention", "relaxed_count": "sparsity.budget",
+    "sparse": "sparsity.context", "Trace": "sparsity.trace", "relaxed_count": "sparsity.budget",
     "TopP": "sparsity.rules", "TopK": "sparsity.rules", "Random": "sparsity.rules", "Recent": "sparsity.rules",
     "FastV": "sparsity.rules", "KeepAll": "sparsity.rules",
+    "TrainingPass": "sparsity.settings",
 }  # fmt: skip
 __all__ = [*_HOME]
 

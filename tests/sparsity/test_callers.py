@@ -1,4 +1,5 @@
-"""Every way in which transformers' users call a model, under sparse attention: it works as it does alone, or says why not."""
+"""The ways in which users call a transformers model: under sparse attention each works, or is
+refused with a message."""
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import transformers
 from conftest import extended, front, prompts, random_model
 from transformers import DynamicCache
 
+from zipr1.common.errors import InputError
 from zipr1.data.example import Example
 from zipr1.models.families import VISION_FAMILIES, decoder
 from zipr1.sparsity.context import sparse
@@ -56,8 +58,10 @@ def test_several_pictures_and_clips_in_a_prompt_and_none_in_another(model, proce
     pictures = [rng.integers(0, 255, (96, 96 + 16 * i, 3), dtype=np.uint8) for i in range(3)]
     clips = [rng.integers(0, 255, (4, 64, 64, 3), dtype=np.uint8) for _ in range(2)]
     rows = [
-        (["image", "image", "video"], pictures[:2], clips[:1]), ([], [], []), (["video", "image"], pictures[2:], clips[1:]),
-    ]  # fmt: skip
+        (["image", "image", "video"], pictures[:2], clips[:1]),
+        ([], [], []),
+        (["video", "image"], pictures[2:], clips[1:]),
+    ]
 
     def inputs(rows):
         chats = [
@@ -81,8 +85,13 @@ def test_several_pictures_and_clips_in_a_prompt_and_none_in_another(model, proce
         text = processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
         media = {name: found for name, found in media.items() if found}
         return processor(
-            text=text, **media, do_sample_frames=False, padding=True, padding_side="left", return_tensors="pt"
-        )  # fmt: skip
+            text=text,
+            **media,
+            do_sample_frames=False,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+        )
 
     together, trace = generate(model, inputs(rows))
     for i, row in enumerate(rows):
@@ -92,7 +101,8 @@ def test_several_pictures_and_clips_in_a_prompt_and_none_in_another(model, proce
 
 
 def second_turn(model, batch, first, **settings):
-    """Logits of a second turn of unequal lengths on the cache of the first, and what one needs to check them."""
+    """Hidden states of a second turn of unequal lengths on the cache of the first, the cache, the
+    trace, both turns as one input, and which tokens of the second are real."""
     embeds = front(model, batch)
     new = batch["input_ids"][:, -9:].clone()
     mask = torch.ones_like(new)
@@ -136,15 +146,19 @@ def test_a_second_turn_with_every_key_kept_is_dense_from_there_on(model, batch, 
         plain.update(layer.keys[:, :, :length], layer.values[:, :, :length], i)
     with torch.no_grad():
         dense = decoder(model)(
-            inputs_embeds=together["inputs_embeds"][:, length:], attention_mask=together["attention_mask"],
-            position_ids=together["position_ids"][..., length:], past_key_values=plain, use_cache=True,
-        ).last_hidden_state  # fmt: skip
+            inputs_embeds=together["inputs_embeds"][:, length:],
+            attention_mask=together["attention_mask"],
+            position_ids=together["position_ids"][..., length:],
+            past_key_values=plain,
+            use_cache=True,
+        ).last_hidden_state
     torch.testing.assert_close(hidden[real], dense[real], **TOLERANCE)
 
 
 @pytest.mark.parametrize("keep_kv", [False, True])
 def test_a_chat_of_three_turns_goes_on_with_the_cache_of_generate(model, processor, keep_kv):
-    """The text turns of a chat through generate(past_key_values=...): each answer is what one pass over the chat says next."""
+    """Text turns through generate(past_key_values=...): each answer is what one pass over the chat
+    predicts next."""
     turns = [
         "What is red? A red thing is",
         " And blue? Blue is",
@@ -185,9 +199,10 @@ def test_a_chat_of_three_turns_goes_on_with_the_cache_of_generate(model, process
 def cut(embeds: dict, begin: int, end: int) -> dict:
     """Columns of a prompt; the mask stays whole up to `end`, as it does for a cache."""
     part = {
-        "inputs_embeds": embeds["inputs_embeds"][:, begin:end], "attention_mask": embeds["attention_mask"][:, :end],
+        "inputs_embeds": embeds["inputs_embeds"][:, begin:end],
+        "attention_mask": embeds["attention_mask"][:, :end],
         "position_ids": embeds["position_ids"][..., begin:end],
-    }  # fmt: skip
+    }
     if "visual_pos_masks" in embeds:
         visual, first = embeds["visual_pos_masks"], int(embeds["visual_pos_masks"][:, :begin].sum())
         count = int(visual[:, begin:end].sum())
@@ -199,7 +214,8 @@ def cut(embeds: dict, begin: int, end: int) -> dict:
 
 
 def test_a_new_picture_in_the_second_turn(model, processor):
-    """Stock generate() has no door for it (5.23 wants all pictures again, and then counts their tokens): the decoder has."""
+    """Through the decoder: stock generate() of transformers 5.23 wants all images again, and then
+    counts their tokens twice."""
     if model.config.model_type not in VISION_FAMILIES:
         pytest.skip("text models see no pictures")
     rng = np.random.default_rng(2)
@@ -276,7 +292,7 @@ def test_another_kind_of_cache_says_what_to_use(model, batch, kind):
         assert model.generate(**batch, max_new_tokens=2, do_sample=False, **settings).shape[
             0
         ] == len(batch["input_ids"])
-    with pytest.raises(TypeError, match="leave out cache_implementation"):
+    with pytest.raises(InputError, match="leave out cache_implementation"):
         generate(model, batch, **settings)
 
 
@@ -336,7 +352,8 @@ def test_a_turn_on_an_older_cache_is_not_counted_for_the_newer_prompt(model, pro
 
 
 def test_an_evicted_cache_is_refused_outside_the_block(model, processor, examples, batch):
-    """Stock attention would read its empty places as tokens, or, beside a row that kept everything, moved ones as padding."""
+    """Stock attention would take empty places for tokens, or, if another row kept everything, moved
+    tokens for padding."""
     with torch.no_grad(), sparse(model, KeepAll()):
         past = prefill(decoder(model), front(model, batch))
     assert past.layers[0].keys.shape[2] == batch["input_ids"].shape[1]

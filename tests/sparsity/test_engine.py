@@ -1,4 +1,4 @@
-"""The sparse engine against dense attention, against its plain reference, and against itself, on every family."""
+"""The sparse engine against dense attention, the slow reference and itself, on every family."""
 
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -8,12 +8,14 @@ import torch
 from conftest import extended, front, prompts, random_model
 
 import zipr1
+from zipr1.common.errors import InputError
 from zipr1.models.encode import following
 from zipr1.models.families import decoder
 from zipr1.sparsity.budget import relaxed_count
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.naive import REFERENCE, masked_scope
 from zipr1.sparsity.rules import FastV, KeepAll, Random, Recent, TopK, TopP
+from zipr1.sparsity.settings import TrainingPass
 
 both_scopes = pytest.mark.parametrize("scope", ["attention", "layer"])
 FLOORED = partial(relaxed_count, floor=0.1)
@@ -60,14 +62,16 @@ def test_a_padded_batch_equals_single_runs(model, processor, examples, batch, ru
 
 @contextmanager
 def one_pass(model, rule, scope: str, implementation: str, kept, replay: bool = True):
-    """The fast path, or the reference of either scope, whose attention replays the tokens `kept` or chooses its own."""
+    """The fast path, or the reference of either scope, which replays `kept` or chooses its own."""
     if implementation != REFERENCE:
         with sparse(model, rule, scope=scope) as trace:
             yield trace
         return
     with (
         sparse(
-            model, rule, implementation=implementation, replay=kept if replay else None
+            model,
+            rule,
+            training=TrainingPass(implementation=implementation, replay=kept if replay else None),
         ) as trace,
         ExitStack() as stack,
     ):
@@ -81,8 +85,10 @@ def one_pass(model, rule, scope: str, implementation: str, kept, replay: bool = 
     "rule", [TopP(0.9), TopP(0.7, choice="accumulated"), TopP((0.5, 0.9, 0.95, 1.0))]
 )
 def test_sparse_equals_the_reference_in_value_and_gradient(model, batch, rule, scope):
-    """float32: at most twice the error that plain PyTorch makes against the same reference in float64. By norms: the
-    largest single error is of the one token with the smallest residual, and a matter of the CPU."""
+    """float32: at most twice the error of plain PyTorch, both against the reference in float64.
+
+    By norms: the largest single error is that of the token with the smallest residual, and depends
+    on the CPU."""
     results = {}
     encoded = front(model, batch)
     real = batch["attention_mask"].bool()
@@ -155,9 +161,12 @@ def manual_decode(model, inputs, steps: int):
         tokens.append(token)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         out = text(
-            inputs_embeds=model.get_input_embeddings()(token)[:, None], attention_mask=mask,
-            position_ids=following(embeds, step + 1)[..., step:], past_key_values=out.past_key_values, use_cache=True,
-        )  # fmt: skip
+            inputs_embeds=model.get_input_embeddings()(token)[:, None],
+            attention_mask=mask,
+            position_ids=following(embeds, step + 1)[..., step:],
+            past_key_values=out.past_key_values,
+            use_cache=True,
+        )
     return torch.stack(tokens, dim=1), out.past_key_values
 
 
@@ -219,7 +228,7 @@ def test_leaving_restores_the_model_bit_for_bit_also_after_an_error(model, batch
 
 
 def test_cudnn_plans_none_of_the_many_shapes(model, monkeypatch):
-    """Those of layers and new tokens that see what was kept; where all is kept, dense attention is as it is."""
+    """Neither shapes of sparse layers nor those of new tokens; dense attention is unchanged."""
     attention, found = torch.nn.functional.scaled_dot_product_attention, []
 
     def spy(query, key, *args, **kwargs):
@@ -241,7 +250,7 @@ def test_cudnn_plans_none_of_the_many_shapes(model, monkeypatch):
 
 
 def test_kept_tokens_obey_the_definition(model, batch):
-    """The last prompt token is kept, padding never; the count is the reference's; p orders the ratios."""
+    """The last prompt token is kept, padding never; a larger p keeps more."""
     ratios = []
     for p in (0.5, 0.9, 0.975):
         _, trace = logits(model, batch, rule=TopP(p))
@@ -255,10 +264,10 @@ def test_kept_tokens_obey_the_definition(model, batch):
 @pytest.mark.parametrize("rule", [TopP(0.8), Random(0.3)])
 def test_a_recorded_selection_replays_exactly(model, batch, rule):
     first, trace = logits(model, batch, rule=rule)
-    replayed, again = logits(model, batch, rule=rule, replay=trace.kept)
+    replayed, again = logits(model, batch, rule=rule, training=TrainingPass(replay=trace.kept))
     assert torch.equal(first, replayed)
     assert torch.stack(again.flipped).sum() == 0
-    other, moved = logits(model, batch, rule=Recent(0.3), replay=trace.kept)
+    other, moved = logits(model, batch, rule=Recent(0.3), training=TrainingPass(replay=trace.kept))
     assert torch.equal(first, other)  # the replayed choice, not the rule's
     assert torch.stack(moved.flipped).sum() > 0
 
@@ -272,7 +281,9 @@ def test_gradient_checkpointing_recomputes_the_same_selection(model, batch, scop
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.zero_grad()
-        with sparse(model, TopP((0.6, 0.8, 0.9, 0.95)), relax=FLOORED, scope=scope) as trace:
+        with sparse(
+            model, TopP((0.6, 0.8, 0.9, 0.95)), training=TrainingPass(relax=FLOORED), scope=scope
+        ) as trace:
             out = model(**batch, use_cache=False)
             loss = out.logits[:, -1].logsumexp(-1).sum() + trace.relaxed_ratio.sum()
             loss.backward()
@@ -295,7 +306,7 @@ def test_backward_outside_the_block_is_refused_under_checkpointing(model, batch)
 
 
 def test_relaxed_ratio_is_within_one_token_of_the_measured_one(model, batch):
-    _, trace = logits(model, batch, rule=TopP(0.9), relax=relaxed_count)
+    _, trace = logits(model, batch, rule=TopP(0.9), training=TrainingPass(relax=relaxed_count))
     difference = trace.token_ratio - trace.relaxed_ratio
     assert (difference >= 0).all() and (difference <= 1 / trace.lengths).all()
 
@@ -360,16 +371,19 @@ def test_what_is_not_supported_says_so(model, batch):
             model.generate(
                 **batch, max_new_tokens=2, output_attentions=True, return_dict_in_generate=True
             )
-        with pytest.raises(TypeError, match="DynamicCache"):
+        with pytest.raises(InputError, match="DynamicCache"):
             model.generate(**batch, max_new_tokens=2, cache_implementation="static")
         with pytest.raises(RuntimeError, match="already"), sparse(model, TopP(0.5)):
             pass
-    with pytest.raises(ValueError, match="TopP"), sparse(model, Recent(0.5), relax=relaxed_count):
+    with (
+        pytest.raises(ValueError, match="TopP"),
+        sparse(model, Recent(0.5), training=TrainingPass(relax=relaxed_count)),
+    ):
         model(**batch)
     replay = [torch.ones(1, 9, dtype=torch.bool)] * 9
     with (
         pytest.raises(ValueError, match="1 rows for a batch of 4"),
-        sparse(model, TopP(0.9), replay=replay),
+        sparse(model, TopP(0.9), training=TrainingPass(replay=replay)),
     ):
         model(**batch)
     with (

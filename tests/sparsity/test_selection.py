@@ -11,11 +11,11 @@ from zipr1.sparsity.rules import KeepAll, Random, Recent, TopK, TopP
 from zipr1.training.sharpness import entropy_count, soft_count
 
 
-def scores(accumulated, seeing=None, valid=None) -> Scores:
+def scores(accumulated, counts=None, valid=None) -> Scores:
     accumulated = torch.tensor(accumulated)
-    seeing = torch.ones_like(accumulated) if seeing is None else torch.tensor(seeing)
+    counts = torch.ones_like(accumulated) if counts is None else torch.tensor(counts)
     valid = torch.ones_like(accumulated, dtype=torch.bool) if valid is None else torch.tensor(valid)
-    return Scores(lambda: (accumulated, seeing), valid, layer=0)
+    return Scores(lambda: (accumulated, counts), valid, layer=0)
 
 
 def test_count_is_the_least_that_holds_p():
@@ -91,7 +91,8 @@ def test_a_threshold_outside_its_range_is_refused(p):
 
 
 def test_relaxed_count_by_hand():
-    # sorted 2, 1, 0.6, 0.3, 0.1 (total 4); p = 0.8 -> 3.2 lies a third of the way from C(2) = 3 to C(3) = 3.6
+    # sorted 2, 1, 0.6, 0.3, 0.1 (total 4); p = 0.8: 3.2 is a third of the way from C(2) = 3 to
+    # C(3) = 3.6
     a = torch.tensor([[0.3, 2.0, 0.1, 1.0, 0.6]], requires_grad=True)
     count = relaxed_count(a, torch.tensor([0.8]), torch.ones(1, 5, dtype=torch.bool))
     assert count.item() == pytest.approx(2 + 1 / 3, abs=1e-5)
@@ -171,17 +172,18 @@ def test_probes_are_the_recent_ones_and_others_evenly_spaced():
 
 
 def test_scores_by_hand_with_padding_and_grouped_heads():
-    # two query heads share one key head; keys ln 1, ln 3 -> weights (1), (1/4, 3/4) for a query of 1, (1), (1/2, 1/2) for 0
+    # two query heads share one key head; keys ln 1, ln 3: a query of 1 has weights (1), (1/4, 3/4),
+    # a query of 0 (1), (1/2, 1/2)
     key = torch.log(torch.tensor([7.0, 1.0, 3.0])).view(1, 1, 3, 1)
     query = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]).view(1, 2, 3, 1)
     valid = torch.tensor([[False, True, True]])
-    accumulated, seeing = probe_scores(
+    accumulated, counts = probe_scores(
         query, key, find_probes(torch.tensor([[0, 1, -1]]), valid), scaling=1.0
     )
     torch.testing.assert_close(
         accumulated, torch.tensor([[0.0, 1 + (0.25 + 0.5) / 2, (0.75 + 0.5) / 2]])
     )
-    assert seeing.tolist() == [[0, 2, 1]]
+    assert counts.tolist() == [[0, 2, 1]]
 
 
 def test_fixed_ratio_rules():
@@ -204,8 +206,8 @@ def test_ties_go_to_the_earlier_token():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_scores_are_made_in_float32(dtype):
-    """Norms of 280, as Qwen2's key biases make them: the product of two is beyond float16, and rounded to bfloat16 nothing is
-    left of what tells tokens apart. As attention's own kernels do it; also under autocast."""
+    """Norms of 280, as the key biases of Qwen2 make them: the product of two overflows float16, and
+    bfloat16 rounds the differences between tokens away. Also under autocast."""
     torch.manual_seed(0)
     query, key = (25 + torch.randn(1, heads, 16, 128).to(dtype) for heads in (2, 1))
     probes = find_probes(torch.arange(16)[None], torch.ones(1, 16, dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""Packed attention beside the padded one. Torch's kernel runs on CUDA only; elsewhere a loop with its contract stands in."""
+"""Packed against padded attention. Torch's kernel needs CUDA; elsewhere a loop replaces it."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from zipr1.sparsity.rules import TopP
 
 
 def plain_varlen(query, key, value, starts, key_starts, most, most_keys, *, scale, window_size):
-    """What torch.nn.attention.varlen.varlen_attn documents: (N, H, D), one causal sample after the other."""
+    """torch.nn.attention.varlen.varlen_attn as documented: (N, H, D), each sample causal."""
     assert (
         window_size == (-1, 0) and torch.equal(starts, key_starts) and starts.dtype == torch.int32
     )

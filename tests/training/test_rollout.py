@@ -73,7 +73,12 @@ def test_rollout_logprobs_are_those_of_one_pass(tiny, rolled):
     prompt = rollout.embeds["attention_mask"].shape[1]
     with (
         torch.no_grad(),
-        sparse(model, TopP(rollout.p), prompt_length=prompt, replay=rollout.kept) as trace,
+        sparse(
+            model,
+            TopP(rollout.p),
+            prompt_length=prompt,
+            training=zipr1.TrainingPass(replay=rollout.kept),
+        ) as trace,
     ):
         logp = (
             completion_logits(model, rollout)
@@ -261,8 +266,7 @@ def test_a_group_in_parts_has_the_losses_of_the_whole(tiny, rolled):
     def lost(part: Experience):
         choice = {
             "prompt_length": rollout.prompt_length,
-            "replay": part.rollout.kept,
-            "relax": zipr1.relaxed_count,
+            "training": zipr1.TrainingPass(replay=part.rollout.kept, relax=zipr1.relaxed_count),
         }
         with torch.no_grad(), sparse(model, TopP(part.rollout.p), **choice) as trace:
             return losses(model, trace, part, Governor(0.02, 0.04), config.objective)
@@ -347,8 +351,7 @@ def test_each_kind_of_question_has_its_own_sparsity_weight(tiny, rolled):
     part = experience_of(model, examples, rollout, rewards, rewards.accuracy, half)
     choice = {
         "prompt_length": rollout.prompt_length,
-        "replay": rollout.kept,
-        "relax": zipr1.relaxed_count,
+        "training": zipr1.TrainingPass(replay=rollout.kept, relax=zipr1.relaxed_count),
     }
     with torch.no_grad(), sparse(model, TopP(rollout.p), **choice) as trace:
         free, metrics = losses(model, trace, part, Governor(0.02, 0.04), config)
@@ -415,7 +418,10 @@ def test_given_completions_are_learned_by_their_cross_entropy(tiny, rolled):
     weight = model.model.language_model.layers[1].mlp.up_proj.weight.requires_grad_(True)
     try:
         with sparse(
-            model, TopP(rollout.p), prompt_length=rollout.prompt_length, replay=rollout.kept
+            model,
+            TopP(rollout.p),
+            prompt_length=rollout.prompt_length,
+            training=zipr1.TrainingPass(replay=rollout.kept),
         ) as trace:
             (ours,) = torch.autograd.grad(
                 losses(model, trace, part, Governor(0.02, 0.04), config.objective)[0].mean(), weight

@@ -23,6 +23,7 @@ from zipr1.data.processor import prepare
 from zipr1.models.loading import load
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import TopP
+from zipr1.sparsity.settings import TrainingPass
 from zipr1.tasks import examples_of
 from zipr1.training.config import TrainConfig
 from zipr1.training.draws import draw_thresholds
@@ -231,7 +232,10 @@ def test_several_inner_epochs_by_hand(tmp_path):
     lost, outside = [], []
     for _ in range(2):
         with sparse(
-            model, TopP(rollout.p), prompt_length=rollout.prompt_length, replay=rollout.kept
+            model,
+            TopP(rollout.p),
+            prompt_length=rollout.prompt_length,
+            training=TrainingPass(replay=rollout.kept),
         ):
             logprob = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens)[..., 0]
         ratio, weight = (logprob - rollout.logprobs).exp(), advantage.flatten()[:, None]

@@ -18,10 +18,13 @@ from zipr1.common.clock import paired, peak_bytes
 from zipr1.models.families import decoder
 from zipr1.models.flops import Shape, attention_flops, decode_bound, layer_flops, prefill_bound
 from zipr1.models.versions import CACHE, cache_of
-from zipr1.sparsity.attention import NAME, Call, Trace, choose, sparse_attention
+from zipr1.sparsity.attention import sparse_attention
 from zipr1.sparsity.cache import KeptLayer
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import FastV, Recent, Rule, TopK, TopP
+from zipr1.sparsity.selection import select_tokens
+from zipr1.sparsity.settings import NAME, ForwardPass, Settings
+from zipr1.sparsity.trace import Trace
 
 if TYPE_CHECKING:
     from zipr1.bench.config import BenchConfig
@@ -78,7 +81,8 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
     rows, everything = [], torch.ones(1, tokens, dtype=torch.bool, device=device)
 
     def decide():
-        choose(module, query, key, everything, settings["scaling"], Call(TopP(0.975), Trace()))
+        current = ForwardPass(Settings(TopP(0.975)), Trace())
+        select_tokens(0, query, key, everything, settings["scaling"], current)
 
     choice = paired(decide, decide, config.repeats, device)["dense_ms"]
     for ratio in ratios:
@@ -93,7 +97,7 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
                     key,
                     value,
                     None,
-                    **{NAME: lambda: Call(rule, Trace())},
+                    **{NAME: lambda: ForwardPass(Settings(rule), Trace())},
                     **settings,
                 )
 

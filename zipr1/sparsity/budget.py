@@ -1,14 +1,16 @@
-"""How many tokens take part in attention: the Top-p budget (ZipR1, arXiv 2504.18579, Eq. 3) and its differentiable relaxation.
+"""The Top-p budget: how many tokens take part in attention, and its differentiable relaxation.
 
-Only torch. Shapes: B samples, L columns (padding included)."""
+`top_p_count` is Eq. 3 of ZipR1 (arXiv 2504.18579). Imports only torch. Shapes: B samples, L columns
+(padding included).
+"""
 
 import torch
 
 
 def top_p_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Eq. 3 made practical: (B,) the least n whose n largest scores sum to at least p times the total.
+    """(B,) the least n such that the n largest scores sum to at least p times the total (Eq. 3).
 
-    p (B,). At p = 1 every token is kept, also those with a score of zero.
+    accumulated (B, L), p (B,), valid (B, L). At p = 1 every token is kept, also those that score 0.
     """
     curve = accumulated.sort(-1, descending=True).values.cumsum(-1)
     count = (curve < p[:, None] * curve[:, -1:]).sum(-1) + 1
@@ -19,12 +21,13 @@ def top_p_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor)
 def relaxed_count(
     accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor, floor: float = 0.0
 ) -> torch.Tensor:
-    """(B,) the budget as a real number, differentiable in the scores: where the piecewise linear curve C(n) of the sorted
-    cumulative scores meets p times the total.
+    """(B,) the budget as a real number, differentiable in the scores.
 
-    With n = `top_p_count` it is n - 1 + (p P - C(n-1)) / a_(n); its gradient is the pathwise gradient of the token ratio
-    that Eq. 4 and 5 leave out. `floor` bounds 1 / a_(n) in the gradient, in units of the mean score, so that a tiny
-    score at the boundary does not explode; the value is not changed by it.
+    It is where the piecewise linear curve C(n) of the sorted cumulative scores reaches p times the
+    total P: with n = `top_p_count`, n - 1 + (p P - C(n-1)) / a_(n). Its gradient is the pathwise
+    gradient of the token ratio, which Eq. 4 and 5 leave out. `floor` bounds 1 / a_(n) in the
+    gradient, in units of the mean score, so that a tiny score at the boundary does not explode; it
+    does not change the value.
     """
     ordered = accumulated.sort(-1, descending=True).values
     curve = ordered.cumsum(-1)
@@ -38,8 +41,11 @@ def relaxed_count(
 
 
 def keep_best(score: torch.Tensor, count: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """(B, L) bool: the `count` (B,) valid tokens with the largest score, ties to the earlier token. The last token of the
-    prompt is always among them, in place of the weakest: its output is the first generated token."""
+    """(B, L) bool: the `count` (B,) valid tokens with the largest score; ties to the earlier token.
+
+    The last token of the prompt is always kept, in place of the weakest, since the first generated
+    token is predicted from it.
+    """
     last = valid & (valid.flip(-1).long().cumsum(-1).flip(-1) == 1)
     score = score.float().masked_fill(~valid, float("-inf")).masked_fill(last, float("inf"))
     order = torch.argsort(score, dim=-1, descending=True, stable=True)

@@ -1,19 +1,23 @@
-"""A KV cache layer that holds the kept tokens and counts the tokens seen."""
+"""A KV cache layer that stores the kept tokens and counts the tokens seen."""
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from zipr1.common.errors import InputError, RunError
+
 
 class KeptLayer(DynamicLayer):
     """Keys and values of the kept prompt tokens and of every token after the prompt.
 
-    keys, values: (B, Hkv, K, D); valid: (B, K) bool, False where a sample kept fewer than its neighbours. The sequence
-    length is the number of tokens *seen*, so that positions and masks go on as if nothing had been dropped; the
-    number stored is `keys.shape[-2]`. `ragged` says, without looking at the device, whether `valid` may hold a False;
-    `evicted`, whether tokens were dropped or, beside a sample that kept more, moved.
-
-    `open` is set by `zipr1.sparse` before each pass: stock attention would take the places that are not valid for tokens.
+    keys, values: (B, Hkv, K, D), K tokens stored.
+    valid: (B, K) bool, False where a sample kept fewer tokens than another one of the batch.
+    seen: tokens seen. It is the sequence length that transformers is told, so that positions and
+        masks continue as if nothing had been dropped.
+    ragged: whether `valid` may hold a False, known without a device synchronisation.
+    evicted: whether tokens were dropped, or moved to align a ragged batch.
+    open: set by `zipr1.sparse` before each pass; stock attention would take invalid places for
+        tokens.
     """
 
     is_croppable = False
@@ -26,31 +30,25 @@ class KeptLayer(DynamicLayer):
         self.open = True
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        """Appends new tokens, all of them; `evict` drops those of the prompt that attention has not chosen."""
+        """Appends all new tokens; `evict` then drops prompt tokens that were not selected."""
         if self.evicted and not self.open:
-            raise RuntimeError(
-                "this KV cache has dropped tokens: go on with it inside `with zipr1.sparse(...)`"
+            raise RunError(
+                "this KV cache has dropped tokens: continue it inside `with zipr1.sparse(...)`"
             )
         self.open = False
         keys, values = super().update(key_states, value_states)
-        new = torch.ones(
-            key_states.shape[0], key_states.shape[2], dtype=torch.bool, device=key_states.device
-        )
+        batch, _, length, _ = key_states.shape
+        new = torch.ones(batch, length, dtype=torch.bool, device=key_states.device)
         self.valid = new if self.seen == 0 else torch.cat([self.valid, new], dim=-1)
-        self.seen += key_states.shape[2]
+        self.seen += length
         return keys, values
 
     def evict(
         self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor, ragged: bool
     ) -> None:
         """Replaces what is stored by the kept tokens (B, Hkv, K, D) and their validity (B, K)."""
-        self.keys, self.values, self.valid, self.ragged, self.evicted = (
-            keys,
-            values,
-            valid,
-            ragged,
-            True,
-        )
+        self.keys, self.values, self.valid = keys, values, valid
+        self.ragged, self.evicted = ragged, True
 
     def get_seq_length(self) -> int:
         return self.seen
@@ -83,10 +81,14 @@ class KeptLayer(DynamicLayer):
 
 
 def make_sparse(cache: DynamicCache) -> None:
-    """Turns the unused layers of a cache into layers that drop tokens. Raises TypeError for caches that cannot."""
+    """Turns the unused layers of a cache into layers that drop tokens.
+
+    Raises InputError for a cache of another kind, and for one that dense attention has filled.
+    """
     if type(cache) is not DynamicCache or cache.offloading:
-        raise TypeError(
-            f"{type(cache).__name__}: sparse attention needs the default DynamicCache; leave out cache_implementation"
+        raise InputError(
+            f"{type(cache).__name__}: sparse attention needs the default DynamicCache; "
+            "leave out cache_implementation"
         )
     cache.layer_class_to_replicate = KeptLayer
     for i, layer in enumerate(cache.layers):
@@ -94,11 +96,13 @@ def make_sparse(cache: DynamicCache) -> None:
             layer.open = True
             continue
         if type(layer) is not DynamicLayer:
-            raise TypeError(
-                f"layer {i} of the cache is a {type(layer).__name__}: only full-attention layers can be sparse"
+            raise InputError(
+                f"layer {i} of the cache is a {type(layer).__name__}: "
+                "only full-attention layers can be sparse"
             )
         if layer.get_seq_length() > 0:
-            raise ValueError(
-                "the KV cache was filled by dense attention: enter zipr1.sparse before the prompt is read"
+            raise InputError(
+                "the KV cache was filled by dense attention: "
+                "enter zipr1.sparse before the prompt is read"
             )
         cache.layers[i] = KeptLayer()

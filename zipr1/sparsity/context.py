@@ -1,21 +1,19 @@
-"""The context in which a model is sparse."""
+"""`zipr1.sparse`: the block in which a model is sparse."""
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-import torch
-from transformers import (
-    DynamicCache,
-)
+from transformers import DynamicCache
 
+from zipr1.common.errors import InputError, RunError
 from zipr1.models.families import decoder, set_attention
 from zipr1.models.versions import CACHE, take_cache
-from zipr1.sparsity.attention import NAME, Call, Trace
 from zipr1.sparsity.cache import make_sparse
-from zipr1.sparsity.layer_scope import KeptRows
 from zipr1.sparsity.rules import Rule
+from zipr1.sparsity.settings import NAME, ForwardPass, Settings, TrainingPass
+from zipr1.sparsity.trace import Trace
 
 
 @contextmanager
@@ -25,50 +23,44 @@ def sparse(
     *,
     scope: Literal["attention", "layer"] = "attention",
     keep_kv: bool = False,
-    prompt_length: int | None = None,
-    replay: list[torch.Tensor] | None = None,
-    relax: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
     min_tokens: int = 0,
-    numbers: Sequence[int] | None = None,
-    implementation: str = NAME,
+    prompt_length: int | None = None,
+    training: TrainingPass | None = None,
 ) -> Iterator[Trace]:
-    """Makes every forward and generate() of `model` sparse inside the block; leaves it exactly as it was, also on errors.
+    """Makes every forward and generate() of `model` sparse inside the block.
 
-    Every pass that starts a sequence selects tokens by `rule` and writes the trace anew. Later passes on its cache see
-    only what was kept.
+    Leaving the block restores the model exactly, also after an error. Every pass that starts a
+    sequence selects tokens by `rule` and writes the trace anew. Later passes on its KV cache attend
+    to what was kept.
 
-    scope: "attention" is ZipVL. "layer": tokens outside T skip the output projection and the MLP of that layer as well,
-        so that the whole layer's time follows the token ratio (`sparsity.layer_scope`); a model not trained for it loses accuracy.
-    keep_kv: the KV cache keeps every prompt token: sparse in prefill only, for chats whose later turns may need them.
-    prompt_length: columns of the batch that are the prompt; the others are completion tokens, never dropped, so that one
-        pass over (prompt, completion) equals prefill and decoding. None: all columns are prompt.
-    replay: the choice of an earlier trace (`trace.kept`), used instead of a fresh one.
-    relax: record a differentiable token ratio (`trace.relaxed_ratio`) by this function: `zipr1.relaxed_count`, with a floor
-        by functools.partial.
-    min_tokens: prompts shorter than this stay dense; the trace shows a ratio of 1 for them.
-    numbers: (B,) a number of each sample, by which a pass that learns the choice under scope "layer" asks other rows
-        (`training.choice_gradient`).
-    implementation: name of the attention function; `zipr1.sparsity.naive` registers a slow one that is the oracle of the tests.
+    scope: "attention" is ZipVL. Under "layer", dropped tokens also skip the output projection and
+        the MLP of that layer, so that the layer's time follows the token ratio
+        (`sparsity.layer_scope`); a model that was not trained for it loses accuracy.
+    keep_kv: the KV cache keeps every prompt token: only the prefill is sparse, for chats whose
+        later turns may need the dropped tokens.
+    min_tokens: shorter prompts stay dense; the trace shows a ratio of 1 for them.
+    prompt_length: columns of the batch that are the prompt. The others are completion tokens, which
+        are never dropped, so that one pass over (prompt, completion) equals prefill and decoding.
+        None: all columns are the prompt.
+    training: what only a trainer sets.
     """
     if scope not in ("attention", "layer"):
-        raise ValueError(f"scope={scope!r}: expected 'attention' or 'layer'")
+        raise InputError(f"scope={scope!r}: expected 'attention' or 'layer'")
+    settings = Settings(rule, scope, keep_kv, min_tokens, prompt_length, training or TrainingPass())
     text = decoder(model)
     trace = Trace()
-    rows = KeptRows() if scope == "layer" else None
+    kept_rows = settings.training.kept_rows() if scope == "layer" else None
     before = text.config._attn_implementation
     if before.startswith(NAME):
-        raise RuntimeError(
-            "the model is inside a block of zipr1.sparse already: leave that one first"
-        )
+        raise RunError("the model is inside a block of zipr1.sparse already: leave that one first")
 
-    def set_call(module, args, kwargs):
+    def start_pass(module, args, kwargs):
         kwargs = dict(kwargs)
-        if kwargs.get("output_attentions") or (
-            kwargs.get("output_attentions") is None and text.config.output_attentions
-        ):
-            raise ValueError(
-                "output_attentions: sparse attention makes no full score matrix; leave the block, and load the model with "
-                "attn_implementation='eager'"
+        attentions = kwargs.get("output_attentions")
+        if attentions or (attentions is None and text.config.output_attentions):
+            raise InputError(
+                "output_attentions: sparse attention makes no full score matrix; leave the block, "
+                "and load the model with attn_implementation='eager'"
             )
         cache = take_cache(kwargs)
         use_cache = kwargs.get("use_cache")
@@ -83,33 +75,21 @@ def sparse(
             for entries in (trace.kept, trace.relaxed, trace.flipped):
                 entries.clear()
             trace.cache = None if cache is None else weakref.ref(cache)
-        call = Call(
-            rule,
-            trace,
-            cache,
-            past,
-            prompt_length,
-            replay,
-            relax,
-            min_tokens,
-            keep_kv,
-            numbers=numbers,
-            rows=rows,
-        )
-        kwargs[NAME] = lambda: (
-            call
-        )  # FSDP2 copies whatever dataclass it finds among a layer's arguments, and the trace in it
+        current = ForwardPass(settings, trace, cache, past, kept_rows)
+        # A function, since FSDP2 copies every dataclass among a layer's arguments.
+        kwargs[NAME] = lambda: current
         return args, kwargs
 
     inside = True
 
     def guard(module, args, output):
-        """A checkpointed layer that is recomputed outside the block would run dense: a wrong gradient without a word."""
+        """A checkpointed layer recomputed outside the block would run dense: a wrong gradient."""
 
         def check(gradient):
             if not inside:
-                raise RuntimeError(
-                    "gradient checkpointing: call backward() inside the `with zipr1.sparse(...)` block"
+                raise RunError(
+                    "gradient checkpointing: call backward() inside the `with zipr1.sparse(...)` "
+                    "block"
                 )
 
         if output[0].requires_grad and any(
@@ -118,12 +98,12 @@ def sparse(
             output[0].register_hook(check)
 
     handles = [
-        text.register_forward_pre_hook(set_call, with_kwargs=True),
+        text.register_forward_pre_hook(start_pass, with_kwargs=True),
         text.register_forward_hook(guard),
     ]
-    handles += rows.follow(text.layers) if rows is not None else []
+    handles += kept_rows.attach(text.layers) if kept_rows is not None else []
     try:
-        set_attention(model, implementation)
+        set_attention(model, settings.training.implementation)
         yield trace
     finally:
         inside = False

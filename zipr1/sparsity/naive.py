@@ -1,7 +1,8 @@
-"""The plain truth beside `attention`: one sample at a time, full masked score matrices, the definitions word for word.
+"""Slow reference implementations for the tests: one sample at a time, full masked score matrices.
 
-Slow, and only for tests: importing it registers the attention "zipr1_reference" for `zipr1.sparse(implementation=...)`.
-It serves prompt passes without a cache (Top-p with either choice, or a replayed selection).
+Importing this module registers the attention "zipr1_reference", for
+`TrainingPass(implementation=REFERENCE)`. It serves passes over whole prompts without a KV cache
+(Top-p with either choice, or a replayed selection).
 """
 
 from collections.abc import Iterator
@@ -11,118 +12,128 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from zipr1.models.families import decoder
-from zipr1.sparsity.attention import NAME, padding_mask, record
+from zipr1.sparsity.attention import full_padding_mask, padding_mask
+from zipr1.sparsity.settings import NAME, Settings
+from zipr1.sparsity.trace import record
 
 REFERENCE = "zipr1_reference"
 
 
-def reference_selection(
-    query, key, scaling: float, p: float, choice: str, recent: int = 64, others: int = 64
-) -> list[int]:
-    """Indices of T for one sample: query (H, l, D), key (Hkv, l, D), no padding."""
+def reference_scores(
+    query, key, scaling: float, recent: int = 64, others: int = 64
+) -> tuple[list[float], list[int]]:
+    """Accumulated scores and probe counts of one sample: query (H, l, D), key (Hkv, l, D)."""
     heads, length, _ = query.shape
     key = key.repeat_interleave(heads // key.shape[0], dim=0)
     before = max(length - recent, 0)
     probes = sorted({i * before // others for i in range(others)} | set(range(before, length)))
     if length <= recent + others:
         probes = list(range(length))
-    accumulated, seeing = [0.0] * length, [0] * length
+    accumulated, counts = [0.0] * length, [0] * length
     for i in probes:
         logits = torch.einsum("hd,hjd->hj", query[:, i], key[:, : i + 1]).float() * scaling
         weights = logits.softmax(-1).mean(0).tolist()
         for j, weight in enumerate(weights):
             accumulated[j] += weight
-            seeing[j] += 1
-    total, held, count = sum(accumulated), 0.0, 0
+            counts[j] += 1
+    return accumulated, counts
+
+
+def reference_selection(query, key, scaling: float, p: float, choice: str) -> list[int]:
+    """Indices of T for one sample: query (H, l, D), key (Hkv, l, D), no padding."""
+    accumulated, counts = reference_scores(query, key, scaling)
+    length, total = len(accumulated), sum(accumulated)
+    mass, count = 0.0, 0
     for score in sorted(accumulated, reverse=True):
-        held, count = held + score, count + 1
-        if held >= p * total:
+        mass, count = mass + score, count + 1
+        if mass >= p * total:
             break
     if p == 1:
         count = length
-    score = (
-        [a / s for a, s in zip(accumulated, seeing, strict=True)]
-        if choice == "normalised"
-        else accumulated
-    )
+    score = accumulated
+    if choice == "normalised":
+        score = [a / n for a, n in zip(accumulated, counts, strict=True)]
     ranked = sorted(range(length - 1), key=lambda j: -score[j])
     return sorted([*ranked[: count - 1], length - 1])
 
 
+def sample_selection(
+    layer: int, sample: int, prompt: list[int], query, key, scaling: float, settings: Settings
+) -> list[int]:
+    """Columns that sample number `sample`, whose prompt has the columns `prompt`, keeps."""
+    if settings.training.replay is not None:
+        return settings.training.replay[layer][sample].nonzero()[:, 0].tolist()
+    rule = settings.rule
+    p = rule.p[sample] if isinstance(rule.p, tuple) else rule.p
+    q, k = query[:, prompt].detach(), key[:, prompt].detach()
+    return [prompt[i] for i in reference_selection(q, k, scaling, p, rule.choice)]
+
+
 def reference_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):
-    """Same contract as `attention.sparse_attention`, for prompt passes."""
-    call = kwargs[NAME]()
+    """Same contract as `attention.sparse_attention`, for prefills without a KV cache."""
+    current = kwargs[NAME]()
+    settings = current.settings
     batch, heads, length, _ = query.shape
-    if attention_mask is None:
-        attention_mask = torch.ones(batch, length, dtype=torch.bool)
-    outputs, kepts = [], []
+    attention_mask = full_padding_mask(attention_mask, query)
+    outputs, kept = [], torch.zeros(batch, settings.prompt_length or length, dtype=torch.bool)
     for b in range(batch):
         columns = attention_mask[b].nonzero()[:, 0].tolist()
-        prompt = [c for c in columns if call.prompt is None or c < call.prompt]
-        if call.replay is not None:
-            kept = call.replay[module.layer_idx][b].nonzero()[:, 0].tolist()
-        else:
-            p = call.rule.p[b] if isinstance(call.rule.p, tuple) else call.rule.p
-            q, k = query[b][:, prompt].detach(), key[b][:, prompt].detach()
-            kept = [prompt[i] for i in reference_selection(q, k, scaling, p, call.rule.choice)]
-        kepts.append(kept)
-        taking_part = torch.zeros(length, dtype=torch.bool)
-        taking_part[kept + [c for c in columns if c not in prompt]] = True
+        prompt = [c for c in columns if c < kept.shape[1]]
+        indices = sample_selection(module.layer_idx, b, prompt, query[b], key[b], scaling, settings)
+        kept[b, indices] = True
+        active = torch.zeros(length, dtype=torch.bool)
+        active[indices + [c for c in columns if c not in prompt]] = True
         group = heads // key.shape[1]
         logits = query[b] @ key[b].repeat_interleave(group, dim=0).transpose(1, 2) * scaling
-        sees = torch.ones(length, length, dtype=torch.bool).tril() & taking_part[None, :]
+        visible = torch.ones(length, length, dtype=torch.bool).tril() & active[None, :]
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        logits = logits.masked_fill(~sees, torch.finfo(logits.dtype).min)
+        logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
         out = logits.softmax(-1).to(value.dtype) @ value[b].repeat_interleave(group, dim=0)
-        outputs.append(out * taking_part[None, :, None])
-    kept = torch.zeros(batch, call.prompt or length, dtype=torch.bool)
-    for b, indices in enumerate(kepts):
-        kept[b, indices] = True
-    call.trace.lengths = attention_mask[:, : call.prompt].sum(-1)
-    record(call.trace.kept, module.layer_idx, kept)
+        outputs.append(out * active[None, :, None])
+    current.trace.lengths = attention_mask[:, : settings.prompt_length].sum(-1)
+    record(current.trace.kept, module.layer_idx, kept)
     return torch.stack(outputs).transpose(1, 2), None
 
 
-def attend(
-    query, key, value, member: torch.Tensor, valid: torch.Tensor, scaling: float
+def choice_gradient_attention(
+    query, key, value, kept: torch.Tensor, valid: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """What `membership.Attend` does, all of it at once: a softmax over the members and oneself. Its derivative in `member` is
-    that of giving a token outside the constant weight w / (Z + w), by automatic differentiation."""
+    """What `training.choice_gradient.KeptAttention` computes, with one full score matrix.
+
+    A softmax over the kept tokens and the query's own. By automatic differentiation, its derivative
+    in `kept` is that of giving a dropped token the constant weight w / (Z + w).
+    """
     column = torch.arange(key.shape[2])
     row = column[:, None]
     own = column == row
-    sees = (column < row) & valid[:, None, :] | own
-    share = torch.where(own, 1.0, member[:, None, :])
-    inside = (sees & (share.detach() > 0))[:, None]
+    visible = (column < row) & valid[:, None, :] | own
+    fraction = torch.where(own, 1.0, kept[:, None, :])
+    inside = (visible & (fraction.detach() > 0))[:, None]
     logits = (query @ key.transpose(2, 3)) * scaling
     logits = logits - logits.detach().masked_fill(~inside, float("-inf")).logsumexp(
         -1, keepdim=True
     )
-    weight = (
-        torch.where(inside, logits.clamp(max=0).exp(), logits.detach().sigmoid() * sees[:, None])
-        * share[:, None]
-    )
+    outside = logits.detach().sigmoid() * visible[:, None]
+    weight = torch.where(inside, logits.clamp(max=0).exp(), outside) * fraction[:, None]
     weight = weight / weight.sum(-1, keepdim=True)
     return weight.to(value.dtype) @ value
 
 
 @contextmanager
 def masked_scope(model, kept: list[torch.Tensor]) -> Iterator[None]:
-    """What scope="layer" computes, by multiplication: o_proj and MLP of each layer are zero outside `kept`, (B, L) a layer.
+    """What scope="layer" computes, by multiplication: o_proj and MLP are zero outside `kept`.
 
-    Inside a block of `sparse` with scope="attention" and these tokens replayed.
+    kept: (B, L) per layer. Inside a block of `sparse` with scope="attention" that replays it.
     """
 
     def mask(tokens: torch.Tensor):
         return lambda module, args, output: output * tokens[..., None]
 
-    layers = decoder(model).layers
-    pairs = [
-        (module, k)
-        for layer, k in zip(layers, kept, strict=True)
+    handles = [
+        module.register_forward_hook(mask(tokens))
+        for layer, tokens in zip(decoder(model).layers, kept, strict=True)
         for module in (layer.self_attn.o_proj, layer.mlp)
     ]
-    handles = [module.register_forward_hook(mask(tokens)) for module, tokens in pairs]
     try:
         yield
     finally:

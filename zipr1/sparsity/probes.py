@@ -1,7 +1,8 @@
-"""Probe queries and their scores, from which the tokens are selected. Only torch; no model in sight.
+"""Probe queries and the attention scores they give to every prompt token.
 
-Source: ZipVL (arXiv 2410.08584, section 3). Shapes: B samples, H query heads, Hkv key heads, P probes, L columns (padding
-included), D head size."""
+Source: ZipVL (arXiv 2410.08584, section 3). Imports only torch. Shapes: B samples, H query heads,
+Hkv key heads, P probes, L columns (padding included), D head size.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,19 +11,17 @@ from functools import cached_property
 import torch
 
 RECENT, OTHERS = 64, 64  # ZipVL: the last 64 queries and 64 others
-PIECE = (
-    1 << 20
-)  # numbers, of a CPU: what stays in its caches; a GPU, which waits for each start of a kernel, takes 256 times more
+CHUNK = 1 << 20  # elements per chunk on a CPU (fits its cache); 256 times more on a GPU
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a rule may look at, for one layer of a batch.
+    """What a rule may use, for one layer of a batch.
 
-    attention: computes `accumulated` and `probes_seeing`, which happens once, and only if a rule looks at them.
+    attention: computes `accumulated` and `probe_count`; called at most once, when a rule reads one.
     valid: (B, L) bool, False on padding and on columns that do not belong to the prompt.
-    layer: index of the decoder layer.
-    earlier: (B, prompt columns) a layer, what the layers before this one kept.
+    layer: index of this layer among the sparse layers of the decoder.
+    earlier: what each sparse layer before this one kept, (B, prompt columns) bool each.
     """
 
     attention: Callable[[], tuple[torch.Tensor, torch.Tensor]]
@@ -36,13 +35,21 @@ class Scores:
 
     @property
     def accumulated(self) -> torch.Tensor:
-        """(B, L) float32, sum over the probes of their mean attention over heads; a row sums to its number of probes."""
+        """(B, L) float32: a_j, the attention that token j gets, mean over heads, sum over probes.
+
+        A row sums to its number of probes.
+        """
         return self.probed[0]
 
     @property
-    def probes_seeing(self) -> torch.Tensor:
-        """(B, L) how many probes can see this token: the causal bias of `accumulated`."""
+    def probe_count(self) -> torch.Tensor:
+        """(B, L) how many probes can attend to each token: the causal bias of `accumulated`."""
         return self.probed[1]
+
+    @property
+    def normalised(self) -> torch.Tensor:
+        """(B, L) `accumulated` divided by `probe_count` (at least 1)."""
+        return self.accumulated / self.probe_count.clamp(min=1)
 
     @property
     def lengths(self) -> torch.Tensor:
@@ -51,18 +58,37 @@ class Scores:
 
     @property
     def ranks(self) -> torch.Tensor:
-        """(B, L) position of each token within its own prompt, 0 first; meaningless on padding."""
+        """(B, L) position of each token within its own prompt, from 0; undefined on padding."""
         return self.valid.long().cumsum(-1) - 1
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The probe queries of a batch, the same for all its layers.
+
+    positions: (B, P) column of each probe, 0 where padded.
+    valid: (B, P) bool, False where padded.
+    bias: (B, P, L) float32, 0 on the tokens that a probe can attend to, else minus infinity.
+    count: (B, L) how many probes can attend to each token.
+    prompt: (B, L) bool, the tokens of the prompts.
+    """
+
+    positions: torch.Tensor
+    valid: torch.Tensor
+    bias: torch.Tensor
+    count: torch.Tensor
+    prompt: torch.Tensor
 
 
 def probe_ranks(
     lengths: torch.Tensor, longest: int, recent: int = RECENT, others: int = OTHERS
 ) -> torch.Tensor:
-    """Positions of the probe queries within each prompt: (B, P) long, ascending, -1 where a prompt has fewer; P is at most
-    `longest`, the columns of the batch.
+    """Positions of the probe queries within prompts of `lengths` (B,): (B, P) long, ascending.
 
-    The last `recent` and `others` evenly spaced before them. Evenly spaced, where ZipVL draws at random, so that a
-    sample selects the same tokens alone, in a batch, and when its log-probabilities are computed again.
+    -1 where a prompt has fewer; P is at most `longest`, the columns of the batch. The probes are
+    the last `recent` queries and `others` evenly spaced before them. ZipVL draws the others at
+    random; evenly spaced, a sample selects the same tokens alone, in a batch, and when its
+    log-probabilities are computed again.
     """
     probes = min(longest, recent + others)
     slot = torch.arange(probes, device=lengths.device).expand(len(lengths), -1)
@@ -75,99 +101,80 @@ def probe_ranks(
 
 
 def columns_of(tokens: torch.Tensor, most: int) -> torch.Tensor:
-    """tokens (B, L) bool -> (B, most) long: the columns of the True ones in order, then zeros. Without a sort."""
-    rank = torch.where(tokens, tokens.long().cumsum(-1) - 1, most)
+    """tokens (B, L) bool -> (B, most) long: columns of the True ones in order, then zeros."""
+    rank = torch.where(tokens, tokens.long().cumsum(-1) - 1, most)  # no sort is needed
     column = torch.arange(tokens.shape[1], device=tokens.device).expand_as(rank)
     return column.new_zeros(len(tokens), most + 1).scatter_(1, rank, column)[:, :most]
 
 
-@dataclass(frozen=True)
-class Probes:
-    """The probe queries of a batch, the same for all its layers.
+def take_tokens(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """(B, H, L, D) -> (B, H, K, D): the tokens at `index` (B, K).
 
-    columns: (B, P) where each stands; 0 for one that does not exist. asked: (B, P) whether it exists.
-    bias: (B, P, L) float32, 0 on the tokens that it sees, else minus infinity. seeing: (B, L) how many see each token.
-    valid: (B, L) tokens of the prompts.
+    Copies whole rows of memory, which is faster than a gather of single elements. A row is one head
+    of a token in contiguous states, and all heads of a token in transposed ones.
     """
-
-    columns: torch.Tensor
-    asked: torch.Tensor
-    bias: torch.Tensor
-    seeing: torch.Tensor
-    valid: torch.Tensor
-
-
-def rows(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """(B, H, L, D) -> (B, H, K, D): the tokens at `index` (B, K). Copies whole rows of memory, where a gather would look up
-    each number: a row is what all heads hold of a token, or one head in the order of a KV cache."""
     batch, heads, length, size = states.shape
     sample = torch.arange(batch, device=index.device)[:, None]
     if states.is_contiguous():
-        place = (sample * heads + torch.arange(heads, device=index.device))[
-            :, :, None
-        ] * length + index[:, None]
-        return states.view(-1, size).index_select(0, place.flatten()).view(batch, heads, -1, size)
-    place = (sample * length + index).flatten()
-    return (
-        states.transpose(1, 2)
-        .flatten(0, 1)
-        .index_select(0, place)
-        .view(batch, -1, heads, size)
-        .transpose(1, 2)
-    )
+        head = sample * heads + torch.arange(heads, device=index.device)  # (B, H)
+        row = head[:, :, None] * length + index[:, None]
+        return states.view(-1, size).index_select(0, row.flatten()).view(batch, heads, -1, size)
+    row = (sample * length + index).flatten()
+    taken = states.transpose(1, 2).flatten(0, 1).index_select(0, row)
+    return taken.view(batch, -1, heads, size).transpose(1, 2)
 
 
-def find_probes(ranks: torch.Tensor, valid: torch.Tensor) -> Probes:
-    """ranks (B, P) from `probe_ranks`, valid (B, L)."""
-    asked = ranks >= 0
-    columns = columns_of(valid, valid.shape[1]).gather(1, ranks.clamp(min=0))
-    before = valid.long().cumsum(-1) - 1
-    sees = valid[:, None, :] & (before[:, None, :] <= ranks[:, :, None])
-    # A probe that does not exist sees everything, lest its softmax be empty; it weighs nothing in the sum.
-    bias = torch.zeros(sees.shape, device=valid.device).masked_fill_(
-        ~(sees | ~asked[:, :, None]), float("-inf")
+def find_probes(ranks: torch.Tensor, prompt: torch.Tensor) -> Probes:
+    """ranks (B, P) from `probe_ranks`, prompt (B, L) bool."""
+    valid = ranks >= 0
+    positions = columns_of(prompt, prompt.shape[1]).gather(1, ranks.clamp(min=0))
+    before = prompt.long().cumsum(-1) - 1
+    visible = prompt[:, None, :] & (before[:, None, :] <= ranks[:, :, None])
+    # A padded probe attends to everything, so that its softmax is defined; its weight is zero.
+    bias = torch.zeros(visible.shape, device=prompt.device).masked_fill_(
+        ~(visible | ~valid[:, :, None]), float("-inf")
     )
-    return Probes(columns, asked, bias, sees.sum(1), valid)
+    return Probes(positions, valid, bias, visible.sum(1), prompt)
 
 
 def probe_scores(
     query: torch.Tensor, key: torch.Tensor, probes: Probes, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Accumulated scores (B, L) float32 and the number of probes that see each token (B, L).
+    """Accumulated scores (B, L) float32, and (B, L) how many probes can attend to each token.
 
-    query (B, H, L, D) and key (B, Hkv, L, D) after rotary. Nothing larger than (B, H, P, L) is made, and without a gradient
-    nothing larger than a piece of PIECE numbers, or than (B, P, L).
+    query (B, H, L, D) and key (B, Hkv, L, D) after rotary embedding. The largest tensor has
+    (B, H, P, L) elements; without a gradient, max(CHUNK, B * P * L).
     """
     batch, heads, length, _ = query.shape
-    picked = (rows(query, probes.columns).float() * scaling).unflatten(
+    picked = (take_tokens(query, probes.positions).float() * scaling).unflatten(
         1, (key.shape[1], -1)
     )  # (B, Hkv, H / Hkv, P, D)
-    numbers, most = (
-        batch * picked.shape[3] * length,
-        PIECE if query.device.type == "cpu" else PIECE << 8,
-    )
-    pieces = [(picked, key)]
-    if heads * numbers > most and not picked.requires_grad:
-        each = max(1, most // numbers)
-        pieces = [
+    per_head = batch * picked.shape[3] * length
+    most = CHUNK if query.device.type == "cpu" else CHUNK << 8  # a GPU is launch-bound
+    chunks = [(picked, key)]
+    if heads * per_head > most and not picked.requires_grad:
+        chunks = [
             (some, key[:, i : i + 1])
             for i in range(key.shape[1])
-            for some in picked[:, i : i + 1].split(each, dim=2)
+            for some in picked[:, i : i + 1].split(max(1, most // per_head), dim=2)
         ]
     with torch.autocast(query.device.type, enabled=False):
-        total = sum(summed_attention(some, keys, probes) for some, keys in pieces)
-    return total / heads * probes.valid, probes.seeing
+        total = sum(summed_attention(some, keys, probes) for some, keys in chunks)
+    return total / heads * probes.prompt, probes.count
 
 
 def summed_attention(picked: torch.Tensor, key: torch.Tensor, probes: Probes) -> torch.Tensor:
-    """(B, L): the attention of picked queries (B, Hkv, G, P, D), summed over heads and probes. In float32, as attention's own
-    kernels have it: Qwen2's biases make large logits, and rounded to bfloat16 those choose other tokens."""
+    """(B, L): attention of the queries `picked` (B, Hkv, G, P, D), summed over heads and probes.
+
+    In float32, as in the attention kernels: the key biases of Qwen2 make large logits, and logits
+    rounded to bfloat16 select other tokens.
+    """
     batch, length = len(key), key.shape[2]
     logits = torch.matmul(picked.flatten(2, 3), key.float().transpose(2, 3)).view(
         batch, -1, picked.shape[3], length
     )
-    # Added, not filled in: filling a view makes its gradient copy everything twice. In place where there is none.
+    # Added, since the gradient of masked_fill on a view copies everything twice.
     add = logits.add if logits.requires_grad else logits.add_
     attention = add(probes.bias[:, None]).softmax(-1)
-    weights = probes.asked.float().repeat(1, attention.shape[1])[:, None]  # (B, 1, heads * P)
+    weights = probes.valid.float().repeat(1, attention.shape[1])[:, None]  # (B, 1, heads * P)
     return (weights @ attention.view(batch, -1, length))[:, 0]

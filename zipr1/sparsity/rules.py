@@ -1,7 +1,8 @@
-"""Which tokens take part in attention: probe scores, the Top-p budget, and the rules. Only torch; no model in sight.
+"""Selection rules: which prompt tokens take part in a layer's attention.
 
-Sources: ZipVL (arXiv 2410.08584, section 3) for the scores and the choice, ZipR1 (arXiv 2504.18579, Eq. 3) for the budget.
-Shapes: B samples, H query heads, Hkv key heads, P probes, L columns (padding included), D head size.
+A rule is a frozen dataclass with one method, `keep`, from a layer's `Scores` to a mask (B, L). To
+write your own, copy `TopK` below; `keep_best` (in `budget`) keeps the best-scored tokens and the
+last one. Any rule works with `zipr1.sparse(model, rule)`. Imports only torch.
 """
 
 from dataclasses import dataclass
@@ -9,24 +10,29 @@ from typing import Literal, Protocol
 
 import torch
 
+from zipr1.common.errors import InputError
 from zipr1.sparsity.budget import keep_best, top_p_count
 from zipr1.sparsity.probes import Scores
 
 
 class Rule(Protocol):
-    """Scores -> kept tokens. A new rule is a frozen dataclass with this method."""
+    """Scores of a layer -> kept tokens."""
 
     def keep(self, scores: Scores) -> torch.Tensor:
-        """(B, L) bool, True on kept tokens, never on padding, always on the last token of a prompt."""
+        """(B, L) bool on the device of `scores.valid`.
+
+        True on kept tokens, never on padding, always on the last token of each prompt.
+        """
 
 
 @dataclass(frozen=True)
 class TopP:
-    """ZipVL: the fewest tokens that hold a share p of the attention, chosen per layer and sample.
+    """ZipVL: the fewest tokens that hold a fraction p of the attention, per layer and sample.
 
-    The count comes from accumulated scores and the choice from normalised ones, which corrects the causal bias to early
-    tokens; so the mass that is kept can be a little below p. choice="accumulated" chooses by the scores that were counted
-    and holds the share exactly. p is a number for all samples, or one for each.
+    The count comes from accumulated scores. The choice comes from normalised ones, which corrects
+    the causal bias to early tokens, so the attention that is kept can be a little below p;
+    choice="accumulated" chooses by the scores that were counted and keeps the fraction exactly.
+    p is a number for all samples, or a tuple with one for each.
     """
 
     p: float | tuple[float, ...] = 0.975
@@ -35,17 +41,15 @@ class TopP:
     def __post_init__(self):
         for p in self.p if isinstance(self.p, tuple) else (self.p,):
             if not 0 < p <= 1:
-                raise ValueError(
-                    f"p={p}: the share of attention to keep must lie in (0, 1], for example 0.975"
+                raise InputError(
+                    f"p={p}: the fraction of attention to keep must lie in (0, 1], such as 0.975"
                 )
         if self.choice not in ("normalised", "accumulated"):
-            raise ValueError(f"choice={self.choice!r}: expected 'normalised' or 'accumulated'")
+            raise InputError(f"choice={self.choice!r}: expected 'normalised' or 'accumulated'")
 
     def score(self, scores: Scores) -> torch.Tensor:
         """(B, L) what the tokens are chosen by."""
-        if self.choice == "accumulated":
-            return scores.accumulated
-        return scores.accumulated / scores.probes_seeing.clamp(min=1)
+        return scores.accumulated if self.choice == "accumulated" else scores.normalised
 
     def thresholds(self, scores: Scores) -> torch.Tensor:
         """(B,) p of each sample, float32."""
@@ -53,8 +57,8 @@ class TopP:
         if not isinstance(self.p, tuple):
             return torch.full((batch,), self.p, device=scores.valid.device)
         if len(self.p) != batch:
-            raise ValueError(
-                f"p has {len(self.p)} values for a batch of {batch}: give one number, or one per row"
+            raise InputError(
+                f"p has {len(self.p)} values for a batch of {batch}: give one number, or one a row"
             )
         return torch.tensor(self.p, device=scores.valid.device)
 
@@ -67,7 +71,7 @@ class TopP:
 
 @dataclass(frozen=True)
 class TopK:
-    """A fixed share of the tokens, by the same normalised scores: what Top-p is compared with."""
+    """A fixed fraction of the tokens, by the normalised scores: the baseline of Top-p."""
 
     ratio: float
 
@@ -75,16 +79,12 @@ class TopK:
         check_ratio(self.ratio)
 
     def keep(self, scores: Scores) -> torch.Tensor:
-        return keep_best(
-            scores.accumulated / scores.probes_seeing.clamp(min=1),
-            share(scores, self.ratio),
-            scores.valid,
-        )
+        return keep_best(scores.normalised, token_count(scores, self.ratio), scores.valid)
 
 
 @dataclass(frozen=True)
 class Random:
-    """A fixed share of the tokens drawn at random; a function of seed, layer and position in the prompt, not of the batch."""
+    """A fixed fraction of the tokens at random: a function of seed, layer and prompt position."""
 
     ratio: float
     seed: int = 0
@@ -95,12 +95,16 @@ class Random:
     def keep(self, scores: Scores) -> torch.Tensor:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + scores.layer)
         draws = torch.rand(scores.valid.shape[1], generator=generator).to(scores.valid.device)
-        return keep_best(draws[scores.ranks.clamp(min=0)], share(scores, self.ratio), scores.valid)
+        count = token_count(scores, self.ratio)
+        return keep_best(draws[scores.ranks.clamp(min=0)], count, scores.valid)
 
 
 @dataclass(frozen=True)
 class Recent:
-    """Attention sinks and a window (StreamingLLM, arXiv 2309.17453): the first `sinks` tokens and the latest ones."""
+    """Attention sinks and a window (StreamingLLM, arXiv 2309.17453).
+
+    The first `sinks` tokens and the latest ones.
+    """
 
     ratio: float
     sinks: int = 4
@@ -111,13 +115,16 @@ class Recent:
     def keep(self, scores: Scores) -> torch.Tensor:
         ranks = scores.ranks
         score = torch.where(ranks < self.sinks, ranks + scores.valid.shape[1], ranks)
-        return keep_best(score, share(scores, self.ratio), scores.valid)
+        return keep_best(score, token_count(scores, self.ratio), scores.valid)
 
 
 @dataclass(frozen=True)
 class FastV:
-    """FastV (arXiv 2403.06764): everything up to `layer`, from there on the same share of the tokens, chosen by that layer's
-    attention. Here text tokens can be dropped too, and the scores are those of the other rules."""
+    """FastV (arXiv 2403.06764): all tokens before `layer`; from there on a fixed fraction of them.
+
+    That layer's attention chooses them for all later layers. Unlike in the paper, text tokens can
+    be dropped too, and the scores are those of the other rules.
+    """
 
     ratio: float
     layer: int = 2
@@ -127,9 +134,10 @@ class FastV:
 
     @classmethod
     def at(cls, ratio: float, layers: int) -> "FastV":
-        """FastV whose token ratio, the mean over so many layers, is `ratio`, or the least above that it can have.
+        """FastV whose token ratio over `layers` layers is `ratio`, or the least possible above it.
 
-        Of 24 to 40 layers the first two keep everything, as in the paper; of others the like share, one at least.
+        Of 24 to 40 layers the first two keep everything, as in the paper; of other numbers the same
+        fraction does, at least one layer.
         """
         layer = max(1, round(layers / 16))
         return cls(max((ratio * layers - layer) / (layers - layer), 1e-3), layer)
@@ -155,11 +163,10 @@ class KeepAll:
 
 def check_ratio(ratio: float) -> None:
     if not 0 < ratio <= 1:
-        raise ValueError(f"ratio={ratio}: the share of tokens to keep must lie in (0, 1]")
+        raise InputError(f"ratio={ratio}: the fraction of tokens to keep must lie in (0, 1]")
 
 
-def share(scores: Scores, ratio: float) -> torch.Tensor:
-    """(B,) at least one token, `ratio` of each prompt, rounded up."""
-    return (
-        (scores.lengths.double() * ratio - 1e-9).ceil().long().clamp(min=1)
-    )  # 0.1 * 30 is 3, not a little above
+def token_count(scores: Scores, ratio: float) -> torch.Tensor:
+    """(B,) `ratio` of each prompt's tokens, rounded up, at least one."""
+    # 0.1 * 30 is 3.0000000000000004 in floating point, and must be 3.
+    return (scores.lengths.double() * ratio - 1e-9).ceil().long().clamp(min=1)

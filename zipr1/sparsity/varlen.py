@@ -1,4 +1,4 @@
-"""Causal attention over samples of different lengths, packed without padding: torch's kernel (CUDA, half precision)."""
+"""Causal attention over packed samples of different lengths (CUDA, half precision)."""
 
 import torch
 from torch.nn.attention import varlen
@@ -6,7 +6,10 @@ from torch.nn.functional import pad
 
 
 def packable(query: torch.Tensor, dropout: float) -> bool:
-    """Whether the kernel serves this call; elsewhere one padded causal kernel does (docs/concepts/decisions.md#batches)."""
+    """Whether torch's varlen kernel serves this call; otherwise one padded causal kernel does.
+
+    See docs/concepts/decisions.md#batches.
+    """
     return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout
 
 
@@ -19,8 +22,11 @@ def packed_attention(
     most: int,
     scaling: float,
 ) -> torch.Tensor:
-    """query (B, H, L, D), key and value (B, Hkv, L, D) -> (N, H, D): the output of the rows (N,) of B * L, `counts` (B,) of
-    each sample, at most `most`, each attending to those of its sample up to itself."""
+    """(N, H, D): causal attention among the kept tokens of each sample.
+
+    query (B, H, L, D), key and value (B, Hkv, L, D); rows (N,) of the kept tokens among the B * L;
+    counts (B,) of each sample, at most `most`.
+    """
     heads = query.shape[1]
     packed = [
         states.transpose(1, 2).flatten(0, 1).index_select(0, rows) for states in (query, key, value)

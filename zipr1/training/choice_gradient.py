@@ -1,36 +1,77 @@
-"""Attention for the pass that learns: the choice of tokens gets a gradient, although it is a step function.
+"""Attention for training passes in which the choice of tokens has a gradient.
 
-Behind `attention` a token that was not kept has no part in the loss, so nothing ever tells the model that it needed that
-token: the pathwise gradient makes the count small, and whether the right tokens are left is chance. Here the forward pass is
-the same, but for the rows that scope layer asks halfway in (`scope.KeptRows.halfway`), and the backward pass asks what each
-token would have changed had it been let in, or left out (a straight-through estimator, Bengio et al., arXiv 1308.3432).
+Dropped tokens get no gradient in `sparsity.attention`, so the selection itself is not trained: the
+pathwise gradient of the token ratio reduces how many tokens are kept, not which. Here the forward
+pass is the same, except for sampled rows under scope "layer" (`WeightedRows`), and the backward
+pass adds the effect of including each dropped token, or of dropping each kept one: a
+straight-through estimator (Bengio et al., arXiv 1308.3432).
 
-The learning pass then computes what the fast one leaves out: attention over all tokens and, under scope="layer", the output
-projection and the MLP of all rows. Scores are made in the backward pass alone, a piece of the queries at a time.
+Such a pass computes attention over all tokens and, under scope="layer", the output projection and
+the MLP of all rows. Score matrices are made in the backward pass only, in chunks of queries.
 """
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from zipr1.sparsity.attention import NAME, choose, padding_mask, without_cudnn
+from zipr1.common.errors import InputError
+from zipr1.sparsity.attention import cudnn_attention_disabled, full_padding_mask, padding_mask
+from zipr1.sparsity.layer_scope import KeptRows
 from zipr1.sparsity.probes import Scores
 from zipr1.sparsity.rules import TopP
+from zipr1.sparsity.selection import select_tokens
+from zipr1.sparsity.settings import NAME, ForwardPass, TrainingPass
 
-ASKED = 0.125  # chance of a row at the edge of T to be asked in one pass; farther out, the less its gradient counts
+CHOICE_GRADIENT = "zipr1_choice_gradient"  # name of the attention function
+SOFTNESS = 1.0  # width of the sigmoid around the budget's edge, in nats of the score
+SAMPLED = 0.125  # probability that a row at the edge of T is sampled; lower where its gradient is
+CHUNK = 1 << 22  # scores per chunk, over samples and heads, on a CPU; 16 times more on a GPU
+BYTES_PER_SCORE = 20  # while the backward pass works on its chunk: five numbers
 
 
-def asked_rows(
-    chance: torch.Tensor, valid: torch.Tensor, layer: int, numbers: Sequence[int] | None
+def choice_gradient_pass(**settings) -> TrainingPass:
+    """A TrainingPass with a choice gradient; it needs `relax`."""
+    return TrainingPass(implementation=CHOICE_GRADIENT, kept_rows=WeightedRows, **settings)
+
+
+def chunk_size(device: str) -> int:
+    """Scores per chunk on a type of device."""
+    return CHUNK if device == "cpu" else CHUNK << 4
+
+
+def straight_through(
+    rule: TopP, scores: Scores, kept: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """kept (B, L) bool as 1 and 0 with a gradient in the scores, and the slope of that gradient.
+
+    The gradient is that of sigmoid((log score - log edge) / SOFTNESS), where the edge, held
+    constant, is the lowest score within the budget; there is none where every token is kept. The
+    slope (B, L) is with respect to the log score, at most 1/4 / SOFTNESS.
+    """
+    valid = scores.valid
+    tiny = torch.finfo(torch.float32).tiny
+    logs = rule.score(scores).clamp(min=tiny).log()
+    count = (kept & valid).sum(-1, keepdim=True)
+    ordered = logs.detach().masked_fill(~valid, float("-inf")).sort(-1, descending=True).values
+    soft = torch.sigmoid((logs - ordered.gather(1, count - 1)) / SOFTNESS)
+    sparse = valid & (count < valid.sum(-1, keepdim=True))
+    slope = (soft * (1 - soft) / SOFTNESS).detach()
+    return kept.float() + torch.where(sparse, soft - soft.detach(), 0.0), slope
+
+
+def sample_rows(
+    probability: torch.Tensor, valid: torch.Tensor, layer: int, numbers: Sequence[int] | None
 ) -> torch.Tensor:
-    """Which rows a pass that learns asks about (`KeptRows.halfway`): chance of each and valid (B, L) -> (B, L) how many rows it
-    stands for, 1 / chance, or 0 if it is not asked.
+    """(B, L): 1 / probability on sampled rows, the number of rows that each stands for; else 0.
 
-    An even spread over the tokens (Weyl's sequence, in units of 2^-32), another one for each layer and number: a function of
-    the sample, however it is padded, and of nothing that recomputing could change.
+    probability (B, L), valid (B, L), numbers (B,) of the samples. The sequence is evenly spread
+    over the tokens (Weyl, in units of 2^-32) and differs by layer and sample number; it depends
+    neither on padding nor on anything that a recomputation could change.
     """
     turn = torch.tensor(numbers or [0] * len(valid), device=valid.device)[:, None] % 2**32
     place = (
@@ -38,161 +79,168 @@ def asked_rows(
         + turn * round(2**32 * (2**0.5 - 1))
         + layer * round(2**32 * 3**0.5)
     )
-    asked = (place % 2**32 < chance * 2**32) & valid
-    return torch.where(asked, 1 / chance, 0.0)
+    sampled = (place % 2**32 < probability * 2**32) & valid
+    return torch.where(sampled, 1 / probability, 0.0)
 
 
-MEMBERSHIP = "zipr1_membership"
-SOFTNESS = 1.0  # nats of the score over which membership fades in the backward pass
-PIECE = (
-    1 << 22
-)  # scores at a time, of all samples and heads, on a CPU; a GPU, which wants larger products, takes 16 times more
-BYTES = 20  # of a score while its piece is learned from: five numbers
+class WeightedRows(KeptRows):
+    """Computes all rows and weights their output with 0 or 1, which have a gradient.
+
+    A random sample of the dropped rows is included with a partial weight, to estimate the gradient
+    of including them.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.weight: torch.Tensor | None = None  # (B, L, 1), 0 or 1
+        self.sampled: torch.Tensor | None = None  # (B, L, 1), rows that each stands for, or 0
+        self.residual: torch.Tensor | None = None  # (B, L, D) what the next output is added to
+
+    def weigh(self, weight: torch.Tensor, sampled: torch.Tensor) -> None:
+        """Set by the layer's attention: weight and sampled, (B, L, 1) each."""
+        self.weight, self.sampled = weight, sampled
+
+    def scatter(self, module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        """Forward hook: the output (B, L, D) times its weight."""
+        return output if self.weight is None else output * self.partial_weight(output.detach())
+
+    def keep_residual(self, module: nn.Module, args: tuple) -> None:
+        """Forward pre-hook of a layer's two norms, which gradient checkpointing runs again."""
+        self.residual = args[0].detach()
+
+    def partial_weight(self, output: torch.Tensor) -> torch.Tensor:
+        """(B, L, 1): the weight of `output` (B, L, D), differentiable for kept and sampled rows.
+
+        RMSNorm sees only the direction of x + w * out, x the residual, so the derivative at w = 0
+        or 1 is uninformative; for sampled rows it is evaluated at w = min(1/2, |x| / |out|).
+        """
+        weight = self.weight.detach()
+        size = output.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(output.dtype).tiny)
+        partial = (self.residual.norm(dim=-1, keepdim=True) / size).clamp(max=0.5).to(weight.dtype)
+        slope = torch.where(self.sampled > 0, 2 * partial * self.sampled, weight)
+        return torch.where(self.sampled > 0, partial, weight) + slope * (self.weight - weight)
+
+    def attach(self, layers: nn.ModuleList) -> list[RemovableHandle]:
+        norms = [
+            norm
+            for layer in layers
+            for norm in (layer.input_layernorm, layer.post_attention_layernorm)
+        ]
+        handles = [norm.register_forward_pre_hook(self.keep_residual) for norm in norms]
+        return handles + super().attach(layers)
 
 
-def membership(rule: TopP, scores: Scores, kept: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """kept (B, L) -> (B, L): 1 or 0 as it says, with the gradient of sigmoid((log score - log edge) / SOFTNESS) in the scores
-    of the prompt, where `edge`, held constant, is the weakest score that the budget takes. None where every token is kept.
-    And (B, L) the slope of that sigmoid in the log score, at most 1/4 / SOFTNESS."""
-    valid = scores.valid.bool()
-    tiny = torch.finfo(torch.float32).tiny
-    logs = rule.score(scores).clamp(min=tiny).log()
-    count = (kept & valid).sum(-1, keepdim=True)
-    edge = (
-        logs.detach()
-        .masked_fill(~valid, float("-inf"))
-        .sort(-1, descending=True)
-        .values.gather(1, count - 1)
-    )
-    soft = torch.sigmoid((logs - edge) / SOFTNESS)
-    chosen = valid & (count < valid.sum(-1, keepdim=True))
-    slope = (soft * (1 - soft) / SOFTNESS).detach()
-    return kept.float() + torch.where(chosen, soft - soft.detach(), 0.0), slope
+def choice_gradient_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):
+    """In place of `sparsity.attention.sparse_attention`, for passes that record a relaxed count.
+
+    Dropped rows are multiplied by zero here, or by the hooks of scope "layer".
+    """
+    current: ForwardPass = kwargs[NAME]()
+    training = current.settings.training
+    if training.relax is None or current.cache is not None:
+        raise InputError(
+            "a choice gradient is for training passes: give TrainingPass(relax=...) and "
+            "use_cache=False"
+        )
+    mask = full_padding_mask(attention_mask, query)
+    kept, scores = select_tokens(module.layer_idx, query, key, mask, scaling, current)
+    weight, slope = straight_through(current.settings.rule, scores, kept)
+    # Under autocast, rotary embedding leaves queries and keys in float32.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    chunk = chunk_size(query.device.type)
+    out = KeptAttention.apply(query, key, value, weight, mask, scaling, chunk).transpose(1, 2)
+    weight = weight.to(value.dtype)[:, :, None]
+    if current.kept_rows is None:
+        return out * weight[..., None], None
+    # The output of o_proj and of the MLP is weighted instead, so that no weight counts twice.
+    probability = (SAMPLED * 4 * SOFTNESS * slope).masked_fill(kept, 0)
+    sampled = sample_rows(probability, mask, module.layer_idx, training.sample_numbers)
+    current.kept_rows.weigh(weight, sampled.to(weight.dtype)[:, :, None])
+    return out, None
 
 
-def piece_of(device: str) -> int:
-    """Scores that are made at a time."""
-    return PIECE if device == "cpu" else PIECE << 4
+class KeptAttention(torch.autograd.Function):
+    """Causal attention of every query to the kept tokens and to itself: (B, H, L, D).
 
-
-class Attend(torch.autograd.Function):
-    """(query (B, H, L, D), key, value (B, Hkv, L, D), member, valid (B, L), scaling, piece) -> (B, H, L, D): causal attention
-    of every query to the members, whose `member` is 1, and to itself.
-
-    Backward: of queries, keys and values the gradient of that attention; of `member` what the output would change by once a
-    token that is not a member became one (for a member: were it weighed more). That is w / (Z + w) and not the derivative's
-    w / Z, which knows no bound. Scores are made `piece` at a time, and not kept; queries whose output is weighed with zero
-    afterwards, most of them once few tokens are kept, make none. Word for word: `reference.attend`.
+    Inputs: query (B, H, L, D), key, value (B, Hkv, L, D), kept (B, L) 1 or 0, valid (B, L),
+    scaling, scores per chunk. The backward pass gives queries, keys and values the gradient of that
+    attention, and `kept` the change of the output if a dropped token were kept (for a kept token:
+    if it had more weight). That is w / (Z + w), where the derivative's w / Z is unbounded. Queries
+    whose output is multiplied by zero afterwards, most of them at a low token ratio, need no
+    scores. Reference implementation: `sparsity.naive.choice_gradient_attention`.
     """
 
     @staticmethod
-    def forward(ctx, query, key, value, member, valid, scaling: float, piece: int) -> torch.Tensor:
+    def forward(ctx, query, key, value, kept, valid, scaling: float, chunk: int) -> torch.Tensor:
         batch, heads, length, _ = query.shape
         out = torch.empty_like(query)
-        # For all heads, here alone: with a mask, torch's kernels for GPUs take no fewer. A piece is of masks, not scores.
+        # Repeated for all heads: with a mask, torch's GPU kernels need it. A chunk bounds the mask.
         keys, values = (one.repeat_interleave(heads // one.shape[1], dim=1) for one in (key, value))
-        for part in torch.arange(length).split(max(1, piece // (batch * length))):
-            inside = masks(member, valid, part)[1][:, None]
+        for part in torch.arange(length).split(max(1, chunk // (batch * length))):
+            inside = masks(kept, valid, part)[1][:, None]
             seen = slice(inside.shape[-1])
             states = query[:, :, part], keys[:, :, seen], values[:, :, seen]
-            with without_cudnn():
+            with cudnn_attention_disabled():
                 out[:, :, part] = F.scaled_dot_product_attention(
                     *states, attn_mask=inside, scale=scaling
                 )
-        ctx.save_for_backward(query, key, value, member, valid, out)
-        ctx.settings = scaling, piece
+        ctx.save_for_backward(query, key, value, kept, valid, out)
+        ctx.settings = scaling, chunk
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        query, key, value, member, valid, out = ctx.saved_tensors
-        scaling, piece = ctx.settings
+        query, key, value, kept, valid, out = ctx.saved_tensors
+        scaling, chunk = ctx.settings
         _, heads, length, _ = query.shape
-        # In the precision of `member`: sums over many pieces, and differences of large logits.
-        found = [
-            torch.zeros_like(states, dtype=member.dtype) for states in (query, key, value, member)
-        ]
-        to_query, to_key, to_value, to_member = found
-        asked = (gradient != 0).any(3).any(1).cpu()  # the one wait for the device
-        for b in asked.any(1).nonzero()[:, 0].tolist():
-            for part in asked[b].nonzero()[:, 0].split(max(1, piece // (heads * length))):
-                sees, inside, own = masks(member[b], valid[b], part)
+        # In the precision of `kept`: sums over many chunks, and differences of large logits.
+        found = [torch.zeros_like(states, dtype=kept.dtype) for states in (query, key, value, kept)]
+        to_query, to_key, to_value, to_kept = found
+        needed = (gradient != 0).any(3).any(1).cpu()  # the only device synchronisation
+        for b in needed.any(1).nonzero()[:, 0].tolist():
+            for part in needed[b].nonzero()[:, 0].split(max(1, chunk // (heads * length))):
+                visible, inside, own = masks(kept[b], valid[b], part)
                 seen = slice(inside.shape[-1])
-                # Query heads that share keys, one behind the other: (Hkv, H / Hkv * Q, D).
+                # Query heads that share a key head, one after the other: (Hkv, H / Hkv * Q, D).
                 q, g, o = (
-                    one[b][:, part].to(member.dtype).view(key.shape[1], -1, one.shape[-1])
+                    one[b][:, part].to(kept.dtype).view(key.shape[1], -1, one.shape[-1])
                     for one in (query, gradient, out)
                 )
-                k, v = (one[b, :, seen].to(member.dtype) for one in (key, value))
+                k, v = (one[b, :, seen].to(kept.dtype) for one in (key, value))
                 scores = (q @ k.transpose(1, 2)).mul_(scaling).view(heads, *inside.shape)
                 scores -= scores.masked_fill(~inside, float("-inf")).logsumexp(-1, keepdim=True)
                 weight = torch.where(
-                    inside, scores.clamp(max=0).exp_(), scores.sigmoid().mul_(sees)
+                    inside, scores.clamp(max=0).exp_(), scores.sigmoid().mul_(visible)
                 )
                 del scores
-                change = (
-                    (g @ v.transpose(1, 2))
-                    .sub_((g * o).sum(-1, keepdim=True))
-                    .view_as(weight)
-                    .mul_(weight)
-                )
-                to_member[b, seen] += change.masked_fill(own, 0).sum((0, 1))
+                change = (g @ v.transpose(1, 2)).sub_((g * o).sum(-1, keepdim=True))
+                change = change.view_as(weight).mul_(weight)
+                to_kept[b, seen] += change.masked_fill(own, 0).sum((0, 1))
                 change = change.masked_fill_(~inside, 0).mul_(scaling).view(*q.shape[:2], -1)
                 to_query[b][:, part] = (change @ k).view(heads, len(part), -1)
                 to_key[b, :, seen] += change.transpose(1, 2) @ q
-                to_value[b, :, seen] += (
-                    weight.masked_fill_(~inside, 0).view_as(change).transpose(1, 2) @ g
-                )
-                del weight, change  # before the next piece's
+                weight = weight.masked_fill_(~inside, 0).view_as(change)
+                to_value[b, :, seen] += weight.transpose(1, 2) @ g
+                del weight, change  # before those of the next chunk
         return *found, None, None, None
 
 
 def masks(
-    member: torch.Tensor, valid: torch.Tensor, part: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
-    """member and valid (..., L), part (Q,) columns in order -> over the keys up to the last of them (..., Q, K) which each
-    query sees, (..., Q, K) which of those take part, (Q, K) which is its own."""
+    kept: torch.Tensor, valid: torch.Tensor, part: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For the queries `part` (Q,), in order, over the K keys up to the last of them.
+
+    kept and valid (..., L). Returns (..., Q, K) which keys are visible, (..., Q, K) which of those
+    take part, and (Q, K) which is the query's own.
+    """
     seen = slice(int(part[-1]) + 1)
-    column = torch.arange(seen.stop, device=member.device)
-    row = part.to(member.device)[:, None]
+    column = torch.arange(seen.stop, device=kept.device)
+    row = part.to(kept.device)[:, None]
     own = column == row
-    sees = (column < row) & valid[..., None, seen] | own
-    return sees, sees & ((member[..., None, seen] > 0) | own), own
+    visible = (column < row) & valid[..., None, seen] | own
+    return visible, visible & ((kept[..., None, seen] > 0) | own), own
 
 
-def membership_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):
-    """In the place of `attention.sparse_attention`, for passes over whole sequences that record a relaxed count. Rows outside T
-    are weighed with zero here, or under scope layer by its hooks."""
-    call = kwargs[NAME]()
-    if call.relax is None or call.cache is not None:
-        raise ValueError(
-            "membership is for passes that learn: give zipr1.sparse(..., relax=...) and use_cache=False"
-        )
-    batch, _, length, _ = query.shape
-    if attention_mask is None:
-        attention_mask = torch.ones(batch, length, dtype=torch.bool, device=query.device)
-    kept = choose(module, query, key, attention_mask, scaling, call).bool()
-    member, slope = membership(call.rule, call.scores, kept)
-    # Under autocast rotary embedding leaves queries and keys in float32.
-    out = Attend.apply(
-        query.to(value.dtype),
-        key.to(value.dtype),
-        value,
-        member,
-        attention_mask.bool(),
-        scaling,
-        piece_of(query.device.type),
-    ).transpose(1, 2)
-    weight = member.to(value.dtype)[:, :, None]
-    if call.rows is None:
-        return out * weight[..., None], None
-    # What the output projection and the MLP give is weighed instead, lest membership count twice.
-    chance = (ASKED * 4 * SOFTNESS * slope).masked_fill(kept, 0)
-    asked = asked_rows(chance, attention_mask.bool(), module.layer_idx, call.numbers)
-    call.rows.weigh(weight, asked.to(weight.dtype)[:, :, None])
-    return out, None
-
-
-AttentionInterface.register(MEMBERSHIP, membership_attention)
-AttentionMaskInterface.register(MEMBERSHIP, padding_mask)
+AttentionInterface.register(CHOICE_GRADIENT, choice_gradient_attention)
+AttentionMaskInterface.register(CHOICE_GRADIENT, padding_mask)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from zipr1.sparsity.attention import Trace
+from zipr1.sparsity.trace import Trace
 from zipr1.training.experience import Experience
 from zipr1.training.grpo import (
     Governor,

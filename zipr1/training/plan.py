@@ -12,7 +12,7 @@ import torch
 from zipr1.models.families import auto_class
 from zipr1.models.flops import Shape, layer_flops
 from zipr1.models.loading import load_config
-from zipr1.training.choice_gradient import BYTES, piece_of
+from zipr1.training.choice_gradient import BYTES_PER_SCORE, chunk_size
 from zipr1.training.config import TrainConfig
 
 GB = 1e9
@@ -192,10 +192,10 @@ def activation_bytes(sizes: Sizes) -> float:
     probes = 128 * shape.heads * sizes.prompt * 4 * 2 if config.objective.sparsity_weight else 0
     total = sizes.rows * (layers + probes * (1 if checkpointing else shape.layers))
     if sizes.all_rows_learn:
-        # Scores of one layer and sample, a piece at a time (bfloat16 is for GPUs), or keys and
+        # Scores of one layer and sample, a chunk at a time (bfloat16 is for GPUs), or keys and
         # values repeated for all heads.
         device = "cuda" if config.bf16 else "cpu"
-        scores = BYTES * min(shape.heads * length**2, piece_of(device))
+        scores = BYTES_PER_SCORE * min(shape.heads * length**2, chunk_size(device))
         repeated = 2 * sizes.rows * length * sizes.size * shape.head * shape.heads
         total += max(scores, repeated)
     return total

@@ -9,11 +9,11 @@ from accelerate import Accelerator
 
 from zipr1.common.clock import Stopwatch
 from zipr1.rewards.functions import summary
-from zipr1.sparsity.attention import NAME
 from zipr1.sparsity.budget import relaxed_count
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import TopP
-from zipr1.training.choice_gradient import MEMBERSHIP
+from zipr1.sparsity.settings import TrainingPass
+from zipr1.training.choice_gradient import choice_gradient_pass
 from zipr1.training.config import TrainConfig
 from zipr1.training.experience import Experience, gather_experience
 from zipr1.training.grpo import Governor
@@ -118,18 +118,16 @@ def update(
     rows = sum(part.weight * len(part.rollout.p) for part in parts)
     rows = accelerator.reduce(torch.tensor(rows, device=accelerator.device), "sum").item()
     for number, part in enumerate(parts, 1):
-        replayed = {
+        settings = {
+            "scope": scope,
             "prompt_length": part.rollout.prompt_length,
-            "replay": part.rollout.kept,
-            "relax": relaxation(objective),
-            "numbers": part.rollout_numbers,
-            "implementation": implementation(objective),
+            "training": training_pass(part, objective),
         }
         rule = TopP(part.rollout.p, choice)
         with (
             watch("loss"),
             learner.accumulate(more=number < len(parts)),
-            sparse(learner.model, rule, scope=scope, **replayed) as trace,
+            sparse(learner.model, rule, **settings) as trace,
         ):
             loss, metrics = learner(losses, trace, part, governor, objective)
             # Gradients are averaged over the processes: times their number, over all rollouts.
@@ -153,10 +151,15 @@ def relaxation(objective: Objective):
     return SHARPNESS[objective.sharpness]
 
 
-def implementation(objective: Objective) -> str:
-    """The attention function of the pass with gradients."""
+def training_pass(part: Experience, objective: Objective) -> TrainingPass:
+    """The pass with gradients: replays the rollouts' choice of tokens, which may have a gradient."""
     learned = objective.sparsity_weight and objective.choice_gradient
-    return MEMBERSHIP if learned else NAME
+    new_pass = choice_gradient_pass if learned else TrainingPass
+    return new_pass(
+        replay=part.rollout.kept,
+        relax=relaxation(objective),
+        sample_numbers=part.rollout_numbers,
+    )
 
 
 def reward_summary(parts: list[list[Experience]]) -> dict[str, float]:

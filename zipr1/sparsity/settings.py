@@ -1,0 +1,65 @@
+"""Settings of a block of `zipr1.sparse`, and the state of one forward pass inside it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from transformers import Cache
+
+from zipr1.sparsity.layer_scope import KeptRows
+from zipr1.sparsity.probes import Probes
+from zipr1.sparsity.rules import Rule
+from zipr1.sparsity.trace import Trace
+
+NAME = "zipr1"  # of the attention function, the mask function and the keyword argument of a pass
+
+
+@dataclass(frozen=True)
+class TrainingPass:
+    """What only a trainer sets for the passes of a block.
+
+    replay: the kept tokens of an earlier trace, (B, prompt) per layer, in place of a fresh choice.
+    relax: (accumulated (B, L), p (B,), valid (B, L)) -> (B,), a differentiable count to record in
+        the trace, such as `zipr1.relaxed_count`.
+    sample_numbers: (B,) a number of each sample, by which a pass with a choice gradient draws the
+        rows it samples under scope "layer" (`training.choice_gradient`).
+    implementation: name of the attention function; `sparsity.naive` registers the tests' oracle.
+    kept_rows: makes the object that drops rows under scope "layer".
+    """
+
+    replay: Sequence[torch.Tensor] | None = None
+    relax: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    sample_numbers: Sequence[int] | None = None
+    implementation: str = NAME
+    kept_rows: Callable[[], KeptRows] = KeptRows
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `zipr1.sparse`."""
+
+    rule: Rule
+    scope: Literal["attention", "layer"] = "attention"
+    keep_kv: bool = False
+    min_tokens: int = 0
+    prompt_length: int | None = None
+    training: TrainingPass = field(default_factory=TrainingPass)
+
+
+@dataclass
+class ForwardPass:
+    """One forward pass of the decoder.
+
+    cache: the KV cache that the pass fills or continues.
+    past: tokens seen before this pass; 0 for a prefill.
+    kept_rows: under scope "layer", which rows the rest of a layer computes.
+    probes: found by the first layer that needs scores.
+    """
+
+    settings: Settings
+    trace: Trace
+    cache: Cache | None = None
+    past: int = 0
+    kept_rows: KeptRows | None = None
+    probes: Probes | None = None
