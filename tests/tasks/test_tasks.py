@@ -70,8 +70,10 @@ def test_a_scene_is_a_function_of_split_and_index(task):
 
 def test_the_clips_of_a_map_do_not_depend_on_what_ran_before():
     name = ALL_MAPS["val"][0]
-    walks.clips(*ALL_MAPS["val"][1])
-    for kept, fresh in zip(walks.clips(*name), walks.clips.__wrapped__(*name), strict=True):
+    walks.recordings(*ALL_MAPS["val"][1])
+    for kept, fresh in zip(
+        walks.recordings(*name), walks.recordings.__wrapped__(*name), strict=True
+    ):
         assert kept.action == fresh.action
         assert np.array_equal(kept.frames, fresh.frames)
 
@@ -153,7 +155,7 @@ def test_scenes_use_the_sources_of_their_split_only(split, monkeypatch):
     for module in (digits, choose):
         spy(module, "by_value", "digit", lambda which: which)
     spy(chart, "values", "row", lambda which, _: which)
-    spy(ego, "clips", "map", lambda *given: given)
+    spy(ego, "recordings", "map", lambda *given: given)
     spy(needle, "piece", "street", lambda which, *_: which)
     for task in ALL_TASKS.values():
         for index in range(12):
@@ -321,7 +323,7 @@ def test_the_order_of_appearance_is_that_of_the_frames():
     assert seen > 10
 
 
-def turn_of(clip: walks.Clip) -> float:
+def turn_of(clip: walks.Recording) -> float:
     """Degrees to the left, all frames together."""
     steps = np.diff(clip.poses[:, 2])
     return float(((steps + 180) % 360 - 180).sum())
@@ -329,7 +331,7 @@ def turn_of(clip: walks.Clip) -> float:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_camera_did_what_the_answer_says(split):
-    size = 2 * walks.CLIPS_PER_MAP
+    size = 2 * walks.RECORDINGS_PER_MAP
     actions = Counter()
     for index in range(2 * size):  # the second half are mirror images
         clip, scene = ego.walk(split, index), TASKS["ego"].scene(split, index)
@@ -355,7 +357,7 @@ def test_the_camera_did_what_the_answer_says(split):
 def test_a_turn_shifts_the_picture_the_other_way():
     """On the pixels alone: turning left moves what is seen to the right."""
     agree = total = 0
-    for index in range(4 * walks.CLIPS_PER_MAP):
+    for index in range(4 * walks.RECORDINGS_PER_MAP):
         scene = TASKS["ego"].scene("test", index)
         said = answer(scene, "What does the camera do?")
         if not said.startswith("turn"):
@@ -367,7 +369,7 @@ def test_a_turn_shifts_the_picture_the_other_way():
         }
         agree += (min(errors, key=errors.get) > 0) == (said == "turn left")
         total += 1
-    assert total >= walks.CLIPS_PER_MAP and agree / total > 0.9
+    assert total >= walks.RECORDINGS_PER_MAP and agree / total > 0.9
 
 
 def test_the_fonts_and_photographs_are_in_the_wheels():

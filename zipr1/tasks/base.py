@@ -32,7 +32,7 @@ class Scene:
 
 
 class Task:
-    """A group of questions on one kind of scene. A new task overrides `name`, `video` and `scene`.
+    """Scenes of one kind with their questions. A new task overrides `name`, `video`, `scene`.
 
     Answers are graded as problem type "exact" (zipr1.rewards.graders).
     """
@@ -80,7 +80,7 @@ class Task:
 
 
 class PairTask(Task):
-    """Questions 2i and 2i + 1 of a scene are a pair; examples 2k and 2k + 1 are a pair of scene k."""
+    """Questions 2i and 2i + 1 of a scene are a pair; examples 2k and 2k + 1 are one of scene k."""
 
     pairs = True
 

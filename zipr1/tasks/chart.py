@@ -1,7 +1,8 @@
 """A bar chart of four cars.
 
-Source and licence: the table "cars" of vega-datasets (BSD 3-clause; first published with the 1983 data exposition
-of the American Statistical Association), in its wheel; four cars and one of their measures make a chart.
+Source and licence: the table "cars" in the wheel of vega-datasets (BSD 3-clause; first published
+with the 1983 data exposition of the American Statistical Association). A chart shows one measure of
+four cars.
 Splits: by the make of the car (the first word of its name), so that no row serves two splits.
 Sample: Which bar is the tallest? -> b
 """
@@ -14,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from zipr1.tasks.base import Scene, Task
 
-from .draw import COLOUR_NAMES, coverage, grid, pick, tint
+from .draw import COLOUR_NAMES, coverage, grid, labelled, pick, tint
 from .photos import wheel
 
 SIDE = 128
@@ -22,17 +23,15 @@ LETTERS = ("a", "b", "c", "d")
 MEASURES = ("Horsepower", "Miles_per_Gallon", "Weight_in_lbs", "Displacement", "Acceleration")
 GAP = 0.1  # of the tallest bar: no two bars are closer in height
 
-
-MAKES: dict[
-    str, tuple[str, ...]
-] = {  # with the misspellings of the table; every other make is train's
+# With the misspellings of the table; every other make belongs to train.
+MAKES: dict[str, tuple[str, ...]] = {
     "val": ("buick", "pontiac", "volkswagen", "vokswagen", "vw", "fiat"),
     "test": ("chevrolet", "chevy", "chevroelt", "dodge", "honda", "volvo"),
 }
 
 
 def split_of(make: str) -> str:
-    """The split that owns a make."""
+    """The split to which a make belongs."""
     return next((split for split, makes in MAKES.items() if make in makes), "train")
 
 
@@ -57,7 +56,7 @@ def letter_font() -> ImageFont.FreeTypeFont:
 
 
 def four(split: str, rng: np.random.Generator) -> list[float]:
-    """Four values of one measure as shares of the largest, each pair at least GAP apart."""
+    """Four values of one measure as fractions of the largest, each pair at least GAP apart."""
     measure = pick(rng, MEASURES)
     while True:
         drawn = np.asarray(pick(rng, values(split, measure), 4))
@@ -118,9 +117,7 @@ class Chart(Task):
         )
         labels = {
             "option": grid(areas, (1, 2, 3, 4))[np.newaxis],
-            "colour": grid(areas, [COLOUR_NAMES.index(colour) + 1 for colour in colours])[
-                np.newaxis
-            ],
+            "colour": labelled(areas, colours, COLOUR_NAMES),
             "rank": grid(areas, ranks)[np.newaxis],
         }
         return Scene(f"{self.name}/{split}/{index}", questions, image, labels=labels)

@@ -1,7 +1,7 @@
 """Multiple choice with the options in the question, as in MMBench.
 
-Source and licence: shapes drawn here, on the photographs of photos.py (CC BY 2.0, CC0, public domain); a handwritten
-digit of digits.py (CC BY 4.0).
+Source and licence: shapes drawn here, on the photographs of photos.py (CC BY 2.0, CC0, public
+domain); a handwritten digit of digits.py (CC BY 4.0).
 Splits: no photograph, no handwritten digit and no seed serves two splits.
 Sample: What colour is the star? a) blue b) red c) green d) orange -> b
 """
@@ -27,11 +27,13 @@ DIGITS = tuple("0123456789")
 def with_options(
     rng: np.random.Generator, question: str, answer: str, words: Sequence[str]
 ) -> list[tuple[str, str]]:
-    """The question twice, each with the letter to give: the answer and three other words are its options, a line each, in
-    random order; and the same turned by one to three places (MMBench's circular evaluation, arXiv:2307.06281)."""
-    options = pick(
-        rng, [answer, *pick(rng, [word for word in words if word != answer], 3)], len(LETTERS)
-    )
+    """A question with its options, twice, each with the letter of the answer.
+
+    The options are the answer and three other words, one per line, in random order; the second
+    time they are rotated by one to three places (circular evaluation of MMBench, arXiv 2307.06281).
+    """
+    others = pick(rng, [word for word in words if word != answer], 3)
+    options = pick(rng, [answer, *others], len(LETTERS))
     both = []
     for by in (0, int(rng.integers(1, len(LETTERS)))):
         order = options[by:] + options[:by]
@@ -41,7 +43,10 @@ def with_options(
 
 
 class Choose(PairTask):
-    """Three shapes and a handwritten digit, each in its own quarter; each question comes with two orders of its options."""
+    """Three shapes and a handwritten digit in the four quarters of the image.
+
+    Each question is asked with two orders of its options.
+    """
 
     name = "choose"
     mirrors = "MMBench-EN"
@@ -72,14 +77,14 @@ class Choose(PairTask):
         note = box_coverage(image, (x, y, x + CELL, y + CELL))
 
         one, two = (int(i) for i in rng.permutation(3)[:2])
-        asked = (
+        candidates = (
             (f"What colour is the {shapes[one]}?", colours[one], COLOUR_NAMES),
             (f"What shape is the {colours[two]} object?", shapes[two], SHAPES),
             ("Which digit is written?", digit, DIGITS),
         )
-        # two of the three: prompts with options are long, and pretraining pads all scenes of a step to the longest
+        # Two of the three: prompts with options are long, and pretraining pads to the longest.
         questions = [
-            pair for question in pick(rng, asked, 2) for pair in with_options(rng, *question)
+            pair for question in pick(rng, candidates, 2) for pair in with_options(rng, *question)
         ]
         labels = {
             "colour": labelled(areas, colours, COLOUR_NAMES),

@@ -1,7 +1,8 @@
 """A row of three handwritten digits.
 
-Source and licence: the optical recognition digits of the UCI repository (E. Alpaydin and C. Kaynak, 1998, CC BY
-4.0), 1,797 samples of 8x8 pixels in the wheel of scikit-learn; paper and walls from photos.py.
+Source and licence: the optical recognition digits of the UCI repository (E. Alpaydin and C. Kaynak,
+1998, CC BY 4.0), 1,797 samples of 8x8 pixels in the wheel of scikit-learn; backgrounds from
+photos.py.
 Splits: consecutive ranges of the samples, so that no handwritten digit serves two splits.
 Sample: What number is written? -> 407
 """
@@ -18,20 +19,18 @@ from .photos import background, wheel
 
 SIDE = 128
 SAMPLES = {"train": range(1257), "val": range(1257, 1437), "test": range(1437, 1797)}
-INK = 26  # of 255: fainter than this is paper
+INK = 26  # of 255: fainter pixels count as paper
 
 
 @cache
 def by_value(split: str) -> tuple[tuple[np.ndarray, ...], ...]:
     """The samples of a split, 10x10 pixels of ink from 0 to 255, grouped by digit."""
-    # The file that sklearn.datasets.load_digits reads: 64 values of ink, from 0 to 16, and the digit.
-    table = np.loadtxt(wheel("sklearn") / "datasets" / "data" / "digits.csv.gz", delimiter=",")[
-        SAMPLES[split]
-    ]
+    # The file that sklearn.datasets.load_digits reads: 64 values of ink (0 to 16), and the digit.
+    file = wheel("sklearn") / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(file, delimiter=",")[SAMPLES[split]]
     ink = np.clip(table[:, :64].reshape(-1, 8, 8) * 17, 0, 255).astype(np.uint8)
-    ink = np.pad(
-        ink, ((0, 0), (1, 1), (1, 1))
-    )  # strokes end at the edge of the 8x8 pixels: this lets them fade out
+    # Strokes end at the edge of the 8x8 pixels; the margin lets them fade out.
+    ink = np.pad(ink, ((0, 0), (1, 1), (1, 1)))
     return tuple(tuple(ink[table[:, 64] == value]) for value in range(10))
 
 
@@ -47,14 +46,14 @@ class Digits(Task):
         image = background(split, rng, SIDE, faded=0.6)
         digits = [int(d) for d in rng.integers(0, 10, size=3)]
         dark = bool(rng.integers(2))
-        # A sheet of paper, or a dark board, over the whole photograph: strokes of 8x8 pixels need the contrast.
+        # Strokes of 8x8 pixels need contrast: the photograph becomes pale paper or a dark board.
         image = Image.blend(
             image, Image.new("RGB", image.size, (240, 236, 226) if dark else (24, 28, 34)), 0.65
         )
         tone = int(rng.integers(0, 50)) if dark else int(rng.integers(205, 256))
         rgb = tuple(int(v) for v in np.clip(tone + rng.integers(-20, 21, size=3), 0, 255))
 
-        # One digit under each visual token: 8x8 pixels of ink doubled, on the grid but for a pixel of shake.
+        # One digit per visual token: 8x8 pixels of ink doubled, at most one pixel off the grid.
         left = CELL * int(rng.integers(0, SIDE // CELL - 2))
         top = CELL * int(rng.integers(0, SIDE // CELL))
         areas = []
@@ -74,7 +73,7 @@ class Digits(Task):
 
         number = "".join(map(str, digits))
         questions = (
-            # three wordings: reading the whole number is a good third of the task
+            # Three wordings, so that half of the questions ask for the whole number.
             ("What number is written?", number),
             ("Which number is this?", number),
             ("Read the number.", number),

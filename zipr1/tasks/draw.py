@@ -1,7 +1,7 @@
-"""What several tasks draw: named colours, four shapes, capitals, and the grids of labels under the visual tokens.
+"""Shared by the tasks: named colours, four shapes, capitals, and labels for the visual tokens.
 
 Source: none but this file; nothing here depends on the split.
-Sample: shape_mask("star", 30) -> a 30x30 picture of a star, white on black.
+Sample: shape_mask("star", 30) -> a 30x30 image of a star, white on black.
 """
 
 import math
@@ -27,14 +27,14 @@ SUPERSAMPLE = 4  # shapes are drawn this much larger, for smooth edges
 
 
 def pick(rng: np.random.Generator, options: Sequence, count: int | None = None):
-    """One option, or a list of `count` different ones (rng.choice would turn them into numpy values)."""
+    """One option, or a list of `count` different ones; rng.choice would return numpy values."""
     if count is None:
         return options[int(rng.integers(len(options)))]
     return [options[int(i)] for i in rng.permutation(len(options))[:count]]
 
 
 def tint(rng: np.random.Generator, colour: str) -> tuple[int, int, int]:
-    """A colour close to the named one: lighting differs from picture to picture."""
+    """A colour close to the named one: lighting differs between images."""
     red, green, blue = (
         int(min(255, max(0, value + rng.integers(-14, 15)))) for value in COLOURS[colour]
     )
@@ -75,7 +75,7 @@ def paste_shape(
 def shape_area(
     height: int, width: int, shape: str, size: int, corner: tuple[int, int]
 ) -> np.ndarray:
-    """Where paste_shape draws: a boolean array of the picture's size."""
+    """Where paste_shape draws: a boolean array of the size of the image."""
     area = np.zeros((height, width), bool)
     x, y = corner
     area[y : y + size, x : x + size] = np.asarray(shape_mask(shape, size)) > 127
@@ -83,35 +83,38 @@ def shape_area(
 
 
 def coverage(area: np.ndarray) -> np.ndarray:
-    """The share of each visual token, from 0 to 1, that the area (H, W) covers."""
+    """The fraction of each visual token that a boolean area (H, W) of pixels covers."""
     height, width = area.shape
     return area.reshape(height // CELL, CELL, width // CELL, CELL).mean((1, 3))
 
 
 def grid(areas: Sequence[np.ndarray], classes: Sequence[int], least: float = 0.15) -> np.ndarray:
-    """Labels (H, W) from coverages (H, W): the class that covers most of a token, 0 below `least`."""
-    shares = np.stack(areas)
-    return np.where(shares.max(0) >= least, np.asarray(classes)[shares.argmax(0)], 0)
+    """Labels (H, W) from coverages (H, W): the class that covers most of a token.
+
+    0 where less than `least` of the token is covered.
+    """
+    covered = np.stack(areas)
+    return np.where(covered.max(0) >= least, np.asarray(classes)[covered.argmax(0)], 0)
 
 
 def labelled(
-    areas: Sequence[np.ndarray], found: Sequence[str], words: Sequence[str], least: float = 0.15
+    areas: Sequence[np.ndarray], names: Sequence[str], words: Sequence[str], least: float = 0.15
 ) -> np.ndarray:
-    """Labels (T, H, W) from the coverage and the name of each thing: (H, W) on a picture, (T, H, W) on a clip."""
-    labels = grid(areas, [words.index(name) + 1 for name in found], least)
+    """Labels (T, H, W) from the coverage of each object, (H, W) or (T, H, W), and its name."""
+    labels = grid(areas, [words.index(name) + 1 for name in names], least)
     return labels if labels.ndim == 3 else labels[np.newaxis]
 
 
 def stamp(
     image: Image.Image, shape: str, size: int, corner: tuple[int, int], rgb: tuple[int, int, int]
 ) -> np.ndarray:
-    """Draws a shape with its top left corner at `corner`; the coverage (H, W) of it."""
+    """Draws a shape with its top left corner at `corner`; returns its coverage (H, W)."""
     paste_shape(image, shape, size, corner, rgb)
     return coverage(shape_area(image.height, image.width, shape, size, corner))
 
 
 def box_coverage(image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
-    """The coverage (H, W) of a box (left, top, right, bottom), the last two outside."""
+    """The coverage (H, W) of a box (left, top, right, bottom), right and bottom exclusive."""
     area = np.zeros((image.height, image.width), bool)
     area[box[1] : box[3], box[0] : box[2]] = True
     return coverage(area)
@@ -124,13 +127,16 @@ def stamp_letter(
     face: ImageFont.FreeTypeFont,
     ink: tuple[int, int, int],
 ) -> np.ndarray:
-    """Draws a capital in the middle of the visual token (column, row) `cell`; the coverage (H, W), of that token."""
+    """Draws a capital in the middle of the visual token (column, row) `cell`.
+
+    Returns the coverage (H, W) of that token.
+    """
     x, y = cell[0] * CELL, cell[1] * CELL
     ImageDraw.Draw(image).text((x + CELL / 2, y + CELL / 2), letter.upper(), ink, face, anchor="mm")
     return box_coverage(image, (x, y, x + CELL, y + CELL))
 
 
-def by_pair(shares: np.ndarray) -> np.ndarray:
-    """Coverages (things, frames, H, W) as (things, frames / 2, H, W): one visual token spans two frames."""
-    things, frames, *size = shares.shape
-    return shares.reshape(things, frames // 2, 2, *size).mean(2)
+def by_pair(coverages: np.ndarray) -> np.ndarray:
+    """(objects, frames, H, W) as (objects, frames / 2, H, W): a visual token spans two frames."""
+    objects, frames, *size = coverages.shape
+    return coverages.reshape(objects, frames // 2, 2, *size).mean(2)

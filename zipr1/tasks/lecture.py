@@ -2,7 +2,8 @@
 
 Source and licence: drawn here, with the fonts of sign.py.
 Splits: no font family and no seed serves two splits.
-Sample: slides with K on red and B on blue, then a blue star and a red circle. Which letter does the star get? -> b
+Sample: slides with K on red and B on blue, then a blue star and a red circle. Which letter does the
+star get? -> b
 """
 
 import numpy as np
@@ -15,11 +16,14 @@ from .reason import ALPHABET
 from .sign import FONTS, LIGHT_PLATES, font
 
 SIDE, FRAMES = 96, 8
-PLATE = 3 * CELL  # a plate of the rule: the letter in its middle lies under one visual token
+PLATE = 3 * CELL  # side of a plate; the letter in its middle lies under one visual token
 
 
 class Lecture(Task):
-    """Two slides with the rule, letters on plates of four colours; then two slides with a shape in one of these colours."""
+    """Two slides with the rule, then two slides with a case each.
+
+    The rule is letters on plates of four colours; a case is a shape in one of these colours.
+    """
 
     name = "lecture"
     video = True
@@ -35,7 +39,7 @@ class Lecture(Task):
             pick(rng, ALPHABET, 4),
             pick(rng, SHAPES, 2),
         )
-        cases = [int(i) for i in rng.permutation(4)[:2]]  # which entry of the rule decides
+        cases = [int(i) for i in rng.permutation(4)[:2]]  # the entries of the rule that apply
         face = font(pick(rng, FONTS[split]), 18)
 
         size = SIDE // CELL

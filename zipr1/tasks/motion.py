@@ -1,4 +1,4 @@
-"""Short clips of coloured shapes: which one moves, which way, which one appears first.
+"""Short videos of coloured shapes: which one moves, which way, which one appears first.
 
 Source and licence: drawn here, on the photographs of photos.py (CC BY 2.0, CC0, public domain).
 Splits: no photograph serves two splits, and neither does a seed.
@@ -9,7 +9,7 @@ import numpy as np
 
 from zipr1.tasks.base import CELL, Scene, Task
 
-from .draw import COLOUR_NAMES, SHAPES, coverage, grid, paste_shape, pick, shape_area, tint
+from .draw import COLOUR_NAMES, SHAPES, by_pair, coverage, grid, paste_shape, pick, shape_area, tint
 from .photos import background
 
 SIDE, FRAMES = 96, 8
@@ -37,8 +37,8 @@ class Motion(Task):
         moves = bool(rng.integers(5) < 3)
         direction = pick(rng, list(DIRECTIONS))
         dx, dy = DIRECTIONS[direction] if moves else (0, 0)
-        # The first shape keeps to one half of the picture and the second to the other, so that they never meet; the
-        # border between the halves runs along the path.
+        # The shapes stay in different halves of the frame, so that they never overlap; the border
+        # between the halves is parallel to the path.
         across = 0 if dy else 1  # the axis that does not change on the way
         side = int(rng.integers(2))
         halves = (side, 1 - side)
@@ -57,17 +57,15 @@ class Motion(Task):
             begins = (0, 0)
         else:
             first = int(rng.integers(0, 3))
-            begins = (
-                first,
-                int(rng.integers(first + 2, FRAMES - 1)),
-            )  # frames in which the shapes appear
+            # The frames in which the shapes appear.
+            begins = (first, int(rng.integers(first + 2, FRAMES - 1)))
             # in squares of 2 x 2 visual tokens, as in shapes.py
             starts = [
                 [BLOCK * int(v) + int(rng.integers(5)) for v in divmod(place, 3)]
                 for place in pick(rng, range(9), 2)
             ]
         rgb = [tint(rng, colour) for colour in colours]
-        frames, shares = [], np.zeros((2, FRAMES, SIDE // 16, SIDE // 16))
+        frames, covered = [], np.zeros((2, FRAMES, SIDE // 16, SIDE // 16))
         for t in range(FRAMES):
             frame = back.copy()
             for i in range(2):
@@ -75,7 +73,7 @@ class Motion(Task):
                     x, y = starts[i]
                     corner = (x + dx * step * t, y + dy * step * t) if i == 0 else (x, y)
                     paste_shape(frame, shapes[i], sizes[i], corner, rgb[i])
-                    shares[i, t] = coverage(shape_area(SIDE, SIDE, shapes[i], sizes[i], corner))
+                    covered[i, t] = coverage(shape_area(SIDE, SIDE, shapes[i], sizes[i], corner))
             frames.append(frame)
         if moves:
             questions = (
@@ -91,9 +89,7 @@ class Motion(Task):
                 ("What shape is the object that appears first?", shapes[0]),
                 ("What shape is the object that appears last?", shapes[1]),
             )
-        pairs = shares.reshape(2, FRAMES // 2, 2, *shares.shape[2:]).mean(
-            2
-        )  # one token spans two frames
+        pairs = by_pair(covered)
         labels = {
             "colour": grid(pairs, [COLOUR_NAMES.index(colour) + 1 for colour in colours]),
             "shape": grid(pairs, [SHAPES.index(shape) + 1 for shape in shapes]),

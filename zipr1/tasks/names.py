@@ -1,4 +1,4 @@
-"""The names of the embedded tasks, for settings and the command line: imports no numpy, PIL or torch."""
+"""The names of the embedded tasks, for settings and the command line; imports nothing heavy."""
 
 from collections.abc import Sequence
 

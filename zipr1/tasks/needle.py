@@ -1,7 +1,7 @@
-"""A few cards inserted in a long clip: what is on them, in which order, how many, as in MLVU.
+"""A few cards inserted in a long video: what is on them, in which order, how many, as in MLVU.
 
-Source and licence: a walk of walks.py (ViZDoom, MIT; Freedoom, BSD 3-clause) and a piece of street.py's film (BSD), one
-after the other; the cards are drawn here.
+Source and licence: a walk of walks.py (ViZDoom, MIT; Freedoom, BSD 3-clause) and an excerpt of the
+video of street.py (BSD), one after the other; the cards are drawn here.
 Splits: by map and by shot, as there.
 Sample: What colour is on the first card? -> red
 """
@@ -17,11 +17,14 @@ from .street import piece
 from .walks import SIDE, WIDE
 
 FRAMES = 16
-MOST = 3  # cards
+MOST_CARDS = 3
 
 
 class Needle(Task):
-    """Sixteen frames of a walk and a street; one to three times a card with a coloured shape is shown for two frames."""
+    """Sixteen frames of a walk and a street; each of one to three cards replaces two frames.
+
+    A card shows a coloured shape.
+    """
 
     name = "needle"
     video = True
@@ -36,15 +39,15 @@ class Needle(Task):
         ]
         outside = piece(split, rng, SIDE, FRAMES - len(inside))
         frames = inside + outside if rng.integers(2) else outside + inside
-        count = int(rng.integers(1, MOST + 1))
+        count = int(rng.integers(1, MOST_CARDS + 1))
         colours, shapes = pick(rng, COLOUR_NAMES, count), pick(rng, SHAPES, count)
-        shares = np.zeros((count, FRAMES, SIDE // CELL, SIDE // CELL))
+        covered = np.zeros((count, FRAMES, SIDE // CELL, SIDE // CELL))
         for i, pair in enumerate(sorted(pick(rng, range(FRAMES // 2), count))):
             size, rgb = int(rng.integers(60, 65)), tint(rng, colours[i])
             paper = tuple(int(v) for v in rng.integers(225, 256, size=3))
             for t in (2 * pair, 2 * pair + 1):
                 frames[t] = Image.new("RGB", (SIDE, SIDE), paper)
-                shares[i, t] = stamp(frames[t], shapes[i], size, (CELL, CELL), rgb)
+                covered[i, t] = stamp(frames[t], shapes[i], size, (CELL, CELL), rgb)
         one = int(rng.integers(count))
         questions = (
             ("How many cards are shown?", str(count)),
@@ -55,7 +58,7 @@ class Needle(Task):
             (f"What colour is the {shapes[one]}?", colours[one]),
             (f"What shape is the {colours[one]} object?", shapes[one]),
         )
-        pairs = by_pair(shares)
+        pairs = by_pair(covered)
         labels = {
             "colour": labelled(pairs, colours, COLOUR_NAMES),
             "shape": labelled(pairs, shapes, SHAPES),

@@ -30,7 +30,7 @@ def draw_cup(image: Image.Image, corner: tuple[int, int], rgb: tuple[int, int, i
 
 
 class Objects(Task):
-    """Three shapes, each under its cup: raised in the first two frames, lowered in two, then two cups change places."""
+    """Three shapes under cups, raised for two frames, then lowered; then two cups change places."""
 
     name = "objects"
     video = True
@@ -40,12 +40,9 @@ class Objects(Task):
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
         back = background(split, rng, SIDE)
-        colours, shapes = (
-            pick(rng, COLOUR_NAMES, 3),
-            pick(rng, SHAPES, 3),
-        )  # of the cups, under the cups
+        colours, shapes = pick(rng, COLOUR_NAMES, 3), pick(rng, SHAPES, 3)  # of cups; under cups
         rgb, tone = [tint(rng, colour) for colour in colours], int(rng.integers(235, 256))
-        ends = list(range(3))  # where each cup comes to stand
+        ends = list(range(3))  # the final place of each cup
         one, two = (int(i) for i in rng.permutation(3)[:2])
         ends[one], ends[two] = two, one
         cups, figures = (np.zeros((3, FRAMES, SIDE // CELL, SIDE // CELL)) for _ in range(2))
@@ -62,14 +59,14 @@ class Objects(Task):
                 cups[i, t] = draw_cup(frame, (x, RAISED if t < 2 else LOWERED), rgb[i])
             frames.append(frame)
 
-        asked = [int(i) for i in rng.permutation(3)]
+        order = [int(i) for i in rng.permutation(3)]
         questions = (
-            (f"What is under the {colours[asked[0]]} cup?", shapes[asked[0]]),
-            (f"What is under the {colours[asked[1]]} cup?", shapes[asked[1]]),
-            (f"What colour is the cup over the {shapes[asked[2]]}?", colours[asked[2]]),
+            (f"What is under the {colours[order[0]]} cup?", shapes[order[0]]),
+            (f"What is under the {colours[order[1]]} cup?", shapes[order[1]]),
+            (f"What colour is the cup over the {shapes[order[2]]}?", colours[order[2]]),
             (f"Where is the {shapes[one]} at first?", PLACES[one]),
             (f"Where is the {colours[one]} cup at the end?", PLACES[ends[one]]),
-            (f"Where is the {shapes[asked[0]]} at the end?", PLACES[ends[asked[0]]]),
+            (f"Where is the {shapes[order[0]]} at the end?", PLACES[ends[order[0]]]),
         )
         labels = {
             "colour": labelled(by_pair(cups), colours, COLOUR_NAMES),

@@ -1,4 +1,4 @@
-"""Is it there? Pairs of questions about one picture, one to affirm and one to deny, as in MME.
+"""Is it there? Pairs of questions about one image, one answered yes and one no, as in MME.
 
 Source and licence: drawn here, on the photographs of photos.py (CC BY 2.0, CC0, public domain).
 Splits: no photograph serves two splits, and neither does a seed.
@@ -16,7 +16,7 @@ BLOCK = HALF // 2
 
 
 class Perceive(PairTask):
-    """A large shape that fills a quarter of the picture, and one or two small ones in other quarters."""
+    """A large shape that fills a quarter of the image, and one or two small ones elsewhere."""
 
     name = "perceive"
     mirrors = "MME"
@@ -41,14 +41,15 @@ class Perceive(PairTask):
         large, small = (colours[0], shapes[0]), (colours[1], shapes[1])
         absent = pick(rng, [name for name in COLOUR_NAMES if name not in colours], 2)
         questions = (
-            # pairs of one yes and one no: cheap ones first
+            # Pairs of one yes and one no.
             (f"Is there anything {pick(rng, colours)}?", "yes"),
             (f"Is there anything {absent[0]}?", "no"),
             (f"Is the large object {large[0]}?", "yes"),
             (f"Is the large object {pick(rng, [small[0], absent[1]])}?", "no"),
             (f"Is there a {large[1]}?", "yes"),
             (f"Is there a {pick(rng, [name for name in SHAPES if name not in shapes])}?", "no"),
-            # a word for an answer: without these, nothing is learned from yes and no (docs/archive/log.md)
+            # Questions answered by a word: without them the model does not learn the yes/no
+            # questions (docs/archive/log.md).
             ("What colour is the large object?", large[0]),
             ("What shape is the large object?", large[1]),
             (f"What colour is the {small[1]}?", small[0]),

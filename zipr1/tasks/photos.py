@@ -1,10 +1,10 @@
-"""Backgrounds: crops of the real photographs that the wheels of scikit-learn and scikit-image carry.
+"""Backgrounds: crops of real photographs in the wheels of scikit-learn and scikit-image.
 
-Source and licence: china.jpg (by danielbuechele) and flower.jpg (by vultilion), CC BY 2.0, in scikit-learn; the
-others, in scikit-image, are CC0 or public domain, as the docstrings of `skimage.data` say. Only files inside the
-wheels are named here, so nothing is ever downloaded.
-Splits: no photograph serves two splits (of the stereo pair "motorcycle" only the left half is used).
-Sample: background("train", rng, 128) -> a pale, slightly blurred 128x128 piece of china.jpg.
+Source and licence: china.jpg (by danielbuechele) and flower.jpg (by vultilion), CC BY 2.0, in
+scikit-learn; the others, in scikit-image, are CC0 or public domain, as the docstrings of
+`skimage.data` say. Only files inside the wheels are named here, so nothing is ever downloaded.
+Splits: no photograph serves two splits (of the stereo pair "motorcycle" only the left is used).
+Sample: background("train", rng, 128) -> a pale, slightly blurred 128x128 crop of china.jpg.
 """
 
 from functools import cache
@@ -28,11 +28,11 @@ PHOTOS: dict[str, tuple[tuple[str, str], ...]] = {
     "val": ((SKIMAGE, "coffee.png"), (SKIMAGE, "grass.png")),
     "test": ((SKLEARN, "flower.jpg"), (SKIMAGE, "coins.png"), (SKIMAGE, "gravel.png")),
 }
-SHORT_SIDE = 256  # photographs are kept at this size: fine enough for a 128 px crop
+SHORT_SIDE = 256  # pixels of the shorter side of a photograph; sufficient for 128 px crops
 
 
 def wheel(package: str) -> Path:
-    """The folder of an installed package, found without importing it: importing scikit-learn takes seconds."""
+    """The folder of an installed package, found without the seconds that an import takes."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(
@@ -43,7 +43,7 @@ def wheel(package: str) -> Path:
 
 @cache
 def photo(folder: str, name: str) -> Image.Image:
-    """One photograph, its shorter side SHORT_SIDE pixels, blurred a little so that what lies on it stays legible."""
+    """One photograph, its shorter side SHORT_SIDE pixels, blurred so that drawings stay legible."""
     package, *rest = folder.split("/")
     with Image.open(wheel(package).joinpath(*rest, name)) as original:
         image = original.convert("RGB")
@@ -55,15 +55,11 @@ def photo(folder: str, name: str) -> Image.Image:
 
 
 def background(split: str, rng: np.random.Generator, size: int, faded: float = 0.55) -> Image.Image:
-    """A square piece of a photograph of `split`, its contrast lowered by blending it with a grey."""
+    """A square crop of a photograph of `split`, with its contrast lowered by blending with grey."""
     image = photo(*PHOTOS[split][int(rng.integers(len(PHOTOS[split])))])
-    side = int(
-        rng.integers(size, min(2 * size, SHORT_SIDE) + 1)
-    )  # the part of the photograph that is shown
-    left, top = (
-        int(rng.integers(image.width - side + 1)),
-        int(rng.integers(image.height - side + 1)),
-    )
+    side = int(rng.integers(size, min(2 * size, SHORT_SIDE) + 1))  # of the crop
+    left = int(rng.integers(image.width - side + 1))
+    top = int(rng.integers(image.height - side + 1))
     crop = image.resize(
         (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
     )

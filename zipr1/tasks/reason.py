@@ -1,9 +1,9 @@
-"""The question, or part of it, is drawn in the picture, as in the vision setting of MMMU-Pro.
+"""The question, or part of it, is drawn in the image, as in the vision setting of MMMU-Pro.
 
-Source and licence: drawn here, on the photographs of photos.py (CC BY 2.0, CC0, public domain), with the fonts of
-sign.py.
+Source and licence: drawn here, on the photographs of photos.py (CC BY 2.0, CC0, public domain),
+with the fonts of sign.py.
 Splits: no photograph, no font family and no seed serves two splits.
-Sample: STAR is written over a red star and a blue circle. Answer the question in the picture. -> red
+Sample: STAR above a red star and a blue circle. Answer the question in the picture. -> red
 """
 
 import numpy as np
@@ -26,17 +26,17 @@ def draw_arrow(
     image: Image.Image, direction: str, corner: tuple[int, int], rgb: tuple[int, int, int]
 ) -> None:
     """An arrow that fills a square of BLOCK pixels."""
-    outline = np.array(
-        [(15, 0), (6, 14), (6, 7), (-15, 7), (-15, -7), (6, -7), (6, -14)]
-    )  # to the right
+    right = [(15, 0), (6, 14), (6, 7), (-15, 7), (-15, -7), (6, -7), (6, -14)]
     dx, dy = DIRECTIONS[direction]
-    turned = outline @ np.array([(dx, dy), (-dy, dx)]) + np.array(corner) + BLOCK // 2
+    turned = np.array(right) @ np.array([(dx, dy), (-dy, dx)]) + np.array(corner) + BLOCK // 2
     ImageDraw.Draw(image).polygon([tuple(point) for point in turned.tolist()], fill=rgb)
 
 
 class Reason(Task):
-    """Either an arrow among four objects, one of which it means, or a word over three: a colour asks for the shape that has
-    it, a shape for its colour."""
+    """An arrow that points at one of four objects, or a word above three objects.
+
+    A colour word asks for the shape of that colour, a shape word for the colour of that shape.
+    """
 
     name = "reason"
     mirrors = "MMMU-Pro"
@@ -67,14 +67,14 @@ class Reason(Task):
             corner = (middle + 3 * CELL * dx + shift, middle + 3 * CELL * dy + shift)
             areas.append(stamp(image, shape, size, corner, tint(rng, colour)))
         direction = pick(rng, list(DIRECTIONS))
-        meant = list(DIRECTIONS).index(direction)
+        target = list(DIRECTIONS).index(direction)
         tone = int(rng.integers(0, 30)) if rng.integers(2) else int(rng.integers(225, 256))
         draw_arrow(image, direction, (middle, middle), (tone, tone, tone))
         questions = (
-            ("What colour does the arrow mean?", colours[meant]),
-            ("What shape does the arrow mean?", shapes[meant]),
+            ("What colour does the arrow mean?", colours[target]),
+            ("What shape does the arrow mean?", shapes[target]),
             ("Which way does the arrow point?", direction),
-            (f"What colour is the {shapes[meant - 1]}?", colours[meant - 1]),
+            (f"What colour is the {shapes[target - 1]}?", colours[target - 1]),
         )
         box = (middle, middle, middle + BLOCK, middle + BLOCK)
         labels = {
@@ -96,9 +96,8 @@ class Reason(Task):
             areas.append(stamp(image, shape, size, (x, y), tint(rng, colour)))
         asks_shape = bool(rng.integers(2))
         word, answer = (colours[0], shapes[0]) if asks_shape else (shapes[0], colours[0])
-        ImageDraw.Draw(image).rectangle(
-            (0, 0, SIDE, BLOCK - 8), fill=(245, 245, 240)
-        )  # a strip of paper
+        paper = (245, 245, 240)
+        ImageDraw.Draw(image).rectangle((0, 0, SIDE, BLOCK - 8), fill=paper)
         face = font(pick(rng, FONTS[split]), int(rng.integers(17, 20)))
         left = int(rng.integers(0, SIDE // CELL - len(word) + 1))
         letters = [

@@ -1,7 +1,7 @@
-"""Which letter is next to which object? Nothing that the question alone could answer, as in MMStar.
+"""Which letter is next to which object? Not answerable without the image, as in MMStar.
 
-Source and licence: drawn here, on the photographs of photos.py (CC BY 2.0, CC0, public domain), with the fonts of
-sign.py.
+Source and licence: drawn here, on the photographs of photos.py (CC BY 2.0, CC0, public domain),
+with the fonts of sign.py.
 Splits: no photograph, no font family and no seed serves two splits.
 Sample: Which letter is left of the star? -> c
 """
@@ -29,11 +29,8 @@ class Relate(Task):
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
         image = background(split, rng, SIDE)
-        colours, shapes, letters = (
-            pick(rng, COLOUR_NAMES, 4),
-            pick(rng, SHAPES, 4),
-            pick(rng, LETTERS, 4),
-        )
+        colours, shapes = pick(rng, COLOUR_NAMES, 4), pick(rng, SHAPES, 4)
+        letters = pick(rng, LETTERS, 4)
         face = font(pick(rng, FONTS[split]), 18)
         areas, marks = [], []
         for colour, shape, letter, quarter in zip(colours, shapes, letters, QUARTERS, strict=True):
@@ -42,24 +39,22 @@ class Relate(Task):
             ink = (20, 20, 20) if colour in LIGHT_PLATES else (250, 250, 250)
             marks.append(stamp_letter(image, letter, (column + 1, row + 1), face, ink))
 
-        def beside(place: int) -> tuple[str, str]:
-            """The word for what is beside the object number `place`, and its letter."""
+        def horizontal(place: int) -> tuple[str, str]:
+            """The side on which object `place` has a neighbour in its row, and the letter of that."""
             return ("left" if place % 2 else "right"), letters[place ^ 1]
 
-        def over(place: int) -> tuple[str, str]:
+        def vertical(place: int) -> tuple[str, str]:
             return ("above" if place > 1 else "below"), letters[place ^ 2]
 
         one, two, three, four = (int(place) for place in rng.permutation(4))
+        side, letter = horizontal(three)
         questions = (
             (f"Which letter is on the {shapes[one]}?", letters[one]),
             (f"Which letter is on the {colours[two]} object?", letters[two]),
-            (f"Which letter is {beside(one)[0]} of the {shapes[one]}?", beside(one)[1]),
-            (
-                f"Which letter is {beside(three)[0]} of the {colours[three]} object?",
-                beside(three)[1],
-            ),
-            (f"Which letter is {over(two)[0]} the {shapes[two]}?", over(two)[1]),
-            (f"Which letter is {over(four)[0]} the {colours[four]} object?", over(four)[1]),
+            (f"Which letter is {horizontal(one)[0]} of the {shapes[one]}?", horizontal(one)[1]),
+            (f"Which letter is {side} of the {colours[three]} object?", letter),
+            (f"Which letter is {vertical(two)[0]} the {shapes[two]}?", vertical(two)[1]),
+            (f"Which letter is {vertical(four)[0]} the {colours[four]} object?", vertical(four)[1]),
         )
         labels = {
             "colour": labelled(areas, colours, COLOUR_NAMES),

@@ -1,6 +1,6 @@
-"""Short first-person clips with something in them: what, where, when, and how the camera moves, as in VideoMME.
+"""Short first-person videos with objects: what, where, when, and how the camera moves (VideoMME).
 
-Source and licence: the walks of walks.py (ViZDoom, MIT; Freedoom, BSD 3-clause); the shapes are drawn here.
+Source and licence: the walks of walks.py (ViZDoom, MIT; Freedoom, BSD 3-clause); shapes drawn here.
 Splits: by map, as in walks.py.
 Sample: Does the star come first or last? -> last
 """
@@ -20,7 +20,7 @@ ENDS = ("first", "last")
 
 
 class Short(Task):
-    """Every other frame of a walk; one shape is there in the first two, another one in the last two."""
+    """Every other frame of a walk, with one shape in the first two and another in the last two."""
 
     name = "short"
     video = True
@@ -29,11 +29,11 @@ class Short(Task):
 
     def scene(self, split: str, index: int) -> Scene:
         rng = self.rng(split, index)
-        clip = walk(split, index)
+        recording = walk(split, index)
         left = int(rng.integers(0, WIDE - SIDE + 1))
-        frames = [Image.fromarray(frame) for frame in clip.frames[::2, :, left : left + SIDE]]
+        frames = [Image.fromarray(frame) for frame in recording.frames[::2, :, left : left + SIDE]]
         colours, shapes = pick(rng, COLOUR_NAMES, 2), pick(rng, SHAPES, 2)
-        shares, sides = np.zeros((2, FRAMES, SIDE // CELL, SIDE // CELL)), []
+        covered, sides = np.zeros((2, FRAMES, SIDE // CELL, SIDE // CELL)), []
         for i in range(2):
             right, bottom = int(rng.integers(2)), int(rng.integers(2))
             size, rgb = int(rng.integers(28, BLOCK + 1)), tint(rng, colours[i])
@@ -42,7 +42,7 @@ class Short(Task):
             )
             sides.append(("right" if right else "left", "bottom" if bottom else "top"))
             for t in (2 * i, 2 * i + 1):
-                shares[i, t] = stamp(frames[t], shapes[i], size, corner, rgb)
+                covered[i, t] = stamp(frames[t], shapes[i], size, corner, rgb)
         one, two = (int(i) for i in rng.permutation(2))
         questions = (
             (f"What colour is the {shapes[one]}?", colours[one]),
@@ -52,13 +52,13 @@ class Short(Task):
             (f"Is the {shapes[two]} on the left or right?", sides[two][0]),
             (f"Is the {colours[one]} object at the top or bottom?", sides[one][1]),
             (f"Does the {shapes[one]} come first or last?", ENDS[one]),
-            ("What does the camera do?", clip.action),
+            ("What does the camera do?", recording.action),
         )
-        pairs = by_pair(shares)
+        pairs = by_pair(covered)
         everywhere = [np.ones(pairs.shape[1:])]
         labels = {
             "colour": labelled(pairs, colours, COLOUR_NAMES),
             "shape": labelled(pairs, shapes, SHAPES),
-            "action": labelled(everywhere, [clip.action], ACTIONS),
+            "action": labelled(everywhere, [recording.action], ACTIONS),
         }
         return Scene(f"{self.name}/{split}/{index}", questions, frames=tuple(frames), labels=labels)

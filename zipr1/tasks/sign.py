@@ -1,8 +1,10 @@
 """One word on a coloured sign.
 
-Source and licence: the word list below; the DejaVu (Bitstream Vera licence), STIX (STIX font licence) and Computer
-Modern (BaKoMa licence) fonts in the wheel of matplotlib; photographs from photos.py.
-Splits: no font family and no photograph serves two splits; all splits share the words, a closed list.
+Source and licence: the word list below; the DejaVu (Bitstream Vera licence), STIX (STIX font
+licence) and Computer Modern (BaKoMa licence) fonts in the wheel of matplotlib; photographs from
+photos.py.
+Splits: no font family and no photograph serves two splits; all splits use the same closed list of
+words.
 Sample: What does the sign say? -> stop
 """
 
@@ -13,7 +15,7 @@ from PIL import ImageDraw, ImageFont
 
 from zipr1.tasks.base import CELL, Scene, Task
 
-from .draw import COLOUR_NAMES, coverage, grid, pick, tint
+from .draw import COLOUR_NAMES, coverage, grid, labelled, pick, tint
 from .photos import background, wheel
 
 SIDE = 128
@@ -26,7 +28,7 @@ FONTS: dict[str, tuple[str, ...]] = {
     "val": ("DejaVuSansMono-Bold", "DejaVuSansMono"),
     "test": ("DejaVuSerif-Bold", "DejaVuSerif"),
 }
-LIGHT_PLATES = ("yellow", "orange")  # these carry dark letters
+LIGHT_PLATES = ("yellow", "orange")  # plates with dark letters
 
 
 @cache
@@ -79,12 +81,10 @@ class Sign(Task):
         labels = {
             "letter": grid(areas, [ord(letter) - ord("a") + 1 for letter in word])[np.newaxis],
             "end": grid([areas[0], areas[-1]], [1, 2])[np.newaxis],
-            "colour": grid([coverage(plate_area)], [COLOUR_NAMES.index(colour) + 1], least=0.5)[
-                np.newaxis
-            ],
+            "colour": labelled([coverage(plate_area)], [colour], COLOUR_NAMES, least=0.5),
         }
         questions = (
-            # two wordings: reading the word is what the task is about
+            # Two wordings, so that more questions ask for the whole word.
             ("What does the sign say?", word),
             ("Which word is on the sign?", word),
             ("What colour is the sign?", colour),

