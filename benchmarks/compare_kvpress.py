@@ -1,11 +1,13 @@
-"""zipr1 beside kvpress (NVIDIA): the same text decoder, the same share of tokens kept, each in its own environment.
+"""zipr1 compared with kvpress (NVIDIA): one text decoder, one token ratio, separate environments.
 
-    python benchmarks/peer.py --engine zipr1                       # this project's environment
-    uv venv .venv-kvpress && uv pip install --python .venv-kvpress/bin/python kvpress==0.5.5
-    .venv-kvpress/bin/python benchmarks/peer.py --engine kvpress    # needs transformers < 5.3
+    python benchmarks/compare_kvpress.py --engine zipr1             # the environment of zipr1
+    uv venv .venv-kvpress
+    uv pip install --python .venv-kvpress/bin/python kvpress==0.5.5  # needs transformers < 5.3
+    .venv-kvpress/bin/python benchmarks/compare_kvpress.py --engine kvpress
 
-Random weights in the shape of a Qwen2.5-3B decoder. Each engine is timed against its own dense model in the same process, in
-turns, medians; what compares across environments is the speed-up, the bytes kept, and the peak memory of the process.
+Random weights in the shape of a Qwen2.5-3B decoder. Each engine is timed against its own dense
+model in the same process, alternating; medians. Comparable across environments are the speed-up,
+the bytes of the KV cache and the peak memory of the process.
 """
 
 import argparse
@@ -24,8 +26,8 @@ from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 def build(layers: int) -> Qwen2ForCausalLM:
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=256, hidden_size=2048, intermediate_size=11008, num_hidden_layers=layers, num_attention_heads=16,
-        num_key_value_heads=2, max_position_embeddings=32768,
+        vocab_size=256, hidden_size=2048, intermediate_size=11008, num_hidden_layers=layers,
+        num_attention_heads=16, num_key_value_heads=2, max_position_embeddings=32768,
     )  # fmt: skip
     return Qwen2ForCausalLM(config).requires_grad_(False).eval()
 
@@ -43,16 +45,16 @@ def context_of(engine: str, ratio: float, scope: str, model):
 
 
 def resident(name: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM the peak since `run` reset it."""
+    """Resident bytes of this process: VmRSS now, VmHWM the peak since `run` reset it."""
     return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def run(
     model, ids: torch.Tensor, engine: str, ratio: float, scope: str, steps: int
 ) -> tuple[float, float, int, int]:
-    """Milliseconds of the prompt and of one decode step; bytes of the KV cache after the prompt, and at most of all memory."""
+    """Milliseconds of prefill and of a decode step; bytes of the KV cache and of peak memory."""
     cache = DynamicCache()
-    Path("/proc/self/clear_refs").write_text("5")  # proc(5): sets the peak to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak to the current value
     before = resident("VmRSS")
     with torch.no_grad(), context_of(engine, ratio, scope, model):
         began = time.perf_counter()
@@ -99,12 +101,17 @@ def main() -> None:
             print(
                 json.dumps(
                     {
-                        "engine": arguments.engine, "scope": scope, "transformers": transformers.__version__,
-                        "torch": torch.__version__, "tokens": tokens, "batch": arguments.batch, "ratio": arguments.ratio,
-                        "prefill_ms": round(ours[0], 1), "prefill_speedup": round(dense[0] / ours[0], 2),
-                        "decode_ms": round(ours[1], 1), "decode_speedup": round(dense[1] / ours[1], 2),
+                        "engine": arguments.engine, "scope": scope,
+                        "transformers": transformers.__version__,
+                        "torch": torch.__version__, "tokens": tokens,
+                        "batch": arguments.batch, "ratio": arguments.ratio,
+                        "prefill_ms": round(ours[0], 1),
+                        "prefill_speedup": round(dense[0] / ours[0], 2),
+                        "decode_ms": round(ours[1], 1),
+                        "decode_speedup": round(dense[1] / ours[1], 2),
                         "kv_bytes": int(ours[2]), "kv_share": round(ours[2] / dense[2], 3),
-                        "peak_mb": round(ours[3] / 1e6, 1), "dense_peak_mb": round(dense[3] / 1e6, 1),
+                        "peak_mb": round(ours[3] / 1e6, 1),
+                        "dense_peak_mb": round(dense[3] / 1e6, 1),
                     }
                 ),
                 flush=True,

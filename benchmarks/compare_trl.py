@@ -1,15 +1,18 @@
-"""zipr1 beside TRL's GRPOTrainer: the same embedded Qwen2.5-VL, the same questions and pictures, GRPO with dense attention.
+"""zipr1 compared with TRL's GRPOTrainer: zipr1/tiny, the same questions, GRPO with dense attention.
 
     uv pip install -c constraints.txt -e '.[bench]'
-    OMP_NUM_THREADS=1 python benchmarks/trl_beside.py
+    OMP_NUM_THREADS=1 python benchmarks/compare_trl.py
 
-One process, one thread, in turns. Both sample answers of the same number of tokens (no end of turn before it), have a second
-copy of the model as the reference, KL weight 0.04, advantages that are not divided, a frozen vision tower, AdamW, no
-gradient checkpointing. zipr1's step draws its pictures and asks the reference for the expected answers, which TRL's does not;
-TRL reads its pictures from a data set in memory. A step of TRL is from the end of one to the end of the next.
+One process and one thread, alternating. Both sample answers of the same number of tokens (an end of
+turn is suppressed before), with a second copy of the model as the reference, KL weight 0.04,
+advantages without division by the standard deviation, a frozen vision tower, AdamW, and no gradient
+checkpointing. zipr1's step also draws its images and scores the expected answers with the
+reference; TRL reads its images from a data set in memory. A step of TRL lasts from the end of one
+to the end of the next.
 
-First both losses are computed on the same completions, by a policy that was moved away from the reference. TRL's default
-multiplies the KL by the importance ratio, which GRPO (arXiv 2402.03300) and Eq. 5 do not: that is turned off.
+First both losses are computed on the same completions, by a policy that differs from the reference.
+TRL's default multiplies the KL by the importance ratio, unlike GRPO (arXiv 2402.03300) and Eq. 5;
+this is turned off.
 """
 
 import argparse
@@ -52,11 +55,11 @@ SAME = (
     "max_grad_norm",
     "weight_decay",
 )
-PICTURES = ["shapes", "digits", "chart", "sign"]  # TRL takes no clips
+IMAGE_TASKS = ["shapes", "digits", "chart", "sign"]  # TRL accepts no videos
 
 
-def endless(folder: Path) -> None:
-    """The embedded model in a folder, with no token that ends an answer."""
+def save_without_end(folder: Path) -> None:
+    """Saves the embedded model without an end-of-sequence token."""
     model, processor = zipr1.load("zipr1/tiny")
     model.generation_config.eos_token_id = None
     save(model, processor, folder)
@@ -66,10 +69,12 @@ def settings(arguments, folder: Path) -> TrainConfig:
     """Plain GRPO: Eq. 4 and 5 without division by the standard deviation, every rollout dense."""
     steps = arguments.steps + 1
     return TrainConfig(
-        model=str(folder), preset="paper", tasks=PICTURES, dense_share=1.0, efficiency_reward=0.0, ablation=Ablation(std_floor=1.0),
-        prompts_per_step=arguments.prompts, num_generations=arguments.generations, max_completion_length=arguments.tokens,
-        max_steps=steps, probe_every=steps, save_steps=steps, probe_per_task=1, learning_rate=1e-6, warmup_steps=1,
-        decay_share=0.0, output_dir=str(folder / "zipr1"),
+        model=str(folder), preset="paper", tasks=IMAGE_TASKS, dense_share=1.0,
+        efficiency_reward=0.0, ablation=Ablation(std_floor=1.0),
+        prompts_per_step=arguments.prompts, num_generations=arguments.generations,
+        max_completion_length=arguments.tokens, max_steps=steps, probe_every=steps,
+        save_steps=steps, probe_per_task=1, learning_rate=1e-6, warmup_steps=1, decay_share=0.0,
+        output_dir=str(folder / "zipr1"),
     )  # fmt: skip
 
 
@@ -84,24 +89,21 @@ def rows_of(config: TrainConfig, processor) -> Dataset:
     examples = [questions.example(number, step) for step, number in numbers]
     prompts = [[{"role": "user", "content": example.question}] for example in examples]
     columns = {"prompt": prompts, "image": [example.image for example in examples]}
-    return Dataset.from_dict(
-        columns
-        | {name: [getattr(example, name) for example in examples] for name in ("task", "answer")}
-    )
+    return Dataset.from_dict(columns | {"answer": [example.answer for example in examples]})
 
 
-def right(completions, task, answer, **columns) -> list[float]:
+def correct(completions, answer, **columns) -> list[float]:
     """zipr1's reward in TRL's signature."""
-    said = [completion[0]["content"] for completion in completions]
-    return [float(exact(truth, text)) for name, text, truth in zip(task, said, answer, strict=True)]
+    pairs = zip(completions, answer, strict=True)
+    return [exact(expected, completion[0]["content"]) for completion, expected in pairs]
 
 
-class Watched(GRPOTrainer):
-    """Keeps what the last step was computed from, its loss and its gradients."""
+class RecordingTrainer(GRPOTrainer):
+    """Keeps the inputs, the loss and the gradients of the last step."""
 
     def training_step(self, model, inputs, num_items_in_batch):
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self.found = (
+        self.result = (
             loss,
             {
                 name: part.grad.clone()
@@ -145,11 +147,13 @@ def trl_trainer(
     batch = config.prompts_per_step * config.num_generations
     shared = {name: getattr(config, name) for name in SAME}
     arguments = GRPOConfig(
-        **shared, output_dir=str(Path(config.model) / "trl"), per_device_train_batch_size=batch, beta=config.objective.beta,
-        generation_kwargs={"min_new_tokens": config.max_completion_length}, loss_type="grpo", scale_rewards="none",
-        use_bias_correction_kl=False, lr_scheduler_type="constant", optim="adamw_torch", shuffle_dataset=False,
-        gradient_checkpointing=False, bf16=False, use_cpu=True, report_to="none", logging_strategy="no", save_strategy="no",
-        disable_tqdm=True, max_steps=steps,
+        **shared, output_dir=str(Path(config.model) / "trl"), per_device_train_batch_size=batch,
+        beta=config.objective.beta, loss_type="grpo", scale_rewards="none",
+        generation_kwargs={"min_new_tokens": config.max_completion_length},
+        use_bias_correction_kl=False, lr_scheduler_type="constant", optim="adamw_torch",
+        shuffle_dataset=False, gradient_checkpointing=False, bf16=False, use_cpu=True,
+        report_to="none", logging_strategy="no", save_strategy="no", disable_tqdm=True,
+        max_steps=steps,
     )  # fmt: skip
     return kind(
         model, function, arguments, rows, processing_class=processor, callbacks=list(callbacks)
@@ -157,58 +161,57 @@ def trl_trainer(
 
 
 def even(completions, **columns) -> list[float]:
-    """A reward that differs within a group, for answers that are never right because they may not end."""
+    """A reward that varies within a group; without an end of turn no answer is correct."""
     texts = [one if isinstance(one, str) else one[0]["content"] for one in completions]
     return [float(len(text) % 2 == 0) for text in texts]
 
 
 def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
-    """Loss and gradients of both on the completions that TRL sampled in a step; errors are relative, of norms.
+    """Loss and gradients of both on the completions of one step of TRL; relative errors of norms.
 
-    zipr1's are its trainer's, but that each rollout's prompt is encoded by itself, without gradient, pictures for policy and
-    reference alike.
+    zipr1 computes as its trainer does, except that each rollout's prompt is encoded separately and
+    without gradient.
     """
     torch.manual_seed(0)
     (model, processor), (reference, _) = zipr1.load(config.model), zipr1.load(config.model)
     with torch.no_grad():
         for parameter in model.model.language_model.parameters():
-            parameter.mul_(
-                1 + 0.01 * torch.randn_like(parameter)
-            )  # away from the reference, lest the KL be zero
-    trainer = trl_trainer(Watched, model, processor, rows, config, even, steps=1)
+            # Away from the reference, so that the KL is not zero.
+            parameter.mul_(1 + 0.01 * torch.randn_like(parameter))
+    trainer = trl_trainer(RecordingTrainer, model, processor, rows, config, even, steps=1)
     start = {name: part.clone() for name, part in model.state_dict().items()}
     trainer.train()
     model.load_state_dict(start)
     seen = trainer.inputs
     _, examples, parts = Questions(config, processor, 4096).read(range(config.prompts_per_step), 0)
-    # TRL shuffles the rows of a step: back to the order of the questions, by their pictures.
-    pictures = seen["pixel_values"].split(seen["image_grid_thw"].prod(-1).tolist())
+    # TRL shuffles the rows of a step: restore the order of the questions by their images.
+    images = seen["pixel_values"].split(seen["image_grid_thw"].prod(-1).tolist())
     order = [
         row
         for part in parts
-        for row, pixels in enumerate(pictures)
+        for row, pixels in enumerate(images)
         if torch.equal(pixels, part["pixel_values"])
     ]
-    assert sorted(order) == list(range(len(pictures))), "TRL saw other pictures"
+    assert sorted(order) == list(range(len(images))), "TRL saw other images"
     tokens, mask = seen["completion_ids"][order], seen["completion_mask"][order].bool()
     texts = processor.batch_decode(tokens, skip_special_tokens=True)
     rewards = reward(examples, texts, torch.ones(len(tokens)), function=((1.0, even),))
-    theirs, expected = trainer.found
-    # Given, so that no token is suppressed: TRL's log-probabilities are those of the whole vocabulary.
+    theirs, expected = trainer.result
+    # As given completions, so that log-probabilities are over the whole vocabulary, as in TRL.
     every = [part for part in parts for _ in range(config.num_generations)]
     with torch.no_grad():
         encoded = encode(model, collate(processor, every))
     dense = zipr1.TopP((1.0,) * len(tokens))
     rollout = score_given(model, encoded, dense, tokens=tokens, mask=mask)
-    said = reference_logits(reference, rollout, config.num_generations)
+    reference_scores = reference_logits(reference, rollout, config.num_generations)
     experience = Experience(
         examples,
         rollout,
         rewards,
         (rewards.accuracy > 0.5).float(),
         torch.zeros(len(examples)),
-        token_logprobs(said, tokens),
-        said,
+        token_logprobs(reference_scores, tokens),
+        reference_scores,
         list(range(len(examples))),
     )
     model.zero_grad()
@@ -242,15 +245,15 @@ def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
     return found
 
 
-def beside(config: TrainConfig, rows: Dataset, repeats: int) -> dict[str, float]:
-    """Seconds a step, medians over all steps but the first of each run; the ratio is the median of the pairs of runs."""
+def compare(config: TrainConfig, rows: Dataset, repeats: int) -> dict[str, float]:
+    """Seconds per step, medians over all steps but the first; the speed-up over pairs of runs."""
     found: dict[str, list[list[float]]] = {"zipr1": [], "trl": []}
     for _ in range(repeats):
         found["zipr1"].append([step["step_time"] for step in steps_of(config)])
         model, processor = zipr1.load(config.model)
         times = Times()
         trl_trainer(
-            GRPOTrainer, model, processor, rows, config, right, config.max_steps, [times]
+            GRPOTrainer, model, processor, rows, config, correct, config.max_steps, [times]
         ).train()
         found["trl"].append(times.seconds)
     ratios = [median(theirs) / median(ours) for ours, theirs in zip(*found.values(), strict=True)]
@@ -280,12 +283,12 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        endless(folder)
+        save_without_end(folder)
         config = settings(arguments, folder)
         rows = rows_of(config, zipr1.load(folder)[1])
         print(json.dumps(agreement(config, rows)), flush=True)
         if arguments.repeats:
-            print(json.dumps(vars(arguments) | beside(config, rows, arguments.repeats)))
+            print(json.dumps(vars(arguments) | compare(config, rows, arguments.repeats)))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""What each part of the objective does to zipr1/tiny: a row a variant, trained by the recipe of the demo, measured on test.
+"""Ablation of the objective on zipr1/tiny: one row per variant, trained as in the demo, on test.
 
-    python benchmarks/ablation.py --rows "paper; exact" --seeds 0,1,2
+    python experiments/ablation.py --rows "paper; exact" --seeds 0,1,2
 
-A row is trained in a process of one thread (about six minutes) and lies in runs/ablation/ROW-SEED; one that is there is not
-trained again. Two processes with different rows can share a machine of two cores.
+A row is trained on one thread (about six minutes) and kept in runs/ablation/ROW-SEED; a row that is
+there is not trained again. Two processes with different rows fit on a machine of two cores.
 """
 
 import argparse
 import json
+import re
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,18 +33,18 @@ from zipr1.training.rollout import completion_logits
 from zipr1.training.sampling import score_given
 from zipr1.training.train import train
 
-# The recipe's learning rate of 4e-4 is for "exact"; at it, paper loses more (docs/results.md, the demo).
-CALM = {"learning_rate": 2e-4}
-PAPER = CALM | {"preset": "paper"}
-# No reinforcement learning: the right answers, nothing sampled.
-TAUGHT = {
+# The recipe's learning rate of 4e-4 suits "exact"; "paper" loses more accuracy with it.
+LOW_RATE = {"learning_rate": 2e-4}
+PAPER = LOW_RATE | {"preset": "paper"}
+# No reinforcement learning: the expected answers, nothing sampled.
+FINE_TUNING = {
     "completions": "given",
     "gate": "none",
     "reward_weight": 1.0,
     "beta": 0.0,
     "sparsity_weight": 0.0,
     "governed": False,
-} | CALM
+} | LOW_RATE
 ROWS = {
     "paper": PAPER,
     "paper, p from U(0, 1)": PAPER | {"thresholds": "uniform"},
@@ -51,8 +52,8 @@ ROWS = {
     "paper, std floor 0.1": PAPER | {"ablation": Ablation(std_floor=0.1)},
     "paper, equal answers earn alike": PAPER | {"ablation": Ablation(share_ties=True)},
     "paper, group gate": PAPER
-    | {"gate": "group"},  # Sparsity Forcing (arXiv 2504.18579, later version)
-    "fine-tuning": TAUGHT,
+    | {"gate": "group"},  # Sparsity Forcing, later version of arXiv 2504.18579
+    "fine-tuning": FINE_TUNING,
     "exact": {},
     "exact, no choice gradient": {"ablation": Ablation(choice_gradient=False)},
     "exact, no choice gradient, its own settings": {
@@ -77,10 +78,9 @@ THRESHOLDS = (0.9, 0.95, 0.975, 0.99)
 
 
 def folder_of(output: Path, row: str, seed: int) -> Path:
-    return (
-        output
-        / f"{row.replace(', ', '-').replace(' ', '_').replace('(', '').replace(')', '').replace(',', '')}-{seed}"
-    )
+    """Where a row is kept: its name without punctuation, and the seed."""
+    name = re.sub("[(),]", "", row.replace(", ", "-").replace(" ", "_"))
+    return output / f"{name}-{seed}"
 
 
 def run(row: str, seed: int, arguments: argparse.Namespace) -> None:
@@ -123,8 +123,8 @@ def run(row: str, seed: int, arguments: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def distance(model, reference, processor, examples: list[Example], config: TrainConfig) -> float:
-    """KL(sparse at p || the dense reference) over the vocabulary, nats a token of the right answers: the same measure for every
-    row, whichever it was trained with."""
+    """KL(sparse at p || dense reference) over the vocabulary, in nats per token of the expected
+    answers: the same measure for all rows, however they were trained."""
     found, mode = [], GivenCompletions(config, processor)
     for batch in batches(examples, 25):
         rule, encoded = (
@@ -146,7 +146,7 @@ def distance(model, reference, processor, examples: list[Example], config: Train
 
 
 def untrained(arguments: argparse.Namespace) -> dict:
-    """The row that every other one starts from."""
+    """The model before training."""
     file = arguments.output / "untrained.json"
     if not file.exists():
         recipe = read_recipe(TrainConfig, arguments.recipe)
@@ -169,7 +169,7 @@ def untrained(arguments: argparse.Namespace) -> dict:
 
 
 def table(arguments: argparse.Namespace) -> str:
-    """Markdown: ratio -> accuracy at each p, a line a row and seed."""
+    """Markdown: token ratio -> accuracy at each p, one line per row and seed."""
     heads = ["row", "seed", *(f"p = {p:g}" for p in THRESHOLDS), "dense", "KL", "minutes"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     found = [untrained(arguments)]
@@ -200,11 +200,13 @@ def table(arguments: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", default="", help="with ; between, of: " + "; ".join(ROWS))
+    parser.add_argument(
+        "--rows", default="", help="Rows to train, separated by ;, of: " + "; ".join(ROWS)
+    )
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--steps", type=int, help="default: the recipe's")
-    parser.add_argument("--recipe", default="recipes/tiny_demo.yaml")
-    parser.add_argument("--questions", type=int, default=100, help="test questions a task")
+    parser.add_argument("--steps", type=int, help="Training steps; default: those of the recipe.")
+    parser.add_argument("--recipe", default="tiny_demo")
+    parser.add_argument("--questions", type=int, default=100, help="Test questions per task.")
     parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)

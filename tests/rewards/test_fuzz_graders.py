@@ -27,10 +27,11 @@ PIECES = [
 ]  # fmt: skip
 
 
-def mutated(rng: random.Random) -> str:
-    """One to three texts, with pieces inserted, cut out, repeated or swapped."""
-    text = " ".join(rng.sample(SEEDS, rng.randint(1, 3)))
-    for _ in range(rng.randint(0, 6)):
+def mutated(rng: random.Random, text: str = "") -> str:
+    """A text, or one to three of SEEDS, with pieces inserted, cut out, repeated or reversed."""
+    most = 1 if text else 6
+    text = text or " ".join(rng.sample(SEEDS, rng.randint(1, 3)))
+    for _ in range(rng.randint(0, most)):
         start, end = sorted(rng.randrange(len(text) + 1) for _ in range(2))
         kind = rng.randrange(5)
         if kind == 0:
@@ -54,7 +55,7 @@ def test_fuzzed_answers():
     for number in range(TRIES):
         problem_type = list(GRADERS)[number % len(GRADERS)]
         expected = rng.choice(SEEDS) if rng.random() < 0.8 else mutated(rng)
-        completion = mutated(rng)
+        completion = mutated(rng, expected if rng.random() < 0.3 else "")
         example = Example(str(number), "", "?", expected, problem_type=problem_type)
         began = time.monotonic()
         value, binary = score(example, completion), grade(example, completion)

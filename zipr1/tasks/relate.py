@@ -40,7 +40,7 @@ class Relate(Task):
             marks.append(stamp_letter(image, letter, (column + 1, row + 1), face, ink))
 
         def horizontal(place: int) -> tuple[str, str]:
-            """The side on which object `place` has a neighbour in its row, and the letter of that."""
+            """The side on which object `place` has a neighbour in its row, and its letter."""
             return ("left" if place % 2 else "right"), letters[place ^ 1]
 
         def vertical(place: int) -> tuple[str, str]:
