@@ -10,7 +10,7 @@ import zipr1
 from zipr1.cli.commands import COMMANDS, Command, load
 from zipr1.cli.parser import options_of
 
-SUITE = "zipr1.evaluation.paper.suite:SuiteConfig"
+SUITE = "zipr1.evaluation.paper.config:SuiteConfig"
 EXTENSION_POINTS = [
     "zipr1.sparsity.rules.Rule",
     "zipr1.sparsity.probes.Scores",
