@@ -10,6 +10,7 @@ from transformers import DynamicCache
 from zipr1.common.errors import InputError, RunError
 from zipr1.models.families import decoder, set_attention
 from zipr1.models.versions import CACHE, take_cache
+from zipr1.sparsity import attention  # noqa: F401 - registers the attention function
 from zipr1.sparsity.cache import make_sparse
 from zipr1.sparsity.rules import Rule
 from zipr1.sparsity.settings import NAME, ForwardPass, Settings, TrainingPass
