@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import family_processor, random_model
 
-from zipr1.data.media import read_clip
+from zipr1.data.media import read_video
 from zipr1.data.processor import tensors
 from zipr1.evaluation.lmms_settings import generation_settings
 from zipr1.evaluation.paper.benchmarks import BENCHMARKS
@@ -129,7 +129,7 @@ def test_pictures_and_clips_in_batches_answer_as_alone(fixtures):
     )
 
     folder, _ = fixtures
-    frames = read_clip(folder / "hf" / "egoschema" / "videos" / "v.mp4", 4)
+    frames = read_video(folder / "hf" / "egoschema" / "videos" / "v.mp4", 4)
     for colour, row in zip(("red", "blue"), samples["mmstar"], strict=True):
         assert row["input"].startswith("What colour is the disc?")
         text, ratio = alone([lmms_fixtures.picture(colour)], [], row["input"], 16)
@@ -169,7 +169,7 @@ def test_a_broken_clip_stops_the_task_and_is_named(fixtures):
         cwd=folder,
     )
     path.write_bytes(whole)
-    assert "v.mp4: neither a readable picture nor a readable clip" in run.stdout + run.stderr
+    assert "v.mp4: a text file" in run.stdout + run.stderr
 
 
 @pytest.mark.slow
@@ -180,7 +180,7 @@ def test_the_other_families(fixtures, tmp_path, family):
     tasks = ["mmstar", "mmmu_pro_standard", "egoschema_subset"]
     arguments = f"pretrained={tmp_path},method=zipvl,p={P},max_frames=4"
     _, samples = lmms_eval(fixtures, tasks, "zipr1", arguments, family, "--batch_size", "2")
-    frames = read_clip(fixtures[0] / "hf" / "egoschema" / "videos" / "v.mp4", 4)
+    frames = read_video(fixtures[0] / "hf" / "egoschema" / "videos" / "v.mp4", 4)
     for i, colour in enumerate(("red", "blue")):
         picture = lmms_fixtures.picture(colour)
         for task, pictures, clips in (

@@ -1,116 +1,77 @@
-"""Any data set with the columns prompt, image or images or video, and answer (or solution, or
-completion); answer as it stands and all others go to Example.columns.
+"""Any data set with the columns prompt, image(s) or video, and answer (or solution, or completion);
+all other columns go to Example.columns as they stand.
 
     {"prompt": "What is this?", "image": "cat.png", "answer": "a cat", "level": 3}
 
-The prompt is a text or a chat, a list of messages. `problem_type` says how the answer is graded (zipr1.graders); "exact"
-without it.
+The prompt is a text or a chat, a list of messages; formats.py reads other shapes of chats.
+`problem_type` says how the answer is graded (zipr1.rewards.graders), "exact" without it.
 """
 
 from pathlib import Path
 
+from zipr1.common.errors import InputError
+from zipr1.data.chats import chat, has_placeholder, text_of
 from zipr1.data.example import Example, final
-from zipr1.data.row import Row, medium, text
+from zipr1.data.formats import ANSWERS, unified
+from zipr1.data.media_column import media_of_column
+from zipr1.data.row import Row, text
+from zipr1.data.source import MediaFile, short
 
-MEDIA = ("image", "images", "video")
-PARTS = ("text", "image", "video")  # of a message
+MEDIA = ("image", "images", "video", "videos")
 
 
 def general(row: dict, number: int, root: Path) -> Row:
-    """A row by its columns; paths of media lie below `root`. Raises ValueError."""
+    """A row by its columns; paths of media lie below `root`. Raises InputError."""
     row_id = str(number if row.get("id") is None else row["id"])
-    if row.get("image") is not None and row.get("images"):
-        raise ValueError(
-            f"row {row_id}: columns 'image' and 'images' both hold pictures: leave one empty"
-        )
-    name = "image" if row.get("image") is not None else "images"
-    pictures = (
-        row.get(name)
-        if isinstance(row.get(name), list)
-        else [row[name]]
-        if row.get(name) is not None
-        else []
-    )
-    images = tuple(medium(value, root, name, row_id) for value in pictures)
-    video = None if row.get("video") is None else medium(row["video"], root, "video", row_id)
-    name = next(
-        (name for name in ("answer", "completion", "solution") if row.get(name) is not None),
-        "answer",
-    )
-    answer = text(row, name, row_id)
-    answer = (
-        answer if name == "completion" else final(answer)
-    )  # a completion is taken to the letter
-    if not answer:
-        raise ValueError(
-            f"row {row_id}: column {name!r} is {row[name]!r}: put an answer between <answer> and </answer>"
-        )
+    images = media(row, "image", "images", root, row_id)
+    videos = media(row, "video", "videos", root, row_id)
+    if len(videos) > 1:
+        raise InputError(f"row {row_id}: {len(videos)} videos: give one at most")
+    row, column = unified(row, row_id)
+    answer = expected(row, row_id)
+    prompt = row.get("prompt")
     messages: tuple[dict, ...] = ()
-    if isinstance(row.get("prompt"), list):
-        messages = chat(row["prompt"], len(images), video is not None, row_id)
-        question = "\n".join(
-            part["text"] for part in messages[-1]["content"] if part["type"] == "text"
-        )
-    else:
+    if not isinstance(prompt, list):
         question = text(row, "prompt", row_id)
+        if has_placeholder(question):
+            prompt = [{"role": "user", "content": question}]
+    if isinstance(prompt, list):
+        messages = chat(prompt, len(images), len(videos), row_id, column)
+        question = text_of(messages[-1])
     used = {"completion", "problem_type", *MEDIA}
-    if (
-        not messages or images or video
-    ):  # a chat of text alone reaches users' reward functions as it stands
+    # A chat of text alone reaches users' reward functions as it stands.
+    if not messages or images or videos or column != "prompt":
         used.add("prompt")
     columns = {name: value for name, value in row.items() if name not in used}
     kind = "exact" if row.get("problem_type") in (None, "") else text(row, "problem_type", row_id)
-    return Row(
-        Example(
-            row_id, "", question, answer, messages=messages, problem_type=kind, columns=columns
-        ),
-        images,
-        video,
+    example = Example(
+        row_id, "", question, answer, messages=messages, problem_type=kind, columns=columns
     )
+    return Row(example, images, videos[0] if videos else None)
 
 
-def chat(messages: list, images: int, video: bool, row_id: str) -> tuple[dict, ...]:
-    """Messages whose contents are lists of parts; media that no message names come first in the first one of the user.
-
-    Raises ValueError for what is no chat, does not end with the user, or names other media than the row has.
-    """
-    turns = [turn(message, place, row_id) for place, message in enumerate(messages)]
-    if not turns or turns[-1]["role"] != "user":
-        raise ValueError(
-            f"row {row_id}: column 'prompt' is a chat that does not end with the user: drop what follows"
+def media(row: dict, one: str, several: str, root: Path, row_id: str) -> tuple[MediaFile, ...]:
+    """The files of the columns `one` and `several`, of which one may be used; each holds a value or
+    a list of values. Raises InputError."""
+    held = [name for name in (one, several) if row.get(name) not in (None, [])]
+    if len(held) > 1:
+        raise InputError(
+            f"row {row_id}: columns {one!r} and {several!r} both hold media: leave one empty"
         )
-    named = [part["type"] for turn in turns for part in turn["content"] if part["type"] != "text"]
-    media = ["image"] * images + ["video"] * video
-    if not named:
-        first = next(turn for turn in turns if turn["role"] == "user")
-        first["content"] = [*({"type": kind} for kind in media), *first["content"]]
-    elif sorted(named) != media:
-        raise ValueError(
-            f"row {row_id}: column 'prompt' names {named or 'no media'}, the row has {media or 'none'}: mend one"
-        )
-    return tuple(turns)
+    name = held[0] if held else one
+    values = row.get(name) or []
+    values = values if isinstance(values, list) else [values]
+    return tuple(media_of_column(value, root, name, row_id) for value in values)
 
 
-def turn(message, place: int, row_id: str) -> dict:
-    """One message, its content a list of parts with no keys but their own: Arrow gives every part all keys that any part of the
-    column has. Raises ValueError."""
-    where = f"row {row_id}: message {place} of column 'prompt'"
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise ValueError(
-            f"{where} is {message!r:.200}: give it a role (system, user or assistant) and a content"
+def expected(row: dict, row_id: str) -> str:
+    """The answer; a completion is taken to the letter. Raises InputError."""
+    name = next((name for name in ANSWERS if row.get(name) is not None), "answer")
+    answer = text(row, name, row_id)
+    answer = answer if name == "completion" else final(answer)
+    if not answer:
+        raise InputError(
+            f"row {row_id}: column {name!r} is {short(repr(row[name]))}: put an answer between "
+            "<answer> and </answer>"
         )
-    content = message.get("content") or ""
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list) or not all(
-        isinstance(part, dict) and part.get("type") in PARTS for part in parts
-    ):
-        raise ValueError(
-            f"{where} holds {content!r:.200}: give it a text, or parts of type {', '.join(PARTS)}"
-        )
-    if any(part["type"] == "text" and not isinstance(part.get("text"), str) for part in parts):
-        raise ValueError(f"{where} has a part of type text without its text")
-    parts = [
-        {"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]}
-        for part in parts
-    ]
-    return {"role": message["role"], "content": parts}
+    return answer

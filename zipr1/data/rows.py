@@ -1,4 +1,5 @@
-"""Rows to post-train on, from where users keep them; memory-mapped by `datasets`, media read when their row is used."""
+"""Rows to post-train on, from where users keep them; memory-mapped by `datasets`, media read when
+their row is used."""
 
 import re
 from collections.abc import Callable
@@ -9,9 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from zipr1.common.errors import InputError
 from zipr1.data.columns import MEDIA, general
+from zipr1.data.display import FrameSize
 from zipr1.data.example import Example
+from zipr1.data.formats import readable
+from zipr1.data.json_rows import check_json
 from zipr1.data.row import Row
+from zipr1.data.source import short
 from zipr1.data.video_r1 import COLUMNS, published
 
 FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # what datasets calls them
@@ -23,55 +29,71 @@ class Rows:
 
     table: object  # datasets.Dataset that gives Arrow tables: media stay bytes
     features: object  # datasets.Features that decode the rest
-    root: Path  # that paths of media start from
-    max_frames: int  # of a clip
-    think: bool  # ask Video-R1's questions for <think>
+    root: Path  # the folder that holds all media
+    max_frames: int  # of a video
+    think: bool  # append the instruction to answer in <think> tags to Video-R1's questions
+    frame_size: FrameSize | None = None  # larger frames are shrunk while decoding
 
     def __len__(self) -> int:
         return len(self.table)
 
     def row(self, index: int) -> Row:
-        """Row `index` without its media. Raises ValueError for a malformed one, which names row and column."""
+        """Row `index` without its media. Raises InputError for a malformed one, which names row and
+        column."""
         values = self.features.decode_example(self.table[index].to_pylist()[0])
         if values.keys() >= COLUMNS:
             return published(values, index, self.root, self.think)
         return general(values, index, self.root)
 
     def example(self, index: int) -> Example:
-        """Row `index`, whole. Raises ValueError, as `row` does, and MediaError."""
-        return self.row(index).read(self.max_frames)
+        """Row `index`, whole. Raises InputError, as `row` does, and MediaError."""
+        return self.row(index).read(self.max_frames, self.frame_size)
 
 
 def open_rows(
-    data: str, media_root: str | None = None, max_frames: int = 16, think: bool = False
+    data: str,
+    media_root: str | None = None,
+    max_frames: int = 16,
+    think: bool = False,
+    frame_size: FrameSize | None = None,
 ) -> Rows:
-    """The rows of a Video-R1 file, of a folder of `Dataset.save_to_disk`, or of what `datasets.load_dataset` takes: a .json,
-    .jsonl or .parquet file, a folder, a hub id. Behind it may stand a configuration and, in brackets, what `datasets` takes for
-    a split: owner/name:config[validation], rows.json[train[:1000]]; else it is "train".
+    """The rows of a Video-R1 file, of a folder of `Dataset.save_to_disk`, or of what
+    `datasets.load_dataset` takes: a .json, .jsonl or .parquet file, a folder, a hub id. Behind it
+    may stand a configuration and, in brackets, what `datasets` takes for a split:
+    owner/name:config[validation], rows.json[train[:1000]]; else it is "train".
 
-    `media_root` defaults to the folder that `data` lies in. Raises FileNotFoundError, and ValueError for a file that cannot be
-    read or lacks columns.
+    `media_root` holds all media; it defaults to the folder that `data` lies in, of a hub id to the
+    cache of `datasets`. Raises InputError for a file that is missing, cannot be read or lacks
+    columns.
     """
     source, name, split = named(data)
     table = load_table(source, name, split)
     if not len(table):
-        raise ValueError(f"{data}: no rows; give a data set with at least one")
+        raise InputError(f"{data}: no rows; give a data set with at least one")
     columns = set(table.column_names)
-    if not columns >= COLUMNS and not (
-        "prompt" in columns and columns & {"answer", "completion", "solution"}
-    ):
-        raise ValueError(
-            f"{data}: columns {', '.join(sorted(columns))}: expected those of Video-R1 ({', '.join(sorted(COLUMNS))}, options, "
-            f"path), or prompt, answer and, for media, one of {', '.join(MEDIA)}; rename them"
+    if not columns >= COLUMNS and not readable(columns):
+        raise InputError(
+            f"{data}: columns {short(', '.join(sorted(columns)))}: expected those of Video-R1 "
+            f"({', '.join(sorted(COLUMNS))}, options, path), messages or conversations, or prompt, "
+            f"answer and, for media, one of {', '.join(MEDIA)}; rename them"
         )
-    default = Path(source) if Path(source).is_dir() else Path(source).parent
-    root = Path(media_root) if media_root else default
-    return Rows(table.with_format("arrow"), without_media(table.features), root, max_frames, think)
+    root = Path(media_root) if media_root else default_root(source)
+    features = without_media(table.features)
+    return Rows(table.with_format("arrow"), features, root, max_frames, think, frame_size)
+
+
+def default_root(source: str) -> Path:
+    """The folder of a file or data set on disk; of a hub id, where `datasets` keeps its files."""
+    if Path(source).exists():
+        return Path(source) if Path(source).is_dir() else Path(source).parent
+    import datasets
+
+    return Path(datasets.config.HF_CACHE_HOME)
 
 
 def named(data: str) -> tuple[str, str | None, str | None]:
-    """The file, folder or hub id, the configuration and the split that "source:config[split]" names; None: not named. A file or
-    folder that is called so is taken for itself."""
+    """The file, folder or hub id, the configuration and the split that "source:config[split]"
+    names; None: not named. A file or folder of exactly that name is taken for itself."""
     found = (
         None if Path(data).exists() else re.fullmatch(r"([^[]+?)(?::([\w.-]+))?(?:\[(.+)\])?", data)
     )
@@ -79,7 +101,7 @@ def named(data: str) -> tuple[str, str | None, str | None]:
 
 
 def load_table(source: str, name: str | None, split: str | None):
-    """A datasets.Dataset."""
+    """A datasets.Dataset. Raises InputError for what cannot be read."""
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -88,43 +110,49 @@ def load_table(source: str, name: str | None, split: str | None):
         ) from error
     path = Path(source)
     if not path.exists() and (path.suffix in FORMATS or source.count("/") != 1):
-        raise FileNotFoundError(f"{source}: no such file or folder, nor a hub id (owner/name)")
+        raise InputError(f"{source}: no such file or folder, nor a hub id (owner/name)")
     if path.is_file() and path.suffix not in FORMATS:
-        raise ValueError(f"{source}: expected a name that ends in {', '.join(FORMATS)}")
+        raise InputError(f"{source}: expected a name that ends in {', '.join(FORMATS)}")
     saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
     if name and (saved or path.is_file()):
-        raise ValueError(f"{source}: no configurations here; leave out {name!r}")
+        raise InputError(f"{source}: no configurations here; leave out {name!r}")
     try:
         if saved:
             return saved_table(datasets.load_from_disk(source), source, split)
         if path.is_file():
+            if FORMATS[path.suffix] == "json":
+                check_json(path)
             return datasets.load_dataset(
                 FORMATS[path.suffix], data_files=escape(source), split=split or "train"
             )
         return datasets.load_dataset(source, name, split=split or "train")
     except StopIteration as error:  # what datasets says of an empty file
-        raise ValueError(f"{source}: no rows; give a data set with at least one") from error
+        raise InputError(f"{source}: no rows; give a data set with at least one") from error
+    except InputError:
+        raise
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        raise ValueError(
-            f"{source}: split {split or 'train'!r} cannot be read ({error.__cause__ or error})"
+        reason = short(error.__cause__ or error)
+        raise InputError(
+            f"{source}: split {split or 'train'!r} cannot be read ({reason})"
         ) from error
 
 
 def saved_table(saved, source: str, split: str | None):
-    """Of what was saved by `save_to_disk` the one data set, or a split of several."""
+    """Of what `save_to_disk` wrote: the one data set, or a split of several. Raises InputError."""
     if not isinstance(saved, dict):
         if split:
-            raise ValueError(f"it is one data set without splits; leave out [{split}]")
+            raise InputError(f"it is one data set without splits; leave out [{split}]")
         return saved
     if (split or "train") not in saved:
-        raise ValueError(
+        raise InputError(
             f"its splits are {', '.join(saved)}; give one as {source}[{next(iter(saved))}]"
         )
     return saved[split or "train"]
 
 
 def without_media(features):
-    """How to decode what is no picture, clip or sound: those are read by us, who name what is broken."""
+    """How to decode what is no image, video or sound: those are read here, so that a broken one is
+    named."""
     import datasets
 
     media = (datasets.Image, datasets.Video, datasets.Audio)
@@ -138,7 +166,8 @@ def without_media(features):
 
 
 def order(rows: Rows, seed: int) -> Callable[[int], int]:
-    """From the number of a draw to that of a row: each row once an epoch, in an order that is a function of (seed, epoch)."""
+    """From the number of a draw to that of a row: each row once an epoch, in an order that is a
+    function of (seed, epoch)."""
 
     def index(position: int) -> int:
         epoch, place = divmod(position, len(rows))

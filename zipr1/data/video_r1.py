@@ -1,18 +1,22 @@
 """Video-R1-260k as published (arXiv 2503.21776): one JSON list of rows such as
 
-{"problem_id": 2, "problem": "What appears on the screen?", "data_type": "video", "problem_type": "multiple choice",
- "options": ["A. A dog", "B. A cat"], "solution": "<answer>B</answer>", "path": "./PerceptionTest/video_1.mp4",
+{"problem_id": 2, "problem": "What appears on the screen?", "data_type": "video",
+ "problem_type": "multiple choice", "options": ["A. A dog", "B. A cat"],
+ "solution": "<answer>B</answer>", "path": "./PerceptionTest/video_1.mp4",
  "data_source": "PerceptionTest"}
 """
 
 from pathlib import Path
 
+from zipr1.common.errors import InputError
+from zipr1.data.chats import chat, has_placeholder
 from zipr1.data.example import Example, final
-from zipr1.data.row import Row, medium, text
+from zipr1.data.media_column import media_of_column
+from zipr1.data.row import Row, text
+from zipr1.data.source import short
 
-COLUMNS = frozenset(
-    {"problem", "solution", "data_type", "problem_type"}
-)  # by which such a file is known
+# By which such a file is recognised.
+COLUMNS = frozenset({"problem", "solution", "data_type", "problem_type"})
 
 INSTRUCTIONS = {
     "multiple choice": "Answer with the letter of the right option only.",
@@ -21,30 +25,38 @@ INSTRUCTIONS = {
     "free-form": "Answer as briefly as you can.",
     "regression": "Answer with the number only.",
 }
-THINK = "Think first, between <think> and </think>; then put what you answer between <answer> and </answer>."
+THINK = (
+    "Think first, between <think> and </think>; then put what you answer between <answer> and "
+    "</answer>."
+)
 
 
 def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
-    """A published row: the problem, its options one a line, how to answer; paths lie below `root`. Raises ValueError."""
+    """A published row: the problem, its options one a line, how to answer; paths lie below `root`.
+    Raises InputError."""
     row_id = str(number if row.get("problem_id") is None else row["problem_id"])
     kind, data_type = row.get("problem_type"), row.get("data_type")
     if not isinstance(kind, str) or kind not in INSTRUCTIONS:
-        raise ValueError(
-            f"row {row_id}: column 'problem_type' is {kind!r}: expected one of {', '.join(INSTRUCTIONS)}"
+        raise InputError(
+            f"row {row_id}: column 'problem_type' is {short(repr(kind))}: expected one of "
+            f"{', '.join(INSTRUCTIONS)}"
         )
     if data_type not in ("image", "video", "text"):
-        raise ValueError(
-            f"row {row_id}: column 'data_type' is {data_type!r}: expected image, video or text"
+        raise InputError(
+            f"row {row_id}: column 'data_type' is {short(repr(data_type))}: expected image, video "
+            "or text"
         )
     answer = final(text(row, "solution", row_id))
     if not answer:
-        raise ValueError(
-            f"row {row_id}: column 'solution' is {row['solution']!r}: put an answer between <answer> and </answer>"
+        raise InputError(
+            f"row {row_id}: column 'solution' is {short(repr(row['solution']))}: put an answer "
+            "between <answer> and </answer>"
         )
     options = row.get("options") or []
     if not isinstance(options, list):
-        raise ValueError(
-            f"row {row_id}: column 'options' is {options!r}: give a list of texts, empty for an open question"
+        raise InputError(
+            f"row {row_id}: column 'options' is {short(repr(options))}: give a list of texts, "
+            "empty for an open question"
         )
     lines = [
         text(row, "problem", row_id).strip(),
@@ -54,8 +66,14 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
     question = "\n".join([*lines, THINK] if think else lines)
     columns = {name: value for name, value in row.items() if name != "problem_type"}
     columns["prompt"] = [{"role": "user", "content": question}]  # a chat, as its own trainer has it
-    example = Example(row_id, "", question, answer, problem_type=kind, columns=columns)
+    messages: tuple[dict, ...] = ()
+    if has_placeholder(question):
+        media = (int(data_type == "image"), int(data_type == "video"))
+        messages = chat(columns["prompt"], *media, row_id, "problem")
+    example = Example(
+        row_id, "", question, answer, messages=messages, problem_type=kind, columns=columns
+    )
     if data_type == "text":
         return Row(example)
-    file = medium(row.get("path"), root, "path", row_id)
+    file = media_of_column(row.get("path"), root, "path", row_id)
     return Row(example, images=(file,)) if data_type == "image" else Row(example, video=file)

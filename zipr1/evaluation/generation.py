@@ -99,7 +99,7 @@ def generate(
 def visual_masks(processor, examples: list[Example], inputs, kept: list) -> list[tuple]:
     """For each question (grid, kept) of `records.Record`; empty where one of the batch has several
     images or videos, or none, and for models whose visual tokens have no grid."""
-    media = [len(example.pictures) + (example.frames is not None) for example in examples]
+    media = [len(example.all_images) + (example.frames is not None) for example in examples]
     if any(count != 1 for count in media) or not has_grid(inputs):
         return [()] * len(examples)
     visual = inputs["mm_token_type_ids"].bool().cpu().numpy()

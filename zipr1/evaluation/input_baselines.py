@@ -81,7 +81,9 @@ class FewerFrames:
         count = min(before, max(PAIR, PAIR * round(self.ratio * before / PAIR)))
         chosen = np.linspace(0, before - 1, count).round().astype(int)
         fps = example.fps * (count - 1) / max(before - 1, 1)
-        return replace(example, frames=tuple(example.frames[i] for i in chosen), fps=fps)
+        frames = tuple(example.frames[i] for i in chosen)
+        times = tuple(example.times[i] for i in chosen) if example.times else ()
+        return replace(example, frames=frames, fps=fps, times=times)
 
 
 def without_minimum(processor):

@@ -8,9 +8,11 @@ from lmms_eval.protocol import ChatMessage
 from PIL import Image
 
 from zipr1.common.errors import InputError
-from zipr1.data.media import MediaError, NotStill, opaque, read_picture
+from zipr1.data.example import Video
+from zipr1.data.images import read_image, upright_rgb
+from zipr1.data.source import MediaError, NotAnImage
 
-VideoReader = Callable[..., tuple]  # as data.media.read_clip
+VideoReader = Callable[..., Video]  # as data.videos.read_video
 
 
 class MediaReader:
@@ -42,19 +44,14 @@ class MediaReader:
     def image(self, image: Image.Image | str, images: list, videos: list) -> dict:
         """An image, or an animation, which is a video whatever the task calls it."""
         try:
-            images.append(loaded(image) if isinstance(image, Image.Image) else read_picture(image))
+            images.append(
+                upright_rgb(image) if isinstance(image, Image.Image) else read_image(image)
+            )
             return {"type": "image"}
-        except NotStill:
+        except NotAnImage:
             source = encoded(image) if isinstance(image, Image.Image) else image
             videos.append(self.read_video(source, self.max_frames, self.fps))
             return {"type": "video"}
-
-
-def loaded(image: Image.Image) -> Image.Image:
-    """An opened image in RGB. Raises NotStill for an animation."""
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise NotStill(f"{image.format}: {image.n_frames} images in one file")
-    return opaque(image)
 
 
 def encoded(image: Image.Image) -> bytes:

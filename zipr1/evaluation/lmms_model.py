@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import mean
 
@@ -19,8 +19,8 @@ from lmms_eval.utils import Collator
 
 from zipr1.common.errors import InputError
 from zipr1.common.progress import progress
-from zipr1.data.media import read_clip
-from zipr1.data.processor import tensors
+from zipr1.data.processor import frame_size, tensors
+from zipr1.data.videos import read_video
 from zipr1.evaluation.fingerprint import code, weights
 from zipr1.evaluation.lmms_answers import AnswerFile, Counts, saved
 from zipr1.evaluation.lmms_media import MediaReader, media_of
@@ -86,9 +86,6 @@ class ZipR1(lmms):
         self.rule = rule_of(method, selection.p, float(ratio), choice=selection.choice)
         self.scope = selection.scope
         self.batch_size = int(batch_size)
-        # Several questions about one video follow each other.
-        read_video = lru_cache(maxsize=2)(read_clip)
-        self.media = MediaReader(read_video, int(max_frames), fps and float(fps))
         self.device = self.start_processes(device)
         options = {"dtype": dtype, "attn_implementation": attn_implementation}
         options = {name: value for name, value in options.items() if value}
@@ -97,6 +94,9 @@ class ZipR1(lmms):
         )
         set_pixels(self.processor, "image_processor", min_pixels, max_pixels)
         set_pixels(self.processor, "video_processor", video_min_pixels, video_max_pixels)
+        # Several questions about one video follow each other.
+        cached = lru_cache(maxsize=2)(partial(read_video, frame_size=frame_size(self.processor)))
+        self.media = MediaReader(cached, int(max_frames), fps and float(fps))
         self.saved = self.open_answers(answers, settings) if answers else None
 
     def open_answers(self, answers: str, settings: dict) -> AnswerFile:

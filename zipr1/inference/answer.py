@@ -8,7 +8,8 @@ from PIL import Image
 from zipr1.common.errors import InputError
 from zipr1.data.example import Example
 from zipr1.data.media import read_media
-from zipr1.data.processor import prepare, visual_grid
+from zipr1.data.media_column import media_of_text
+from zipr1.data.processor import frame_size, prepare, visual_grid
 from zipr1.inference.config import AnswerConfig
 from zipr1.inference.overlay import kept_pages, layer_masks, save_pages
 from zipr1.models.encode import check_length
@@ -30,7 +31,7 @@ def answer(config: AnswerConfig) -> dict:
         check_picture(Path(config.picture))
     model, processor = load_vision(config.model)
     limit = min(config.max_frames, processor.video_processor.max_frames)
-    media = read_media(config.file, limit)
+    media = read_media(media_of_text(config.file, None), limit, frame_size(processor))
     example = Example(config.file, "", config.question, "", **media)
     inputs = prepare(processor, [example]).to(model.device)
     check_length(model, inputs, config.max_new_tokens)

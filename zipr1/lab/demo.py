@@ -14,7 +14,7 @@ from zipr1.common.errors import InputError
 from zipr1.common.provenance import provenance
 from zipr1.common.recipe import read_recipe
 from zipr1.common.workers import process_pool, run_jobs
-from zipr1.data.example import CLIP_FPS
+from zipr1.data.example import VIDEO_FPS
 from zipr1.evaluation.curves import plot_curves, write_curves
 from zipr1.evaluation.evaluate import evaluate
 from zipr1.evaluation.generation import GenerationSettings
@@ -210,7 +210,7 @@ def write_video(frames: tuple, path: Path) -> None:
     import av
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=int(CLIP_FPS))
+        stream = container.add_stream("ffv1", rate=int(VIDEO_FPS))
         stream.width, stream.height, stream.pix_fmt = *frames[0].size, "bgr0"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(frame)))

@@ -153,7 +153,7 @@ def prompt_of(example: Example) -> str | list[dict]:
     """
     if "prompt" in example.columns:
         return example.columns["prompt"]
-    chat = example.messages or example.pictures or example.frames is not None
+    chat = example.messages or example.all_images or example.frames is not None
     return conversation(example) if chat else example.question
 
 

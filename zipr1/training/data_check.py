@@ -1,11 +1,12 @@
-"""Everything that is wrong with a data set, before a GPU hour is spent: each row is read once, as training would read it."""
+"""Everything that is wrong with a data set: each row is read once, as training would read it."""
 
 from collections import Counter
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
+from zipr1.common.errors import RunError
 from zipr1.common.progress import progress
 from zipr1.data.media import MediaError, MissingMedia
 from zipr1.data.processor import limit_pixels
@@ -18,15 +19,19 @@ from zipr1.training.questions import TooLong, check_answer, checked, open_part
 
 PROBLEMS = ("missing media", "broken media", "malformed rows", "over-long prompts")
 SHOWN = 5  # of each problem, in the report for people
+KILLED = (
+    "row number {} (from 0): ends the process that reads it, even alone: its file crashes the "
+    "decoder or needs more memory than there is"
+)
 
 
-class DataError(Exception):
+class DataError(RunError):
     """Rows that cannot be used; the message counts them."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one row is, "" where it cannot be told, and what is wrong with it."""
+    """What one row is ("" where it is unknown) and what is wrong with it."""
 
     tokens: int = 0  # of the prompt
     data_type: str = ""
@@ -58,7 +63,8 @@ class Report:
                 + ", ".join(f"{key or '(none)'} {counts[key]}" for key in sorted(counts))
             )
         lines.append(
-            f"{'longest prompt':<20}{self.longest_prompt} tokens of at most {self.max_prompt_length}"
+            f"{'longest prompt':<20}{self.longest_prompt} tokens of at most "
+            f"{self.max_prompt_length}"
         )
         for problem, messages in self.problems.items():
             lines.append(f"{problem:<20}{len(messages)}")
@@ -73,7 +79,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Reading(Dataset):
-    """Row number -> itself and its Finding, for the processes of a DataLoader."""
+    """Row number -> (the same, its Finding), for the processes of a DataLoader."""
 
     rows: Rows
     processor: object
@@ -114,8 +120,8 @@ class Reading(Dataset):
 
 
 def check_data(config: DataCheckConfig) -> Report:
-    """Reads every row once, as training would. Raises ValueError and FileNotFoundError for a data set or model that cannot be
-    opened, or not be trained on such rows."""
+    """Reads every row once, as training would. Raises InputError for a data set or model that
+    cannot be opened, or not be trained on such rows."""
     from zipr1.training.questions import (
         check_prompts,  # which want the extra `train`
         longest_prompt,
@@ -137,7 +143,7 @@ def check_data(config: DataCheckConfig) -> Report:
 
 
 def summary(found: list[Finding], longest: int) -> Report:
-    """Of rows in their order."""
+    """The report on rows, given in their order."""
     problems = {name: [f.message for f in found if f.problem == name] for name in PROBLEMS}
     counts = {
         name: dict(Counter(getattr(finding, name) for finding in found if finding.data_type))
@@ -153,27 +159,40 @@ def summary(found: list[Finding], longest: int) -> Report:
     )
 
 
-def findings(reading: Reading, workers: int) -> list[Finding]:
-    """In the order of the rows, with a progress bar on stderr. Raises DataError, which says what was found until then, if a
-    process that reads is killed."""
-    # In order, a long clip would keep the other processes waiting.
-    loader = DataLoader(reading, batch_size=None, num_workers=workers, in_order=False)
+def findings(reading: Dataset, workers: int) -> list[Finding]:
+    """In the order of the rows, with a progress bar on stderr.
+
+    Rows at which a process that reads was killed are read again, each in a process of its own; one
+    that ends that process too is broken.
+    """
     found: dict[int, Finding] = {}
-    try:
-        found.update(progress(loader, desc="data check", unit="row", total=len(reading)))
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):  # another error of the row that was read
-            raise
-        next_rows = [str(index) for index in range(len(reading)) if index not in found][
-            : 2 * workers
-        ]
-        raise DataError(
-            f"a process that reads was killed ({error}), perhaps for memory, or by one of the rows number "
-            f"{', '.join(next_rows)} (from 0); try --workers {workers // 2}. Until then: "
-            f"{summary(in_order(found), reading.longest).describe()}"
-        ) from error
-    return in_order(found)
-
-
-def in_order(found: dict[int, Finding]) -> list[Finding]:
+    pending = list(range(len(reading)))
+    with progress(total=len(reading), desc="data check", unit="row") as bar:
+        while pending and not read(reading, pending, workers, found, bar):
+            pending = [index for index in pending if index not in found]
+            # Each process has been handed two rows at most that are not read yet, in order.
+            for index in pending[: 2 * workers]:
+                if not read(reading, [index], 1, found, bar):
+                    found[index] = Finding(problem="broken media", message=KILLED.format(index))
+                    bar.update()
+            pending = [index for index in pending if index not in found]
     return [found[index] for index in sorted(found)]
+
+
+def read(
+    reading: Dataset, indices: list[int], workers: int, found: dict[int, Finding], bar
+) -> bool:
+    """Adds the findings of the rows number `indices`; False if a process was killed before all."""
+    # In order, a long video would keep the other processes waiting.
+    loader = DataLoader(
+        Subset(reading, indices), batch_size=None, num_workers=workers, in_order=False
+    )
+    try:
+        for index, finding in loader:
+            found[index] = finding
+            bar.update()
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):  # another error, of the row that was read
+            raise
+        return False
+    return True

@@ -12,51 +12,54 @@ from zipr1.training.config import TrainConfig
 
 
 def cores() -> int:
-    """That this process may use, where the system says so."""
+    """CPU cores that this process may use, where the system says so."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass
 class DataCheckConfig:
-    """`zipr1 data check`: reads a data set once, and reports what it holds and what of it training would leave out."""
+    """`zipr1 data check`: reads a data set once, and reports what it holds and which of its rows
+    training would leave out."""
 
     file: str
-    """Video-R1 JSON, or .jsonl, .parquet, a folder or hub id, with :config and [split], as `data` of zipr1 train."""
+    """The data set: Video-R1 JSON, .json, .jsonl, .parquet, a folder or hub id, with :config and
+    [split], as `data` of zipr1 train."""
     recipe: str | None = None
-    """Of zipr1 train: its settings. Those that follow come before them, and are called the same there."""
+    """A recipe of zipr1 train, whose settings are used; the options below override it."""
     media_root: str | None = None
-    """Where paths of media start; unset, the folder of the file."""
+    """The folder that holds all media, to which paths in rows are relative; unset, the folder of
+    the file."""
     model: str | None = None
     """The model whose processor counts the tokens of a prompt."""
     max_prompt_length: int | None = None
-    """Tokens; unset, what the model's positions leave."""
+    """Maximum length of a prompt in tokens; unset, what the model's positions leave."""
     max_completion_length: int | None = None
-    """Tokens, for which a prompt leaves room."""
+    """Length of the completion in tokens, for which a prompt leaves room."""
     max_frames: int | None = None
-    """Frames of a clip that are read."""
+    """Maximum number of frames that are sampled from a video."""
     max_pixels: int | None = None
-    """Of a picture; larger ones are made smaller."""
+    """Maximum number of pixels of an image; larger ones are shrunk."""
     video_max_pixels: int | None = None
-    """Of each frame of a clip."""
+    """Maximum number of pixels of each frame of a video; larger ones are shrunk."""
     think: bool | None = None
-    """Ask Video-R1's questions for <think>."""
+    """Append the instruction to think in <think> tags to Video-R1's questions."""
     chat_template: bool | None = None
-    """False: a prompt is its text as it is (text models)."""
+    """Use the chat template; false takes the text of a prompt as it is (text models)."""
     completions: Literal["sampled", "given"] | None = None
-    """Given: the data's own answers, which nothing grades."""
+    """The source of completions: sampled from the model and graded, or the given answers."""
     reward_function: str | None = None
-    """Instead of the graders, which then do not look at the answers."""
+    """The reward function that replaces the graders, which then do not check the answers."""
     workers: int = field(default_factory=cores)
-    """Processes that read; 0: this one."""
+    """Number of processes that read rows; 0 reads in the main process."""
     json: bool = False
-    """Print one JSON object."""
+    """Print the report as one JSON object."""
 
     def __post_init__(self):
         limits = "max_prompt_length max_completion_length max_frames max_pixels video_max_pixels"
         check_ranges(self, {"[0, inf)": "workers", "[1, inf)": limits})
 
     def training(self) -> TrainConfig:
-        """The training that the rows are for. Raises ValueError as TrainConfig does."""
+        """The training that the rows are for. Raises InputError as TrainConfig does."""
         start = read_recipe(TrainConfig, self.recipe) if self.recipe else TrainConfig()
         own = {
             name: value
@@ -64,7 +67,7 @@ class DataCheckConfig:
             if name in TrainConfig.__dataclass_fields__ and name != "json"
         }
         own = {name: value for name, value in own.items() if value is not None}
-        # Neither gate nor baseline says anything of rows; these go with any completions and rewards.
+        # Gate and baseline do not concern rows; these two go with any completions and rewards.
         return replace(
             start, data=self.file, probe_data=self.file, gate="none", baseline="group", **own
         )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from zipr1.common.errors import InputError
 from zipr1.data.example import Example
-from zipr1.data.processor import limit_pixels, prepare
+from zipr1.data.processor import frame_size, limit_pixels, prepare
 from zipr1.data.rows import Rows, open_rows, order
 from zipr1.models.families import is_vision
 from zipr1.rewards.graders import GRADERS, grade
@@ -155,7 +155,7 @@ def open_part(data: str, config: TrainConfig, processor) -> Rows:
     """The rows of `data` or `probe_data`, read as the run's settings say."""
     videos = getattr(processor, "video_processor", None)  # a text model has none
     frames = min(config.max_frames, videos.max_frames) if videos else config.max_frames
-    return open_rows(data, config.media_root, frames, config.think)
+    return open_rows(data, config.media_root, frames, config.think, frame_size(processor))
 
 
 def check_prompts(model, config: TrainConfig) -> None:

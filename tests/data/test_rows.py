@@ -66,8 +66,8 @@ def check_general(rows) -> None:
         and blue.columns["level"] == 1
     )
     assert [picture.size for picture in pair.images] == [(96, 48), (64, 48)] and pair.image is None
-    assert len(clip.frames) == 8 and clip.pictures == ()
-    assert text.pictures == () and text.frames is None
+    assert len(clip.frames) == 8 and clip.all_images == ()
+    assert text.all_images == () and text.frames is None
     assert [example.problem_type for example in (blue, pair, clip, text)] == [
         "exact",
         "exact",
@@ -328,8 +328,8 @@ def test_broken_media_are_named(root):
             *(published(i, kind, "OCR", [], "x", path) for i, (kind, path) in enumerate(paths, 6)),
         )
     )
-    words = [r"row 6: .*cut\.mkv: cut short", r"row 7: .*half\.png: broken picture", r"row 8: .*moves\.gif: 2 pictures",
-             r"row 9: .*grey\.mkv: not a picture"]  # fmt: skip
+    words = [r"row 6: .*cut\.mkv: cut short", r"row 7: .*half\.png: broken image", r"row 8: .*moves\.gif: 2 frames",
+             r"row 9: .*grey\.mkv: not an image"]  # fmt: skip
     for index, word in enumerate(words, 6):
         with pytest.raises(MediaError, match=word):
             rows.example(index)
