@@ -5,13 +5,13 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import front, prompts, random_model, tiny_processor
+from conftest import QWEN_VISION, TEXT, front, prompts, random_model, tiny_processor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
-from zipr1.models.families import TEXT_FAMILIES, VISION_FAMILIES, decoder, set_attention
+from zipr1.models.families import decoder, set_attention
 from zipr1.models.versions import CACHE
 
 SPY = "zipr1_spy"
@@ -84,7 +84,7 @@ def test_the_mask_interface_hands_over_the_padding_mask(call):
     )
 
 
-@pytest.mark.parametrize("family", VISION_FAMILIES)
+@pytest.mark.parametrize("family", QWEN_VISION)
 def test_the_vision_tower_keeps_its_own_attention(family):
     model = random_model(family)
     seen()
@@ -98,7 +98,7 @@ def test_the_vision_tower_keeps_its_own_attention(family):
     )
 
 
-@pytest.mark.parametrize("family", VISION_FAMILIES + TEXT_FAMILIES)
+@pytest.mark.parametrize("family", QWEN_VISION + TEXT)
 def test_a_layer_has_an_output_projection_and_an_mlp(family):
     layer = decoder(random_model(family)).layers[0]
     states = torch.zeros(1, 3, 128)
@@ -170,7 +170,7 @@ def test_generate_makes_a_plain_empty_cache_before_the_prompt(model, batch):
     )
 
 
-@pytest.mark.parametrize("family", VISION_FAMILIES)
+@pytest.mark.parametrize("family", QWEN_VISION)
 def test_the_front_half_of_a_vision_model(family):
     model = random_model(family).model
     asked = inspect.signature(model.get_rope_index).parameters

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from zipr1.common.errors import InputError
+from zipr1.models.families import QWEN_VL_FAMILIES, decoder, is_vision
 
 
 @dataclass
@@ -22,15 +23,70 @@ class Encoded:
     prompt_ids: torch.Tensor
 
 
+class DecoderReached(Exception):
+    """Ends a forward pass where the decoder begins; holds the decoder's keyword arguments."""
+
+    def __init__(self, arguments: dict):
+        super().__init__()
+        self.arguments = arguments
+
+
 def encode(model, inputs) -> Encoded:
-    """Runs the vision tower once and computes the (multimodal) rotary positions."""
+    """Runs the vision tower once and computes the rotary positions of each token."""
+    if not is_vision(model.config):
+        return encode_text(model, inputs)
+    if model.config.model_type in QWEN_VL_FAMILIES:
+        return encode_qwen(model, inputs)
+    return encode_vision(model, inputs)
+
+
+def encode_text(model, inputs) -> Encoded:
+    """`encode` of a text model: embeddings, and positions that count from the first real token."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     embeds = model.get_input_embeddings()(ids)
-    if not hasattr(model.config, "vision_config"):
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        return Encoded(
-            {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}, [], ids
-        )
+    arguments = {
+        "inputs_embeds": embeds,
+        "attention_mask": mask,
+        "position_ids": text_positions(mask),
+    }
+    return Encoded(arguments, [], ids)
+
+
+def text_positions(mask: torch.Tensor) -> torch.Tensor:
+    """(B, L) positions of a left-padded batch."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def encode_vision(model, inputs) -> Encoded:
+    """`encode` of any vision-language model: its own forward pass, ended before the decoder."""
+
+    def stop(module, args, kwargs):
+        raise DecoderReached(kwargs)
+
+    handle = decoder(model).register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        model.model(**inputs, use_cache=False)
+    except DecoderReached as reached:
+        found = reached.arguments
+    finally:
+        handle.remove()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    positions = found.get("position_ids")
+    if positions is None:  # no image in the batch, or a decoder that counts by itself
+        positions = text_positions(mask)
+        if hasattr(model.model, "get_rope_index"):
+            positions = positions.expand(3, -1, -1)
+    arguments = {"inputs_embeds": found["inputs_embeds"], "attention_mask": mask}
+    arguments["position_ids"] = positions
+    tokens = (model.config.image_token_id, getattr(model.config, "video_token_id", None))
+    visual = torch.isin(ids, torch.tensor([t for t in tokens if t is not None], device=ids.device))
+    return Encoded(arguments, [], ids.masked_fill(visual, -1))
+
+
+def encode_qwen(model, inputs) -> Encoded:
+    """`encode` of a Qwen-VL model; also keeps the visual features and those of deepstack."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    embeds = model.get_input_embeddings()(ids)
     features: list[torch.Tensor] = []
     visual = torch.zeros_like(ids, dtype=torch.bool)
     deepstack: list[torch.Tensor] = []  # of Qwen3-VL: features for the first layers, (B, L, D) each

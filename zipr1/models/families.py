@@ -1,9 +1,10 @@
 """The supported model families (`model_type` in config.json) and what their text decoders share.
 
-To add a family whose decoder has plain causal self-attention:
+To add a family whose decoder has plain causal self-attention in every layer:
 1. add its `model_type` to one of the two tuples below;
-2. add a tiny random model of it to tests/helpers/family_models.py;
-3. run `pytest tests/test_seams.py tests/models tests/sparsity`: the same tests run on every family.
+2. add a recipe of a small random model to RECIPES in tests/helpers/family_models.py;
+3. run `pytest tests/models/test_families.py`: the same tests run on every family.
+What a family cannot do is an exception with its reason: NOT_SPARSE, NO_LAYER_SCOPE.
 """
 
 from pathlib import Path
@@ -13,12 +14,37 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from zipr1.common.errors import InputError
 
-VISION_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-TEXT_FAMILIES = ("llama", "qwen2", "qwen3")
+# Qwen's vision towers, whose processors the commands know and whose inputs have the same names.
+QWEN_VL_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+VISION_FAMILIES = (
+    *QWEN_VL_FAMILIES,
+    "glm4v",
+    "glm46v",
+    "internvl",
+    "llava_onevision",
+    "mistral3",
+    "smolvlm",
+)
+TEXT_FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "phi3", "qwen3_moe")
+
+LATENT = "its latent attention (MLA) caches one compressed vector per token instead of keys"
+# Why a known family cannot be sparse by selecting the tokens of a layer.
+NOT_SPARSE = {
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+    "deepseek_v32": f"{LATENT}, and it selects tokens by its own indexer",
+    "deepseek_v4": f"{LATENT}, and it selects tokens by its own indexer",
+    "deepseek_ocr2": LATENT,
+    "qwen4_exp": "it selects tokens by its own indexer",
+    "gemma2": "it caps the attention logits, which fused attention kernels cannot do",
+    "gemma3": "its image tokens attend to each other in both directions, not causally",
+}
 
 
 def check_family(family: str, name: str | Path) -> None:
     """Raises InputError for an unsupported model family; `name` is the model the message names."""
+    if family in NOT_SPARSE:
+        raise InputError(f"{name}: {family} cannot be token-sparse: {NOT_SPARSE[family]}")
     if family not in VISION_FAMILIES + TEXT_FAMILIES:
         known = ", ".join(VISION_FAMILIES + TEXT_FAMILIES)
         raise InputError(f"{name}: model family {family!r} is not supported; use one of {known}")
