@@ -14,6 +14,7 @@ from zipr1.training.grpo import (
     reference_advantages,
     sampled_kl,
     share_ties,
+    token_average,
 )
 
 
@@ -73,6 +74,32 @@ def test_surrogate_by_hand():
     mask = torch.tensor([[True, True, False]]).repeat(2, 1)
     got = clipped_surrogate(logprobs, torch.zeros(2, 3), torch.tensor([2.0, -2.0]), mask, 0.2)
     torch.testing.assert_close(got, torch.tensor([1.7, -2.3]))
+
+
+def test_a_sequence_level_ratio_is_that_of_the_answer():
+    """Eq. 5 as printed: 1.5 * 0.5 = 0.75 is clipped at 0.8 for A = -2, not for A = 2; no 1/|o|."""
+    logprobs = torch.log(torch.tensor([[1.5, 0.5, 9.0]])).repeat(2, 1)
+    mask = torch.tensor([[True, True, False]]).repeat(2, 1)
+    old, advantages = torch.zeros(2, 3), torch.tensor([2.0, -2.0])
+    got = clipped_surrogate(logprobs, old, advantages, mask, 0.2, "sequence")
+    torch.testing.assert_close(got, torch.tensor([1.5, -1.6]))
+    policy = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    gain = clipped_surrogate(
+        policy, policy.detach(), torch.tensor([3.0]), torch.ones(1, 2), 0.2, "sequence"
+    )
+    (gradient,) = torch.autograd.grad(gain.sum(), policy)
+    torch.testing.assert_close(gradient, torch.tensor([[3.0, 3.0]]))  # A grad log pi(o|x)
+
+
+def test_averages_over_the_tokens_of_an_answer():
+    values, mask = torch.tensor([[1.0, 2.0, 9.0]]), torch.tensor([[True, True, False]])
+    assert token_average("grpo", 6)(values, mask).item() == 1.5
+    assert token_average("dr_grpo", 6)(values, mask).item() == 0.5
+    old = torch.zeros(1, 3)
+    gain = clipped_surrogate(
+        old, old, torch.tensor([6.0]), mask, 0.2, average=token_average("dr_grpo", 4)
+    )
+    assert gain.item() == 3.0 and sampled_kl(old, old, mask, token_average("dr_grpo", 4)) == 0
 
 
 def test_on_policy_gradient_is_the_score_function():

@@ -92,6 +92,8 @@ def plain_steps(tmp_path_factory):
         {"baseline": "group"},
         {"reward_weight": 1.0},
         {"num_iterations": 2},
+        {"importance_sampling_level": "sequence"},
+        {"loss_type": "dr_grpo"},
         {"mini_batches": 2},
         {"gradient_checkpointing": True},
         {"max_tokens_per_batch": 500},

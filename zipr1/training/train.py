@@ -29,8 +29,12 @@ def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
 
     `line` of the terminal is where the progress bar goes, if several processes draw one.
     """
-    with started(config) as run, Interruption(run.accelerator) as interruption:
-        return_memory, bar = MemoryReturner(), progress_bar(run, quiet, line)
+    with (
+        started(config) as run,
+        progress_bar(run, quiet, line) as bar,
+        Interruption(run.accelerator) as interruption,
+    ):
+        return_memory = MemoryReturner()
         while run.step < config.max_steps:
             began = time.perf_counter()
             record = take_step(run)
