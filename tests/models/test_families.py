@@ -116,9 +116,8 @@ def fast_or_reference(model, scope: str, kept: list[torch.Tensor] | None):
             yield trace
         return
     with ExitStack() as stack:
-        trace = stack.enter_context(
-            zipr1.sparse(model, RULE, implementation=REFERENCE, replay=kept)
-        )
+        training = zipr1.TrainingPass(implementation=REFERENCE, replay=kept)
+        trace = stack.enter_context(zipr1.sparse(model, RULE, training=training))
         if scope == "layer":
             stack.enter_context(masked_scope(model, kept))
         yield trace
