@@ -1,4 +1,4 @@
-"""The scripts in experiments/ and benchmarks/ run: their imports, their defaults, and the cheap ones whole."""
+"""The scripts in experiments/ and benchmarks/: imports, defaults, whole runs of the cheap ones."""
 
 import json
 import runpy

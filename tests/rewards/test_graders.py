@@ -75,7 +75,8 @@ def row(problem_type: str, answer: str) -> Example:
             "GO LEFT THEN RIGHT",
             0,
         ),  # three words too many for one: 1 - 3, but no less than 0
-        # one-word pairs: 2 of 3 and 2 of 4, F = 4/7, as is the longest common subsequence; pairs: 1 of 2 and 1 of 3, F = 2/5
+        # words: 2 of 3 and 2 of 4, F = 4/7, as for the longest common subsequence;
+        # pairs of words: 1 of 2 and 1 of 3, F = 2/5
         ("free-form", "a red ball rolls", "the red ball", (4 / 7 + 4 / 7 + 2 / 5) / 3),
         ("free-form", "red", "Red.", 1),  # one word has no pairs
         ("regression", "10", "9", 0.9),

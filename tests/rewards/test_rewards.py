@@ -1,4 +1,4 @@
-"""Who decides what an answer is worth: the task, the problem type of the row, or the user's own function."""
+"""Rewards by the problem type of a question, or by the user's own functions."""
 
 import re
 import sys
@@ -111,7 +111,7 @@ def test_what_a_function_must_return(module, name, word):
 
 
 def test_several_functions_with_weights(module):
-    """A row to which one does not apply has the others' sum; one to which none applies has nothing, and is counted."""
+    """None of one function leaves the sum of the others; None of all counts as unparsable."""
     got = reward(
         ROWS, SAID, RATIO, function=load_function("own_rewards:by_length, 0.5*own_rewards.few")
     )
@@ -127,7 +127,7 @@ def test_several_functions_with_weights(module):
 def accuracy_reward(
     completions: list[list[dict[str, str]]], solution: list[str], **kwargs
 ) -> list[float | None]:
-    """As people write them for TRL: a chat's completion is a list of messages, prompts are the rows' own."""
+    """As written for TRL: a chat's completion is a list of messages, the prompts are the rows'."""
     assert all(message["role"] == "assistant" for (message,) in completions)
     assert kwargs["prompts"][0][-1] == {"role": "user", "content": "Which letter?"}
     assert kwargs["completion_ids"] == [[1, 2], [3]]
@@ -160,10 +160,11 @@ def has_tags(completions, **kwargs) -> list[float]:
 
 
 def test_rows_that_are_chats_to_trl(tmp_path):
-    """Video-R1's, with media or without, and a plain prompt with a picture, which TRL takes in chats alone."""
+    """Rows of Video-R1, and a plain prompt with an image, which TRL accepts in chats only."""
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    texts = [published({"problem_type": "free-form", "data_type": kind, "problem": "?", "solution": "<answer>a</answer>",
-                        "path": "a.png"}, 0, tmp_path) for kind in ("text", "image")]  # fmt: skip
+    shared = {"problem": "?", "solution": "<answer>a</answer>", "path": "a.png"}
+    shared["problem_type"] = "free-form"
+    texts = [published(shared | {"data_type": kind}, 0, tmp_path) for kind in ("text", "image")]
     rows = [*texts, general({"prompt": "Colour?", "image": "a.png", "answer": "red"}, 2, tmp_path)]
     said = ["<think>b</think><answer>a</answer>", "a", "a"]
     examples = [row.read(1) for row in rows]
@@ -274,7 +275,7 @@ def test_a_function_that_is_not_there(module, path, error, word):
 
 
 def test_an_answer_column_that_arrow_filled():
-    """A table has the column for all rows if one row has it: the others' is None, and theirs stands elsewhere."""
+    """A table has a column in all rows if one row has it, with None in the others."""
     rows = [
         Example("1", "", "?", "yes", columns={"answer": None, "solution": "yes"}),
         Example("2", "", "?", "no", columns={"answer": "No."}),

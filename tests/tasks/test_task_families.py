@@ -1,4 +1,4 @@
-"""The thirteen families: one a benchmark of the paper; what their answers say is found again in the pixels or the labels."""
+"""The thirteen families, one per benchmark: their answers agree with the pixels or the labels."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The tasks: scenes are functions of (split, index), splits share no source, and answers agree with the pixels."""
+"""Scenes depend on (split, index) only, splits have no common source, answers match the pixels."""
 
 import math
 from collections import Counter
@@ -292,7 +292,7 @@ def test_the_direction_is_that_of_the_pixels():
         if asked is None:
             assert not scene.labels["direction"].any()
             continue
-        # Only the moving object differs between two frames; the middle of what differs moves with it.
+        # Only the moving object differs between two frames, and the centre of the difference moves.
         away = np.abs(np.diff(clip, axis=0)).max(-1) > 12
         (y0, x0), (y1, x1) = (np.argwhere(away[t]).mean(0) for t in (0, -1))
         dx, dy = DIRECTIONS[asked]

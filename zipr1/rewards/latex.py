@@ -19,7 +19,7 @@ from pathlib import Path
 from zipr1.common.errors import RunError
 from zipr1.rewards.extra import library
 
-LONGEST, DEEPEST, COMMANDS = 200, 10, 30  # characters, nested brackets and commands of a number
+LONGEST, DEEPEST, COMMANDS = 120, 10, 20  # characters, nested brackets and commands of a number
 # How a text may end the worker: by its time limit, or by exhausting its memory or its stack.
 _BY_THE_TEXT = {-signal.SIGXCPU, -signal.SIGSEGV, -signal.SIGABRT, -signal.SIGKILL, -signal.SIGBUS}
 

@@ -14,7 +14,7 @@ import sys
 import sympy
 from math_verify import LatexExtractionConfig, parse
 
-CPU_SECONDS = 3  # of processor time for one text, so that the load of the machine changes no result
+CPU_SECONDS = 2  # of processor time for one text, so that the load of the machine changes no result
 MEMORY = 4 << 30  # bytes of address space
 # What is quick to evaluate: no factorials, binomials, sums, products or integrals.
 QUICK = (

@@ -130,5 +130,8 @@ def _formula(text: str) -> float | None:
     """A root, a power, a logarithm, a sum ... by math-verify."""
     if "," in text or _NO_NUMBER.search(text) or re.search(r"(?<![_\d])\d+ +\d", text):
         return None
+    text = re.sub(r"(?<=[\s\d)}])[A-Za-z]+[.)]?$", "", text.strip())  # a unit or a word
+    if re.search("[A-Za-df-z]", re.sub(r"\\[A-Za-z]+", "", text)):
+        return None  # a free symbol, an environment or a text; e is Euler's number
     text = re.sub(r"√\s*\(?(\d+(?:\.\d+)?)\)?", r"\\sqrt{\1}", text).replace("π", r"\pi ")
     return latex_value(text.strip())

@@ -40,10 +40,11 @@ class Relate(Task):
             marks.append(stamp_letter(image, letter, (column + 1, row + 1), face, ink))
 
         def horizontal(place: int) -> tuple[str, str]:
-            """The side on which object `place` has a neighbour in its row, and its letter."""
+            """Side and letter of the neighbour of object `place` in its row."""
             return ("left" if place % 2 else "right"), letters[place ^ 1]
 
         def vertical(place: int) -> tuple[str, str]:
+            """Side and letter of the neighbour of object `place` in its column."""
             return ("above" if place > 1 else "below"), letters[place ^ 2]
 
         one, two, three, four = (int(place) for place in rng.permutation(4))
