@@ -9,6 +9,7 @@ from conftest import extended, front, prompts, random_model
 from transformers import DynamicCache
 
 from zipr1.common.errors import InputError
+from zipr1.common.scope import SCOPES
 from zipr1.data.example import Example
 from zipr1.models.families import VISION_FAMILIES, decoder
 from zipr1.sparsity.context import sparse
@@ -135,7 +136,7 @@ def test_a_second_turn_on_the_evicted_cache_equals_one_pass(model, batch):
     torch.testing.assert_close(trace.token_ratio, kept / together["attention_mask"].sum(-1))
 
 
-@pytest.mark.parametrize("scope", ["attention", "layer"])
+@pytest.mark.parametrize("scope", SCOPES)
 def test_a_second_turn_with_every_key_kept_is_dense_from_there_on(model, batch, scope):
     """keep_kv: the prompt is read sparsely, what follows sees all of it."""
     hidden, cache, _, together, real = second_turn(model, batch, prefill, keep_kv=True, scope=scope)
@@ -313,7 +314,7 @@ def test_assisted_decoding_says_what_to_use(model, processor):
         generate(model, row, assistant_model=random_model(model.config.model_type))
 
 
-@pytest.mark.parametrize("scope", ["attention", "layer"])
+@pytest.mark.parametrize("scope", SCOPES)
 def test_a_cache_goes_on_in_a_later_block_and_leaves_its_trace_alone(model, batch, scope):
     embeds = front(model, batch)
     new = extended(model, embeds, batch["input_ids"][:, -3:])

@@ -9,6 +9,7 @@ from conftest import extended, front, prompts, random_model
 
 import zipr1
 from zipr1.common.errors import InputError
+from zipr1.common.scope import SCOPES
 from zipr1.models.encode import following
 from zipr1.models.families import decoder
 from zipr1.sparsity.budget import relaxed_count
@@ -17,7 +18,7 @@ from zipr1.sparsity.naive import REFERENCE, masked_scope
 from zipr1.sparsity.rules import FastV, KeepAll, Random, Recent, TopK, TopP
 from zipr1.sparsity.settings import TrainingPass
 
-both_scopes = pytest.mark.parametrize("scope", ["attention", "layer"])
+all_scopes = pytest.mark.parametrize("scope", SCOPES)
 FLOORED = partial(relaxed_count, floor=0.1)
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # float32, logits of magnitude 1 to 10
 
@@ -32,7 +33,7 @@ def logits(model, inputs, **settings):
             return model(**inputs, use_cache=False).logits, trace
 
 
-@both_scopes
+@all_scopes
 @pytest.mark.parametrize("rule", [KeepAll(), TopP(1.0), TopK(1.0), Recent(1.0)])
 def test_keeping_everything_equals_dense(model, batch, rule, scope):
     dense, _ = logits(model, batch)
@@ -42,7 +43,7 @@ def test_keeping_everything_equals_dense(model, batch, rule, scope):
     assert trace.token_ratio.tolist() == [1.0] * 4
 
 
-@both_scopes
+@all_scopes
 @pytest.mark.parametrize(
     "rule", [TopP(0.9), TopP((0.8, 0.9, 0.95, 0.99)), TopK(0.4), Random(0.3), Recent(0.3)]
 )
@@ -71,6 +72,7 @@ def one_pass(model, rule, scope: str, implementation: str, kept, replay: bool = 
         sparse(
             model,
             rule,
+            scope="keys" if scope == "keys" else "attention",
             training=TrainingPass(implementation=implementation, replay=kept if replay else None),
         ) as trace,
         ExitStack() as stack,
@@ -80,7 +82,7 @@ def one_pass(model, rule, scope: str, implementation: str, kept, replay: bool = 
         yield trace
 
 
-@both_scopes
+@all_scopes
 @pytest.mark.parametrize(
     "rule", [TopP(0.9), TopP(0.7, choice="accumulated"), TopP((0.5, 0.9, 0.95, 1.0))]
 )
@@ -126,7 +128,7 @@ def test_sparse_equals_the_reference_in_value_and_gradient(model, batch, rule, s
         assert fast <= 2 * plain + 1e-7 * truth.norm(), (fast, plain)
 
 
-@both_scopes
+@all_scopes
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_is_as_close_as_plain_pytorch(model, batch, scope, half):
     encoded = front(model, batch)
@@ -170,7 +172,7 @@ def manual_decode(model, inputs, steps: int):
     return torch.stack(tokens, dim=1), out.past_key_values
 
 
-@both_scopes
+@all_scopes
 @pytest.mark.parametrize("rule", [TopP(0.9), KeepAll(), Recent(0.4)])
 def test_generate_equals_a_manual_loop(model, batch, rule, scope):
     with torch.no_grad():
@@ -190,7 +192,7 @@ def test_generate_equals_a_manual_loop(model, batch, rule, scope):
         assert layer.valid.sum(-1).tolist() == (kept.sum(-1) + 6).tolist()
 
 
-@both_scopes
+@all_scopes
 def test_one_pass_equals_prefill_and_decode(model, batch, scope):
     """Log-probabilities of (prompt, completion) in one pass, as training computes them."""
     rule = TopP((0.8, 0.9, 0.95, 0.99))
@@ -272,7 +274,7 @@ def test_a_recorded_selection_replays_exactly(model, batch, rule):
     assert torch.stack(moved.flipped).sum() > 0
 
 
-@both_scopes
+@all_scopes
 def test_gradient_checkpointing_recomputes_the_same_selection(model, batch, scope):
     model = random_model(model.config.model_type).requires_grad_(True)
     gradients = []

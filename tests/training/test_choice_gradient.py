@@ -9,6 +9,7 @@ from train_runs import SMALL, metrics
 
 from zipr1 import TrainingPass, relaxed_count, sparse
 from zipr1.common.errors import InputError
+from zipr1.common.scope import SCOPES
 from zipr1.models.families import decoder
 from zipr1.sparsity.naive import choice_gradient_attention
 from zipr1.sparsity.probes import Scores
@@ -29,7 +30,7 @@ RULE = TopP((0.6, 0.8, 0.9, 1.0))
 PASSES = (TrainingPass, choice_gradient_pass)
 
 
-@pytest.mark.parametrize("scope", ["attention", "layer"])
+@pytest.mark.parametrize("scope", SCOPES)
 def test_forward_is_that_of_the_fast_path(model, batch, scope, monkeypatch):
     """Padded prompts with completion tokens, each under its own p, one dense; no row sampled."""
     monkeypatch.setattr("zipr1.training.choice_gradient.SAMPLED", 0.0)
@@ -212,7 +213,7 @@ def test_it_is_for_training_passes(model, batch):
         model(**batch, use_cache=True)
 
 
-@pytest.mark.parametrize("scope", ["attention", "layer"])
+@pytest.mark.parametrize("scope", SCOPES)
 def test_without_the_choice_the_gradient_is_that_of_the_fast_path(model, batch, scope, monkeypatch):
     """Weights of the decoder; the choice held constant, no row sampled."""
     monkeypatch.setattr("zipr1.training.choice_gradient.SAMPLED", 0.0)
@@ -238,7 +239,7 @@ def test_bfloat16_comes_close_to_float32(model, batch):
     assert errors[1] < 2 * errors[0]
 
 
-@pytest.mark.parametrize("scope", ["attention", "layer"])
+@pytest.mark.parametrize("scope", SCOPES)
 def test_checkpointing_recomputes_it(model, batch, scope):
     found = [
         gradients(model, batch, choice_gradient_pass, scope, checkpointing=on)

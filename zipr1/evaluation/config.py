@@ -6,6 +6,7 @@ from typing import Literal
 
 from zipr1.common.checks import check_ranges
 from zipr1.common.errors import InputError
+from zipr1.common.scope import Scope
 from zipr1.tasks.names import FAMILY_NAMES, TASK_NAMES, check_tasks
 
 MAX_NEW_TOKENS = 8
@@ -35,7 +36,7 @@ class EvalConfig:
     """Token ratio of the other methods: the fraction of the tokens to keep (fastv: from its layer
     on; downsample and fewer_frames: of the visual ones). In the suite tiny13 it is the ratio that
     was measured for the last of --trained."""
-    scope: Literal["attention", "layer"] | None = None
+    scope: Scope | None = None
     """What is skipped for dropped tokens: attention only, or the whole layer (zipr1.sparse); unset,
     what the model was trained for."""
     curve: str | None = None

@@ -1,9 +1,9 @@
 """The settings of `zipr1 answer`."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from zipr1.common.checks import check_positive
+from zipr1.common.scope import Scope
 
 
 @dataclass
@@ -19,7 +19,7 @@ class AnswerConfig:
     p: float | None = None
     """Fraction of the attention to keep; unset, as the model was trained (0.975 for a model that
     was not)."""
-    scope: Literal["attention", "layer"] | None = None
+    scope: Scope | None = None
     """What follows the kept tokens (zipr1.sparse); unset, as trained."""
     picture: str | None = None
     """Where to draw the kept tokens; .gif, .webp or .pdf: a page a layer too."""

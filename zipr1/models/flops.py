@@ -46,10 +46,10 @@ def attention_flops(shape: Shape, tokens: float) -> float:
 
 def layer_flops(shape: Shape, tokens: float, ratio: float = 1.0, scope: str = "attention") -> float:
     """Of one layer for a prompt of `tokens` of which it keeps the share `ratio`."""
-    follows = ratio if scope == "layer" else 1.0
-    return 2 * tokens * (shape.inward + follows * shape.outward) + attention_flops(
-        shape, ratio * tokens
-    )
+    rows = ratio if scope == "layer" else 1.0
+    # Each of the l queries attends to a fraction r of the keys before it, or r * l queries do.
+    attention = attention_flops(shape, tokens) * (ratio if scope == "keys" else ratio**2)
+    return 2 * tokens * (shape.inward + rows * shape.outward) + attention
 
 
 def prefill_bound(shape: Shape, tokens: int, ratios: list[float], scope: str) -> float:

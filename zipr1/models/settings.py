@@ -9,13 +9,13 @@ from huggingface_hub import is_offline_mode
 from transformers.utils import cached_file
 
 from zipr1.common.errors import InputError
+from zipr1.common.scope import Scope
 from zipr1.models.location import locate
 
 FILE = "zipr1.json"
 VERSION = 1
 
 Choice = Literal["normalised", "accumulated"]
-Scope = Literal["attention", "layer"]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
 from zipr1.common.errors import InputError, RunError
+from zipr1.sparsity.keys_scope import kept_before_blocks, keys_attention
 from zipr1.sparsity.probes import columns_of, take_tokens
 from zipr1.sparsity.selection import select_tokens
 from zipr1.sparsity.settings import NAME, ForwardPass
@@ -82,17 +83,22 @@ def prefill_attention(
     batch, _, length, _ = query.shape
     mask = full_padding_mask(attention_mask, query)
     kept, _ = select_tokens(module.layer_idx, query, key, mask, kwargs["scaling"], current)
-    counts = kept.sum(-1)
+    counts, before = kept.sum(-1), kept_before_blocks(kept)
     # The only device synchronisation of a layer: the shapes that follow are Python integers.
-    numbers = torch.stack([counts.max(), counts.min(), counts.sum(), mask.sum(-1).min()])
-    most, least, total, shortest = numbers.tolist()
+    numbers = [counts.max(), counts.min(), counts.sum(), mask.sum(-1).min(), *before.amax(0)]
+    most, least, total, shortest, *most_before = torch.stack(numbers).tolist()
     if least == length:
         return sdpa_attention_forward(module, query, key, value, None, **kwargs)
     index, row = columns_of(kept, most), flat_positions(kept, total)
     filled = torch.arange(most, device=kept.device) < counts[:, None]
     kept_key, kept_value = take_tokens(key, index), take_tokens(value, index)
-    if least < most and packable(query, kwargs.get("dropout", 0.0)):
+    if current.settings.scope == "keys":
+        states = query, key, value, kept_key, kept_value
+        with cudnn_attention_disabled():
+            full = keys_attention(module, *states, kept, before, most_before, **kwargs)
+    elif least < most and packable(query, kwargs.get("dropout", 0.0)):
         out = packed_attention(query, key, value, row, counts, most, kwargs["scaling"])
+        full = scattered(out, row, batch, length)
     else:
         # Gathered tokens keep their order and their padding comes last, where the causal mask hides
         # it from every token: one plain causal kernel serves unequal counts.
@@ -103,9 +109,7 @@ def prefill_attention(
         out = padded.flatten(0, 1)
         if least < most:
             out = out.index_select(0, flat_positions(filled, total))
-    flat = out.flatten(1)
-    full = flat.new_zeros(batch * length, flat.shape[-1]).index_copy_(0, row, flat)
-    full = full.view(batch, length, *out.shape[1:])
+        full = scattered(out, row, batch, length)
     if current.cache is not None:
         stored = current.cache.layers[module.layer_idx]
         if current.settings.keep_kv:
@@ -115,6 +119,13 @@ def prefill_attention(
     if current.kept_rows is not None:
         current.kept_rows.set(row, (batch, length))
     return full, None
+
+
+def scattered(out: torch.Tensor, row: torch.Tensor, batch: int, length: int) -> torch.Tensor:
+    """out (N, H, D) of the rows (N,) among batch * length -> (B, L, H, D), zero elsewhere."""
+    flat = out.flatten(1)
+    full = flat.new_zeros(batch * length, flat.shape[-1]).index_copy_(0, row, flat)
+    return full.view(batch, length, *out.shape[1:])
 
 
 def flat_positions(tokens: torch.Tensor, total: int) -> torch.Tensor:

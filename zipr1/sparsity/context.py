@@ -3,11 +3,11 @@
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 from transformers import DynamicCache
 
 from zipr1.common.errors import InputError, RunError
+from zipr1.common.scope import SCOPES, Scope
 from zipr1.models.families import decoder, set_attention
 from zipr1.models.versions import CACHE, take_cache
 from zipr1.sparsity import attention  # noqa: F401 - registers the attention function
@@ -22,7 +22,7 @@ def sparse(
     model,
     rule: Rule,
     *,
-    scope: Literal["attention", "layer"] = "attention",
+    scope: Scope = "attention",
     keep_kv: bool = False,
     min_tokens: int = 0,
     prompt_length: int | None = None,
@@ -36,7 +36,9 @@ def sparse(
 
     scope: "attention" is ZipVL. Under "layer", dropped tokens also skip the output projection and
         the MLP of that layer, so that the layer's time follows the token ratio
-        (`sparsity.layer_scope`); a model that was not trained for it loses accuracy.
+        (`sparsity.layer_scope`); a model that was not trained for it loses accuracy. Under "keys",
+        tokens are dropped as keys only: every query is computed (`sparsity.keys_scope`), and the KV
+        cache keeps T as under the other scopes.
     keep_kv: the KV cache keeps every prompt token: only the prefill is sparse, for chats whose
         later turns may need the dropped tokens.
     min_tokens: shorter prompts stay dense; the trace shows a ratio of 1 for them.
@@ -45,11 +47,11 @@ def sparse(
         None: all columns are the prompt.
     training: what only a trainer sets.
     """
-    if scope not in ("attention", "layer"):
-        raise InputError(f"scope={scope!r}: expected 'attention' or 'layer'")
+    if scope not in SCOPES:
+        raise InputError(f"scope={scope!r}: expected one of {', '.join(SCOPES)}")
     settings = Settings(rule, scope, keep_kv, min_tokens, prompt_length, training or TrainingPass())
     text = decoder(model)
-    trace = Trace()
+    trace = Trace(scope=scope)
     kept_rows = settings.training.kept_rows() if scope == "layer" else None
     before = text.config._attn_implementation
     if before.startswith(NAME):

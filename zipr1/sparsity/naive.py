@@ -85,11 +85,14 @@ def reference_attention(module, query, key, value, attention_mask, scaling: floa
         active[indices + [c for c in columns if c not in prompt]] = True
         group = heads // key.shape[1]
         logits = query[b] @ key[b].repeat_interleave(group, dim=0).transpose(1, 2) * scaling
+        queries = torch.ones_like(active) if settings.scope == "keys" else active
+        own = torch.eye(length, dtype=torch.bool)
         visible = torch.ones(length, length, dtype=torch.bool).tril() & active[None, :]
+        visible |= own & queries[:, None]
         logits = logits if logits.dtype == torch.float64 else logits.float()
         logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
         out = logits.softmax(-1).to(value.dtype) @ value[b].repeat_interleave(group, dim=0)
-        outputs.append(out * active[None, :, None])
+        outputs.append(out * queries[None, :, None])
     current.trace.lengths = attention_mask[:, : settings.prompt_length].sum(-1)
     record(current.trace.kept, module.layer_idx, kept)
     return torch.stack(outputs).transpose(1, 2), None

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from transformers import Cache
 
+from zipr1.common.scope import Scope
 from zipr1.sparsity.layer_scope import KeptRows
 from zipr1.sparsity.probes import Probes
 from zipr1.sparsity.rules import Rule
@@ -40,7 +40,7 @@ class Settings:
     """The arguments of `zipr1.sparse`."""
 
     rule: Rule
-    scope: Literal["attention", "layer"] = "attention"
+    scope: Scope = "attention"
     keep_kv: bool = False
     min_tokens: int = 0
     prompt_length: int | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from zipr1.common.errors import RunError
+from zipr1.common.scope import Scope
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Trace:
     flipped: (B,) fraction of a replayed choice that a fresh choice would not have made.
     lengths: (B,) prompt tokens without padding.
     cache: the KV cache that this prefill filled; later turns on another cache are not recorded.
+    scope: what follows the kept tokens, see `zipr1.sparse`.
     """
 
     kept: list[torch.Tensor] = field(default_factory=list)
@@ -24,6 +26,7 @@ class Trace:
     flipped: list[torch.Tensor] = field(default_factory=list)
     lengths: torch.Tensor | None = None
     cache: weakref.ref | None = None
+    scope: Scope = "attention"
 
     @property
     def layer_ratios(self) -> torch.Tensor:
@@ -35,8 +38,14 @@ class Trace:
 
     @property
     def token_ratio(self) -> torch.Tensor:
-        """(B,) mean over layers of |T| / l, measured."""
+        """(B,) mean over layers of |T| / l, measured: the fraction of keys that stay."""
         return self.layer_ratios.mean(-1)
+
+    @property
+    def query_ratio(self) -> torch.Tensor:
+        """(B,) mean over layers of the fraction of queries that are computed."""
+        ratio = self.token_ratio
+        return torch.ones_like(ratio) if self.scope == "keys" else ratio
 
     @property
     def relaxed_ratio(self) -> torch.Tensor:

@@ -149,6 +149,8 @@ def choice_gradient_attention(module, query, key, value, attention_mask, scaling
     query, key = query.to(value.dtype), key.to(value.dtype)
     chunk = chunk_size(query.device.type)
     out = KeptAttention.apply(query, key, value, weight, mask, scaling, chunk).transpose(1, 2)
+    if current.settings.scope == "keys":
+        return out, None
     weight = weight.to(value.dtype)[:, :, None]
     if current.kept_rows is None:
         return out * weight[..., None], None

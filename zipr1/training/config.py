@@ -8,6 +8,7 @@ from typing import Literal
 
 from zipr1.common.checks import check_ranges
 from zipr1.common.errors import InputError
+from zipr1.common.scope import Scope
 from zipr1.tasks.names import TASK_NAMES, check_tasks
 from zipr1.training.objective import PRESETS, Objective
 
@@ -185,7 +186,7 @@ class TrainConfig:
     is correct, in units of sparsity_weight; measured with gate=answer and thresholds=grid."""
     choice: Literal["normalised", "accumulated"] = "normalised"
     """The scores by which Top-p selects tokens (zipr1.TopP)."""
-    scope: Literal["attention", "layer"] = "attention"
+    scope: Scope = "attention"
     """The modules that compute kept tokens only, in training and measuring (zipr1.sparse)."""
     p: float = 0.975
     """The fixed threshold that is measured, and recommended for inference."""
