@@ -8,6 +8,7 @@ import transformers
 
 from zipr1.bench.bench import break_even, choice_shares
 from zipr1.cli.main import main
+from zipr1.common.scope import SCOPES
 
 
 def test_the_rows_of_a_small_bench(capsys, tmp_path):
@@ -30,7 +31,7 @@ def test_the_rows_of_a_small_bench(capsys, tmp_path):
         (tokens, rule, ratio, scope)
         for tokens in (64, 128)
         for ratio in (0.25, 1)
-        for rule, scope in (("topk", "attention"), ("topk", "layer"), ("downsample", "input"))
+        for rule, scope in (*(("topk", scope) for scope in SCOPES), ("downsample", "input"))
     } | {(tokens, "min_tokens", 1, "attention") for tokens in (64, 128)}
     for row in prefill:
         assert (
@@ -40,6 +41,8 @@ def test_the_rows_of_a_small_bench(capsys, tmp_path):
     for row in rows:
         assert row["share_of_bound"] == pytest.approx(row["speedup"] / row["bound"])
         assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"]
+    attention = [row for row in rows if row["phase"] == "attention" and row["ratio"] == 0.25]
+    assert {(row["scope"], row["bound"]) for row in attention} == {("attention", 16), ("keys", 4)}
     decode = [row for row in rows if row["phase"] == "decode"]
     assert [(row["tokens"], row["batch"], row["ratio"]) for row in decode] == [
         (64, 2, 0.25),

@@ -15,8 +15,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from zipr1.bench.config import SHAPES
 from zipr1.common.clock import paired, peak_bytes
+from zipr1.common.scope import SCOPES
 from zipr1.models.families import decoder
-from zipr1.models.flops import Shape, attention_flops, decode_bound, layer_flops, prefill_bound
+from zipr1.models.flops import Shape, decode_bound, layer_flops, prefill_bound
 from zipr1.models.versions import CACHE, cache_of
 from zipr1.sparsity.attention import sparse_attention
 from zipr1.sparsity.cache import KeptLayer
@@ -84,33 +85,26 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
         current = ForwardPass(Settings(TopP(0.975)), Trace())
         select_tokens(0, query, key, everything, settings["scaling"], current)
 
+    def dense():
+        sdpa_attention_forward(module, query, key, value, None, **settings)
+
     choice = paired(decide, decide, config.repeats, device)["dense_ms"]
     for ratio in ratios:
         for name, rule in rules_of(config, ratio):
             if rule is None or isinstance(rule, FastV):  # not operations of one layer
                 continue
 
-            def run(rule=rule):
-                sparse_attention(
-                    module,
-                    query,
-                    key,
-                    value,
-                    None,
-                    **{NAME: lambda: ForwardPass(Settings(rule), Trace())},
-                    **settings,
-                )
+            for scope in ("attention", "keys"):  # under scope "layer" it is that of "attention"
+                current = Settings(rule, scope=scope)
 
-            times = paired(
-                lambda: sdpa_attention_forward(module, query, key, value, None, **settings),
-                run,
-                config.repeats,
-                device,
-            )
-            bound = attention_flops(shape, tokens) / attention_flops(shape, ratio * tokens)
-            rows.append(
-                judged(times, bound, rule=name, ratio=ratio, scope="attention", choice_ms=choice)
-            )
+                def run(current=current):
+                    extra = {NAME: lambda: ForwardPass(current, Trace())} | settings
+                    sparse_attention(module, query, key, value, None, **extra)
+
+                times = paired(dense, run, config.repeats, device)
+                bound = ratio if scope == "keys" else ratio**2
+                named = {"rule": name, "ratio": ratio, "scope": scope, "choice_ms": choice}
+                rows.append(judged(times, 1 / bound, **named))
     return rows
 
 
@@ -152,7 +146,7 @@ def prefill_rows(model, tokens: int, ratios: list[float], config: BenchConfig) -
                 bound = layer_flops(shape, tokens) / layer_flops(shape, short)
                 rows.append(judged(times, bound, rule=name, ratio=ratio, scope="input") | sizes)
                 continue
-            for scope in ("attention", "layer"):
+            for scope in SCOPES:
                 block = partial(sparse, model, rule, scope=scope)
                 with block() as trace:
                     read("sparse")
