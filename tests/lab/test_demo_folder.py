@@ -29,7 +29,7 @@ def test_a_broken_config_is_named(capsys, tmp_path):
     (tmp_path / "paper").mkdir()
     (tmp_path / "config.json").write_text('{"kind": "de')
     status, _, err = run(capsys, "demo", "--output_dir", str(tmp_path))
-    assert status == 2 and "config.json: not a JSON file" in err and (tmp_path / "paper").is_dir()
+    assert status == 2 and "config.json: not JSON" in err and (tmp_path / "paper").is_dir()
 
 
 @pytest.mark.parametrize("config", [OLD, OLD | {"kind": "demo", "version": 1}])

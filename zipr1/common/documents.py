@@ -48,7 +48,7 @@ def read_json(path: Path) -> Any:
         return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: not a JSON file ({str(error)[:200]}); run the command that wrote it again"
+            f"{path}: not JSON ({str(error)[:200]}); run the command that wrote it again"
         ) from error
 
 

@@ -49,13 +49,15 @@ class MediaReader:
             )
             return {"type": "image"}
         except NotAnImage:
-            source = encoded(image) if isinstance(image, Image.Image) else image
+            source = file_of(image) if isinstance(image, Image.Image) else image
             videos.append(self.read_video(source, self.max_frames, self.fps))
             return {"type": "video"}
 
 
-def encoded(image: Image.Image) -> bytes:
-    """The file of an animation that Pillow has opened; it keeps it to read later frames."""
+def file_of(image: Image.Image) -> str | bytes:
+    """The path, or the content, of an animation that Pillow has opened."""
+    if getattr(image, "filename", ""):
+        return image.filename
     file = getattr(image, "fp", None)
     if file is None:
         raise MediaError(f"{image.format}: an animation whose file is closed; give its path")

@@ -181,8 +181,8 @@ class ZipR1(lmms):
         chats, images, videos, media = [], [], [], []
         for _, messages_of, _, doc, task, split in batch:
             messages = ChatMessages(messages=messages_of(self.task_dict[task][split][doc])).messages
-            media.append(media_of(messages))
             chats.append([self.media.turn(message, images, videos) for message in messages])
+            media.append(media_of(messages))  # which may close the file of an animation
         inputs = tensors(self.processor, chats, images, videos).to(self.device)
         settings = generation_settings(batch[0][2])
         check_length(self.model, inputs, settings["max_new_tokens"])

@@ -1,0 +1,36 @@
+"""Questions to the model class of lmms-eval, as lmms-eval asks them."""
+
+from lmms_eval.api.instance import Instance
+
+QUESTION = {"type": "text", "text": "What colour is the circle?"}
+
+
+def ask(model, *contents: list[dict]) -> list[tuple[str, float, str]]:
+    """(answer, token ratio, media) of each question."""
+    model.task_dict = {"t": {"test": list(contents)}}
+
+    def messages(content: list[dict]) -> list[dict]:
+        return [{"role": "user", "content": [*content, QUESTION]}]
+
+    settings = {"max_new_tokens": 4}
+    requests = [
+        Instance(
+            request_type="generate_until",
+            arguments=("", messages, settings, number, "t", "test"),
+            idx=0,
+            metadata={"task": "t", "doc_id": number, "repeats": 1},
+        )
+        for number in range(len(contents))
+    ]
+    return [
+        (result.text, result.token_counts.token_ratio, result.token_counts.medium)
+        for result in model.generate_until(requests)
+    ]
+
+
+def image(url) -> list[dict]:
+    return [{"type": "image", "url": url}]
+
+
+def video(url) -> list[dict]:
+    return [{"type": "video", "url": url}]
