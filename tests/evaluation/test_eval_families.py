@@ -1,4 +1,5 @@
-"""`zipr1 eval` and lmms-eval take every vision family, here as small random models."""
+"""`zipr1 eval` and lmms-eval take every family whose processor the commands know, here as small
+random models."""
 
 import json
 
@@ -9,11 +10,11 @@ from lmms_requests import ask, image
 from PIL import Image
 
 from zipr1.evaluation.lmms_model import ZipR1
-from zipr1.models.families import VISION_FAMILIES
+from zipr1.models.loading import load_vision
 from zipr1.models.saving import save
 
 
-@pytest.fixture(scope="module", params=VISION_FAMILIES)
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def folder(request, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param)
     save(random_model(request.param), family_processor(request.param), path)
@@ -39,3 +40,21 @@ def test_lmms_answers_about_images(folder):
     assert [text for text, _, _ in both] == [text for text, _, _ in single]
     for one, other in zip(both, single, strict=True):
         assert one[1] == pytest.approx(other[1], abs=1e-6)
+
+
+def test_the_defaults_are_those_the_model_was_trained_for(capsys, tmp_path):
+    trained = {"p": 0.7, "choice": "accumulated", "scope": "layer"}
+    save(*load_vision("zipr1/tiny"), tmp_path / "model", trained)
+    rows = {}
+    for name, more in {
+        "default": (),
+        "spelled out": ("--p", "0.7", "--scope", "layer"),
+        "other": ("--p", "0.9", "--scope", "attention"),
+    }.items():
+        out = str(tmp_path / name)
+        flags = ("--tasks", "shapes", "--questions", "4", "--threads", "1", "--methods", "zipvl")
+        command = ("eval", str(tmp_path / "model"), *flags, *more, "--output_dir", out, "--json")
+        (rows[name],) = json.loads(run(capsys, *command)[1])
+    assert rows["default"] == rows["spelled out"] and rows["default"]["p"] == 0.7
+    assert rows["other"]["p"] == 0.9
+    assert rows["other"]["token_ratio"] > rows["default"]["token_ratio"]

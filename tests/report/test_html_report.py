@@ -205,9 +205,8 @@ def test_several_runs_and_every_kind_of_folder(copy, tmp_path):
         (demo / f"records-{kind}.jsonl").write_text("".join(lines))
     write(copy, [row for row in rows if row["method"] == "zipvl"])
     (demo / "table.json").write_text(json.dumps(table["rows"]))
-    (demo / "curve.json").write_text(
-        json.dumps({"before": json.loads((copy / "curve.json").read_text())})
-    )
+    curve = json.loads((copy / "curve.json").read_text())
+    (demo / "curve.json").write_text(json.dumps({"before": curve["curves"]["mean"]["zipr1/tiny"]}))
     (demo / "paper" / "metrics.jsonl").write_text(
         '{"step": 0, "probe/accuracy": 0.5}\n{"step": 1, "rewards/accuracy": 1}\n'
     )
