@@ -28,7 +28,6 @@ from zipr1.data.processor import prepare, visual_grid
 from zipr1.evaluation.evaluate import evaluate
 from zipr1.evaluation.methods import rule_of
 from zipr1.evaluation.records import packed, read_records
-from zipr1.inference.overlay import layer_masks
 from zipr1.models.loading import load_vision
 from zipr1.sparsity.context import sparse
 from zipr1.tasks import examples_of
@@ -47,9 +46,8 @@ def test_records_hold_what_the_model_kept(run):
         rows = [row for row in rows_of(run) if row["task"] == task and row["method"] == "zipvl"]
         for i, (example, row) in enumerate(zip(examples, rows, strict=True)):
             visual = inputs["mm_token_type_ids"][i].bool().numpy()
-            masks = layer_masks(
-                [layer[i] for layer in trace.kept], visual, visual_grid(inputs, i, processor)
-            )
+            grid = visual_grid(inputs, i, processor)
+            masks = np.stack([layer[i].numpy()[visual].reshape(grid) for layer in trace.kept])
             assert (
                 row["id"] == example.id and (unpacked(row) == masks).all() and 0 < masks.mean() < 1
             )
@@ -205,8 +203,8 @@ def test_several_runs_and_every_kind_of_folder(copy, tmp_path):
         (demo / f"records-{kind}.jsonl").write_text("".join(lines))
     write(copy, [row for row in rows if row["method"] == "zipvl"])
     (demo / "table.json").write_text(json.dumps(table["rows"]))
-    curve = json.loads((copy / "curve.json").read_text())
-    (demo / "curve.json").write_text(json.dumps({"before": curve["curves"]["mean"]["zipr1/tiny"]}))
+    curves = json.loads((copy / "curve.json").read_text())["curves"]["mean"]
+    (demo / "curve.json").write_text(json.dumps(curves))  # a file from before there were kinds
     (demo / "paper" / "metrics.jsonl").write_text(
         '{"step": 0, "probe/accuracy": 0.5}\n{"step": 1, "rewards/accuracy": 1}\n'
     )
@@ -258,8 +256,61 @@ def test_unknown_folders_are_refused(capsys, tmp_path, copy):
     assert "none: no such folder" in refused(capsys, tmp_path / "none")
     assert "runs" in refused(capsys)
     assert "per_task=0" in refused(capsys, copy, "--per_task", "0")
+
+
+def test_a_run_that_was_killed_while_writing_is_shown_without_the_torn_lines(copy, capsys):
+    whole = page_of(copy)
+    (copy / "paper").mkdir()
+    (copy / "paper" / "metrics.jsonl").write_text('{"step": 1, "rewards/accuracy": 1}\n{"step": 2')
+    (copy / "paper" / "samples.jsonl").write_text('{"step": 1, "completion": "seven"}\n{"st')
     with (copy / "records.jsonl").open("a") as file:
         file.write('{"task": "shapes"')
-    assert f"records.jsonl:{4 * QUESTIONS + 1}: not a record" in refused(capsys, copy)
-    (copy / "table.json").write_text("{")
-    assert "table.json: not JSON" in refused(capsys, copy)
+    capsys.readouterr()
+    page = page_of(copy)
+    out = capsys.readouterr().out
+    for place in (f"records.jsonl:{4 * QUESTIONS + 1}:", "metrics.jsonl:2:", "samples.jsonl:2:"):
+        assert f"not shown: {copy}" in out and place in out and place in page
+    assert data_of(page) == data_of(whole) and "seven" in page
+    assert page.count("<svg") == whole.count("<svg") + 1
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("curve.json", "1.5"),
+        ("curve.json", '{"a": 3}'),
+        ("table.json", "{"),
+        ("table.json", "null"),
+        ("table.json", '{"rows": [{"method": "full"}]}'),
+        ("table.json", '{"kind": "table", "version": 99, "rows": []}'),
+        ("tables.json", "[]"),
+        ("run.json", "not JSON"),
+        ("config.json", "[" * 100_000),
+        ("records-more.jsonl", "\x00\n"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_shown(copy, capsys, file, text):
+    (copy / file).write_text(text)
+    page = page_of(copy)
+    assert f"not shown: {copy / file}" in capsys.readouterr().out and str(copy / file) in page
+    assert len(data_of(page)["questions"]) == 2 * QUESTIONS
+
+
+def test_a_record_without_its_answer_is_named(copy, capsys):
+    first, *others = rows_of(copy)
+    write(copy, [first | {"answer": None}, *others])
+    page = page_of(copy)
+    out = capsys.readouterr().out
+    assert "records.jsonl:1: not a record" in out and "answer: None" in out
+    assert sum(len(question["answers"]) for question in data_of(page)["questions"]) == len(others)
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_refused(capsys, tmp_path):
+    (tmp_path / "curve.json").write_text("1.5")
+    assert f"{tmp_path}/curve.json: holds no curves" in refused(capsys, tmp_path)
+
+
+def test_a_file_of_this_version_says_its_kind(run):
+    """So that a reader knows it before it looks inside."""
+    table, curve = (json.loads((run / name).read_text()) for name in ("table.json", "curve.json"))
+    assert (table["kind"], table["version"], curve["kind"]) == ("table", 1, "curves")

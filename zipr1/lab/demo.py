@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from zipr1.common.documents import read_json, write_document
+from zipr1.common.documents import read_json, read_lines, write_document
 from zipr1.common.errors import InputError
 from zipr1.common.provenance import provenance
 from zipr1.common.recipe import read_recipe
@@ -70,7 +70,7 @@ def demo(config: DemoConfig) -> tuple[list[TableRow], str]:
     write_table(Table(rows, origin=provenance()), folder / "table.json")
     write_curves({"mean": measured.curves}, folder / "curve.json")
     plot_curves(measured.curves, folder / "curve.png")
-    metrics = {preset: folder / preset / "metrics.jsonl" for preset in presets}
+    metrics = {preset: read_lines(folder / preset / "metrics.jsonl")[0] for preset in presets}
     plot_training(metrics, folder / "training.png")
     draw_kept_tokens(str(folder / "exact" / "final"), recipe, folder)
     print(f"tables, figures, records and both trainings are in {folder}/", file=sys.stderr)

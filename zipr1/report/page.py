@@ -1,4 +1,4 @@
-"""`zipr1 report`: runs -> one page with their tables, their curves, and their answers over what the model kept."""
+"""`zipr1 report`: runs -> one page with their tables, curves and answers, and the kept tokens."""
 
 import io
 import json
@@ -20,9 +20,9 @@ from zipr1.training.curves import plot_training
 
 
 def report(config: ReportConfig) -> str:
-    """Writes the page; returns its path, its size and what it shows.
+    """Writes the page; returns its path, its size and what it shows, and names what it does not.
 
-    Raises ValueError or FileNotFoundError for a folder in which nothing is known, or whose files are broken.
+    Raises InputError for a folder in which nothing can be read.
     """
     runs = [read_run(Path(folder)) for folder in dict.fromkeys(config.runs)]
     answers = browsable(runs, config.per_task)
@@ -41,8 +41,11 @@ def report(config: ReportConfig) -> str:
     path = Path(config.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-    count = f"{len(answers['questions'])} of {answers['asked']} questions"
-    return f"{path}: {path.stat().st_size / 1e6:.1f} MB, {len(runs)} run{'s' * (len(runs) > 1)}, {count} to browse"
+    lines = [
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB, {len(runs)} run{'s' * (len(runs) > 1)}, "
+        f"{len(answers['questions'])} of {answers['asked']} questions to browse"
+    ]
+    return "\n".join(lines + [f"not shown: {problem}" for run in runs for problem in run.problems])
 
 
 def embedded(value) -> Markup:

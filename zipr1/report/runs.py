@@ -1,12 +1,15 @@
-"""A folder that eval, demo or train wrote -> what is in it."""
+"""A folder that eval, demo or train wrote -> what is in it, and what of it cannot be read."""
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+from zipr1.common.documents import read_json, read_lines
+from zipr1.common.errors import InputError
 from zipr1.evaluation.curves import Curves, read_curves
 from zipr1.evaluation.paper.rows import PaperRow, read_paper_rows
-from zipr1.evaluation.records import Record, read_records
+from zipr1.evaluation.records import Record, readable_records
 from zipr1.evaluation.tables import Table, read_table
 
 KNOWN = (
@@ -19,57 +22,55 @@ KNOWN = (
 )
 # The demo's files of records, in the order and under the names of its table.
 DEMO = {"full": "Full", "zipvl": "ZipVL", "paper": "ZipR1 (paper)", "exact": "ZipR1 (exact)"}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one folder holds; empty where it has none of a kind."""
+    """The content of one folder; empty where a part is absent.
+
+    provenance: command, commit, device, versions. rows: `TableRow.to_json` of the table. suite:
+    rows of the paper's tables, and failed: why a benchmark has no number. priors: accuracy of each
+    tiny13 task without its images, and unlearned: the tasks on which Full is not well above it.
+    training: rows of metrics.jsonl of each training, and samples: answers of its last measurement.
+    records: by method. problems: "file: why", or "file:line: why", of what cannot be read.
+    """
 
     name: str  # the folder, as given
-    provenance: dict  # commit, command, device, versions
+    provenance: dict
     settings: dict
-    rows: list[dict]  # `TableRow.to_json`
+    rows: list[dict]
     suite: list[PaperRow]
-    failed: dict[str, str]  # of the suite: what has no number, and why
+    failed: dict[str, str]
     curves: Curves
-    priors: dict[
-        str, float
-    ]  # of the suite tiny13: what a task's questions give away without their pictures
-    unlearned: list[str]  # and the tasks that Full does not answer well above it
-    training: dict[str, Path]  # metrics.jsonl of each training
-    samples: dict[str, list[dict]]  # and answers of its last measurement
-    records: dict[str, list[Record]]  # by method
+    priors: dict[str, float]
+    unlearned: list[str]
+    training: dict[str, list[dict]]
+    samples: dict[str, list[dict]]
+    records: dict[str, list[Record]]
+    problems: list[str]
 
 
 def read_run(folder: Path) -> Run:
-    """Raises ValueError or FileNotFoundError for a folder in which nothing is known, or whose files are broken."""
-    found = [path for pattern in KNOWN for path in sorted(folder.glob(pattern))]
-    if not found:
-        missing = "nothing to report in it" if folder.is_dir() else "no such folder"
-        raise FileNotFoundError(
-            f"{folder}: {missing}; expected a folder of zipr1 eval, demo or train, with one of {', '.join(KNOWN)}"
-        )
-    table = read_table(folder / "table.json") if (folder / "table.json").is_file() else Table([])
-    suite, failed, suite_origin = [], {}, {}
-    if (folder / "tables.json").is_file():
-        suite, failed, suite_origin = read_paper_rows(folder / "tables.json")
-    curves = {}
-    if (folder / "curve.json").is_file():
-        curves = read_curves(folder / "curve.json", table)
-    origins = [table.origin | {"config": table.config} if table.config else table.origin]
-    origins += [suite_origin, *(read_json(folder / name) for name in ("config.json", "run.json"))]
+    """Reads what a folder has. A file or a line that cannot be read, such as the last one of a run
+    that was killed, is named in `problems`.
+
+    Raises InputError for a folder in which nothing is known, or nothing can be read.
+    """
+    files = known_files(folder)
+    problems: list[str] = []
+    table = attempt(problems, read_table, folder / "table.json", Table([]))
+    suite, failed, origin = attempt(problems, read_paper_rows, folder / "tables.json", ([], {}, {}))
+    curves = attempt(
+        problems, lambda path: read_curves(path, table), folder / "curve.json", default={}
+    )
+    origins = [table.origin | {"config": table.config} if table.config else table.origin, origin]
+    origins += [
+        attempt(problems, read_json, folder / name, {}) for name in ("config.json", "run.json")
+    ]
     origin = next((one for one in origins if isinstance(one, dict) and "commit" in one), {})
-    records: dict[str, list[Record]] = {}
-    files = {
-        path.stem.removeprefix("records").removeprefix("-"): path
-        for path in found
-        if path.name.startswith("records")
-    }
-    for kind in sorted(files, key=lambda kind: [*DEMO, kind].index(kind)):
-        for record in read_records(files[kind]):
-            records.setdefault(DEMO.get(kind, kind) or record.method, []).append(record)
-    training = {path.resolve().parent.name: path for path in found if path.name == "metrics.jsonl"}
-    return Run(
+    metrics = [path for path in files if path.name == "metrics.jsonl"]
+    run = Run(
         name=str(folder),
         provenance=origin
         and {name: origin.get(name) for name in ("command", "commit", "device", "versions")},
@@ -80,34 +81,68 @@ def read_run(folder: Path) -> Run:
         curves=curves,
         priors=table.priors,
         unlearned=table.unlearned,
-        training=training,
+        training=by_training(metrics, "metrics.jsonl", problems),
         samples={
-            name: shown
-            for name, path in training.items()
-            if (shown := last_samples(path.with_name("samples.jsonl")))
+            name: [row for row in rows if row["step"] == rows[-1]["step"]]
+            for name, rows in by_training(metrics, "samples.jsonl", problems).items()
         },
-        records=records,
+        records=records_of(files, problems),
+        problems=problems,
     )
+    if problems and not (run.rows or run.suite or run.curves or run.training or run.records):
+        raise InputError(f"{problems[0]} (and nothing else in {folder} can be shown)")
+    return run
 
 
-def last_samples(path: Path) -> list[dict]:
-    """Of the last step that has some. Raises ValueError where there is no JSON in it."""
-    try:
-        rows = (
-            [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+def known_files(folder: Path) -> list[Path]:
+    """Raises InputError for a folder without any of KNOWN."""
+    found = [path for pattern in KNOWN for path in sorted(folder.glob(pattern))]
+    if not found:
+        missing = "nothing to report in it" if folder.is_dir() else "no such folder"
+        raise InputError(
+            f"{folder}: {missing}; expected a folder of zipr1 eval, demo or train, with one of "
+            f"{', '.join(KNOWN)}"
         )
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: not JSON lines ({error}); take the file away, or train again"
-        ) from error
-    return [row for row in rows if row["step"] == rows[-1]["step"]]
+    return found
 
 
-def read_json(path: Path):
-    """None where there is no such file. Raises ValueError where there is no JSON in it."""
+def attempt(problems: list[str], read: Callable[[Path], T], path: Path, default: T) -> T:
+    """What `read` makes of a file; the default where there is none, or it cannot be read."""
+    if not path.is_file():
+        return default
     try:
-        return json.loads(path.read_text()) if path.is_file() else None
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: not JSON ({error}); run the command that wrote it again"
-        ) from error
+        return read(path)
+    except InputError as error:
+        problems.append(str(error))
+        return default
+
+
+def records_of(files: list[Path], problems: list[str]) -> dict[str, list[Record]]:
+    """Method -> its records, in the order of the demo's table or of the files."""
+    records: dict[str, list[Record]] = {}
+    named = {
+        path.stem.removeprefix("records").removeprefix("-"): path
+        for path in files
+        if path.name.startswith("records")
+    }
+    for name in sorted(named, key=lambda name: [*DEMO, name].index(name)):
+        found, faults = attempt(problems, readable_records, named[name], ([], []))
+        problems += faults
+        for record in found:
+            records.setdefault(DEMO.get(name, name) or record.method, []).append(record)
+    return records
+
+
+def by_training(metrics: list[Path], name: str, problems: list[str]) -> dict[str, list[dict]]:
+    """The name of each training -> the rows with a step in one of its files."""
+    found = {}
+    for path in metrics:
+        file = path.with_name(name)
+        rows, faults = attempt(problems, read_lines, file, ([], []))
+        whole = [row for row in rows if isinstance(row.get("step"), int)]
+        problems += faults
+        if len(whole) < len(rows):
+            problems.append(f"{file}: {len(rows) - len(whole)} rows without a step")
+        if whole:
+            found[path.resolve().parent.name] = whole
+    return found

@@ -1,6 +1,5 @@
 """The metrics of training runs, drawn."""
 
-import json
 import math
 from pathlib import Path
 from typing import IO
@@ -20,13 +19,12 @@ PANELS = {
 SMOOTH = 10  # steps of the running mean over metrics of single steps, which are noisy
 
 
-def plot_training(runs: dict[str, Path], file: Path | IO) -> None:
-    """Reward parts, token ratio at the fixed p, and KL over the steps of each run (its
+def plot_training(runs: dict[str, list[dict]], file: Path | IO) -> None:
+    """Reward parts, token ratio at the fixed p, and KL over the steps of each run (the rows of its
     metrics.jsonl). A number that was not finite leaves a gap."""
     figure, grid = new_plot(2, 3, (11, 6))
     for axes, (title, key) in zip(grid.flat, PANELS.items(), strict=True):
-        for name, metrics in runs.items():
-            rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+        for name, rows in runs.items():
             steps = [row["step"] for row in rows if key in row]
             values = [math.nan if row[key] is None else row[key] for row in rows if key in row]
             if not key.startswith("probe") and len(values) > 2 * SMOOTH:
