@@ -31,7 +31,7 @@ COMMANDS = {
             "zipr1.inference.config:AnswerConfig",
             "zipr1.cli.runners:answer",
             "zipr1.inference.answer",
-            positional=("file", "question"),
+            positional=("files", "question"),
             switches=("compare", "json"),
         ),
         Command(

@@ -1,4 +1,4 @@
-"""One question about one file: the answer, what it took, and what was kept."""
+"""Answers one question: the text, its token ratio, and which tokens each layer kept."""
 
 from pathlib import Path
 
@@ -6,85 +6,106 @@ import torch
 from PIL import Image
 
 from zipr1.common.errors import InputError
-from zipr1.data.example import Example
-from zipr1.data.media import read_media
-from zipr1.data.media_column import media_of_text
-from zipr1.data.processor import frame_size, prepare, visual_grid
+from zipr1.common.progress import announced
 from zipr1.inference.config import AnswerConfig
-from zipr1.inference.overlay import kept_pages, layer_masks, save_pages
+from zipr1.inference.overlay import kept_pages, save_pages
+from zipr1.inference.prompt import Prompt, grids, read_prompt, tiles
 from zipr1.models.encode import check_length
-from zipr1.models.loading import load_vision
+from zipr1.models.families import is_vision
+from zipr1.models.loading import load, tokenizer_of
 from zipr1.models.settings import trained_settings
-from zipr1.models.versions import cache_of
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import TopP
 
 
 @torch.no_grad()
 def answer(config: AnswerConfig) -> dict:
-    """The answer with its token ratio, kept tokens per layer and KV bytes. Raises on bad input, substitutes nothing."""
-    trained = trained_settings(config.model)
-    rule = TopP(trained.p if config.p is None else config.p, trained.choice)
-    if not config.question.strip():
-        raise InputError("the question is empty: ask something about the picture or clip")
+    """The answer with its token ratio, kept tokens per layer and bytes of the KV cache.
+
+    The files are read before the model is loaded. Raises InputError for anything that cannot be
+    used as it is.
+    """
     if config.picture:
         check_picture(Path(config.picture))
-    model, processor = load_vision(config.model)
-    limit = min(config.max_frames, processor.video_processor.max_frames)
-    media = read_media(media_of_text(config.file, None), limit, frame_size(processor))
-    example = Example(config.file, "", config.question, "", **media)
-    inputs = prepare(processor, [example]).to(model.device)
+    trained = trained_settings(config.model)
+    rule = TopP(trained.p if config.p is None else config.p, trained.choice)
+    with announced("reading the files"):
+        prompt = read_prompt(config)
+    with announced(f"loading {config.model}"):
+        model, processor = load_model(config, prompt)
+    inputs = prompt.inputs(processor).to(model.device)
     check_length(model, inputs, config.max_new_tokens)
-
-    settings = {
-        "max_new_tokens": config.max_new_tokens,
-        "do_sample": False,
-        "return_dict_in_generate": True,
-    }
-    prompt = inputs["input_ids"].shape[1]
-
-    def said(out) -> str:
-        return processor.tokenizer.decode(
-            out.sequences[0, prompt:], skip_special_tokens=True
-        ).strip()
-
-    with sparse(model, rule, scope=config.scope or trained.scope) as trace:
-        out = model.generate(**inputs, **settings)
-    keys = cache_of(out).layers[0].keys
-    per_token = (
-        2 * keys.shape[1] * keys.shape[3] * keys.element_size()
-    )  # keys and values of one layer, one token
+    with (
+        announced("answering"),
+        sparse(model, rule, scope=config.scope or trained.scope) as trace,
+    ):
+        text, cache = generate(model, processor, inputs, config.max_new_tokens)
+    length, per_token = inputs["input_ids"].shape[1], token_bytes(cache)
     kept = [int(layer.sum()) for layer in trace.kept]
     result = {
-        "answer": said(out),
+        "answer": text,
         "token_ratio": trace.token_ratio.item(),
         "p": rule.p,
-        "tokens": prompt,
+        "tokens": length,
         "kept_tokens_per_layer": kept,
         "kv_bytes_kept": per_token * sum(kept),
-        "kv_bytes_saved": per_token * (prompt * len(kept) - sum(kept)),
+        "kv_bytes_saved": per_token * (length * len(kept) - sum(kept)),
         "model": config.model,
     }
     if config.compare:
-        dense = model.generate(**inputs, **settings)
+        with announced("answering with dense attention"):
+            dense, _ = generate(model, processor, inputs, config.max_new_tokens)
         result["full"] = {
-            "answer": said(dense),
+            "answer": dense,
             "token_ratio": 1.0,
-            "kept_tokens_per_layer": [prompt] * len(kept),
-            "kv_bytes_kept": per_token * prompt * len(kept),
+            "kept_tokens_per_layer": [length] * len(kept),
+            "kv_bytes_kept": per_token * length * len(kept),
         }
     if config.picture:
-        visual = inputs["mm_token_type_ids"][0].bool().cpu().numpy()
-        masks = layer_masks(
-            [layer[0].cpu() for layer in trace.kept], visual, visual_grid(inputs, 0, processor)
+        caption = (
+            f"{prompt.chat[-1]['content'][-1]['text']} {result['answer']} "
+            f"(token ratio {result['token_ratio']:.0%}, p = {rule.p:g})"
         )
-        images = list(media.get("frames") or [media["image"]])
-        caption = f"{config.question} {result['answer']} (token ratio {result['token_ratio']:.0%}, p = {rule.p:g})"
-        save_pages(
-            kept_pages(images, masks, trace.layer_ratios[0].tolist(), caption), Path(config.picture)
-        )
+        draw(Path(config.picture), prompt, inputs, processor, trace, caption)
         result["picture"] = config.picture
     return result
+
+
+def load_model(config: AnswerConfig, prompt: Prompt) -> tuple:
+    """(model, processor), on a GPU where there is one. Raises InputError for images to a text
+    model."""
+    model, processor = load(config.model)
+    if prompt.media and not is_vision(model.config):
+        raise InputError(
+            f"{config.model}: a text model ({model.config.model_type}) takes no images; use a "
+            "Qwen-VL model"
+        )
+    return (model.to("cuda") if torch.cuda.is_available() else model), processor
+
+
+def generate(model, processor, inputs, max_new_tokens: int) -> tuple[str, object]:
+    """(the answer, the KV cache) of greedy decoding."""
+    out = model.generate(
+        **inputs, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True
+    )
+    new = out.sequences[0, inputs["input_ids"].shape[1] :]
+    return tokenizer_of(processor).decode(
+        new, skip_special_tokens=True
+    ).strip(), out.past_key_values
+
+
+def token_bytes(cache) -> int:
+    """Bytes of the keys and values of one token in one layer."""
+    keys = cache.layers[0].keys
+    return 2 * keys.shape[1] * keys.shape[3] * keys.element_size()
+
+
+def draw(path: Path, prompt: Prompt, inputs, processor, trace, caption: str) -> None:
+    """Writes the kept tokens over the images and videos of the prompt."""
+    visual = inputs["mm_token_type_ids"][0].bool().cpu()
+    kept = torch.stack([layer[0].cpu()[visual] for layer in trace.kept]).numpy()
+    drawn = tiles(prompt, kept, grids(prompt, inputs, processor))
+    save_pages(kept_pages(drawn, trace.layer_ratios[0].tolist(), caption), path)
 
 
 def check_picture(path: Path) -> None:
@@ -102,9 +123,11 @@ def describe(result: dict) -> str:
     lines = [
         result["answer"],
         "",
-        f"token ratio    {result['token_ratio']:.1%} at p = {result['p']:g}, of {result['tokens']} prompt tokens",
+        f"token ratio    {result['token_ratio']:.1%} at p = {result['p']:g}, of "
+        f"{result['tokens']} prompt tokens",
         f"kept per layer {' '.join(map(str, result['kept_tokens_per_layer']))}",
-        f"KV cache       {result['kv_bytes_kept']:,} bytes kept, {result['kv_bytes_saved']:,} of {total:,} saved",
+        f"KV cache       {result['kv_bytes_kept']:,} bytes kept, {result['kv_bytes_saved']:,} of "
+        f"{total:,} saved",
     ]
     if full := result.get("full"):
         lines.append(f"dense          {full['answer']} ({full['kv_bytes_kept']:,} KV bytes)")

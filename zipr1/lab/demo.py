@@ -202,7 +202,8 @@ def draw_kept_tokens(trained: str, recipe: TrainConfig, folder: Path) -> None:
         for name, model in (("before", recipe.model), ("after", trained)):
             settings = {"model": model, "p": recipe.p, "scope": recipe.scope, "max_new_tokens": 8}
             out = str(folder / f"kept-{Path(file).stem}-{name}.png")
-            answer(AnswerConfig(str(folder / file), example.question, picture=out, **settings))
+            files = [str(folder / file)]
+            answer(AnswerConfig(example.question, files, picture=out, **settings))
 
 
 def write_video(frames: tuple, path: Path) -> None:

@@ -1,0 +1,119 @@
+"""The prompt of `zipr1 answer`: files from the command line, the chat, and the model's inputs."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image
+from transformers import BatchFeature
+
+from zipr1.common.errors import InputError
+from zipr1.data.example import Video
+from zipr1.data.images import read_image
+from zipr1.data.media_column import media_of_text
+from zipr1.data.processor import frame_size, tensors
+from zipr1.data.source import MediaFile, NotAnImage
+from zipr1.data.videos import read_video
+from zipr1.inference.config import AnswerConfig
+from zipr1.models.adapters import find_adapter
+from zipr1.models.loading import load_processor
+
+Media = Image.Image | Video
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The images and videos of a question in their order, and the chat that names them."""
+
+    media: tuple[Media, ...]
+    chat: list[dict]
+
+    def inputs(self, processor) -> BatchFeature:
+        """A batch of one for the model. Raises InputError as `data.processor.tensors`."""
+        images = [one for one in self.media if not isinstance(one, Video)]
+        videos = [one for one in self.media if isinstance(one, Video)]
+        return tensors(processor, [self.chat], images, videos)
+
+
+def read_prompt(config: AnswerConfig) -> Prompt:
+    """Reads every file; no weights are loaded. Raises MediaError, which names a faulty file."""
+    files = [media_file(text) for text in config.files]
+    for file in files:
+        file.open().close()  # all files are found before one of them is decoded
+    processor = cache(lambda: processor_of(config.model))
+    media = tuple(read(file, config.max_frames, processor) for file in files)
+    question = sys.stdin.read() if config.question == "-" else config.question
+    if not question.strip():
+        raise InputError("standard input: the question is empty: ask something")
+    parts = [{"type": "video" if isinstance(one, Video) else "image"} for one in media]
+    user = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
+    return Prompt(media, [*system_turn(config.system), user])
+
+
+def media_file(text: str) -> MediaFile:
+    """What one argument names. Raises InputError for a URI that cannot be read."""
+    if text == "-":
+        return MediaFile("standard input", sys.stdin.buffer.read())
+    return media_of_text(text, None)
+
+
+def read(file: MediaFile, max_frames: int, processor: Callable) -> Media:
+    """An image or a video, as its content says. Only a video needs the processor, which says how
+    many frames it takes and how large the model sees them."""
+    try:
+        return read_image(file)
+    except NotAnImage:
+        kind = getattr(processor(), "video_processor", None)
+        limit = getattr(kind, "max_frames", max_frames)
+        return read_video(file, min(max_frames, limit), frame_size=frame_size(processor()))
+
+
+def processor_of(name: str):
+    """The processor of a model, or of the base of an adapter."""
+    adapter = find_adapter(name)
+    return load_processor(adapter.base if adapter else name)
+
+
+def system_turn(text: str | None) -> list[dict]:
+    return [] if text is None else [{"role": "system", "content": [{"type": "text", "text": text}]}]
+
+
+def grids(prompt: Prompt, inputs: BatchFeature, processor) -> list[tuple[int, int, int]]:
+    """(frame pairs, rows, columns) in visual tokens, of each image and video in its order.
+
+    Raises InputError for a model whose processor does not say where its visual tokens lie.
+    """
+    found = []
+    sizes = {
+        "image": iter(inputs.get("image_grid_thw", ())),
+        "video": iter(inputs.get("video_grid_thw", ())),
+    }
+    for one in prompt.media:
+        kind = "video" if isinstance(one, Video) else "image"
+        grid = next(sizes[kind], None)
+        if grid is None:
+            raise InputError("--picture: this model does not say where its visual tokens lie")
+        merge = getattr(processor, f"{kind}_processor").merge_size
+        t, h, w = grid.tolist()
+        found.append((t, h // merge, w // merge))
+    return found
+
+
+def tiles(
+    prompt: Prompt, kept: np.ndarray, sizes: list[tuple[int, int, int]]
+) -> list[tuple[Image.Image, np.ndarray]]:
+    """What `overlay.kept_pages` draws: each image, and the first frame of each pair of a video.
+
+    kept: (layers, V) bool, which visual tokens each layer kept, in the order of the prompt.
+    """
+    found, start = [], 0
+    for one, (pairs, rows, columns) in zip(prompt.media, sizes, strict=True):
+        count = pairs * rows * columns
+        masks = kept[:, start : start + count].reshape(-1, pairs, rows, columns).astype(float)
+        frames = one.frames if isinstance(one, Video) else (one,)
+        step = max(len(frames) // pairs, 1)
+        found += [(frames[i * step], masks[:, i]) for i in range(pairs)]
+        start += count
+    return found
