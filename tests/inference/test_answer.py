@@ -105,8 +105,9 @@ def test_kept_tokens_are_drawn_over_every_file(capsys, media, tmp_path):
     page = np.asarray(Image.open(out).convert("L"))
     pairs = len(TASKS["motion"].example("test", 0).frames) // 2
     rows = -(-(1 + pairs) // 2)
-    assert page.shape[1] == 2 * 480 and rows * 480 < page.shape[0] < (rows + 1) * 480
-    assert page[:480, :480].std() > 10 and page[:480, 480:].std() > 5
+    side = 4 * Image.open(files[0]).width  # enlarged; the frames of the video are smaller
+    assert page.shape[1] == 2 * side and rows * side < page.shape[0] < (rows + 1) * side
+    assert page[:side, :side].std() > 10 and page[:side, side:].std() > 5
 
 
 def test_a_file_upright_as_its_camera_says(media, tmp_path):
@@ -123,7 +124,7 @@ def test_a_file_upright_as_its_camera_says(media, tmp_path):
         (["none.png", "What?"], "none.png: no such file"),
         (["{a}", "none.png", "What?"], "none.png: no such file"),
         (["{a}", "{broken}", "What?"], "broken.png: broken image"),
-        (["{text}", "What?"], "text.png: a text file"),
+        (["{text}", "What?"], "text.png: an HTML page"),
         (["https://example.org/a.png", "What?"], "media are not fetched"),
         (["data:image/png;base64,AAAA", "What?"], "data:image/png"),
         (["-", "What?"], "standard input"),
