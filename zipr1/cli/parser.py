@@ -107,21 +107,24 @@ def add_options(parser: Parser, command: Command, settings: type) -> None:
     parser.add_argument(
         "--print_config", action="store_true", help="Print the settings as YAML and do nothing."
     )
+    described, groups = help_of(settings), {"": parser}
     for name, hint, default, text in options_of(settings):
         if name in command.positional:
             continue
-        flags = [f"-{name[0]}"] * (name in command.short) + [f"--{name}"]
+        above = name.rpartition(".")[0]
+        if above not in groups:
+            groups[above] = parser.add_argument_group(above, escaped(described[above]))
         if default is MISSING:
             text = f"{text} (required)"
         elif default is not None:
             text = f"{text} (default: {default})"
-        text = escaped(text)
+        flags = [f"-{name[0]}"] * (name in command.short) + [f"--{name}"]
+        takes: dict[str, Any] = {"metavar": type_name(hint)}
         if name in command.switches:
-            parser.add_argument(*flags, action="store_true", default=SUPPRESS, help=text)
-        else:
-            optional = {"nargs": "?", "const": "true"} if bool in (hint, *get_args(hint)) else {}
-            metavar = type_name(hint)
-            parser.add_argument(*flags, default=SUPPRESS, metavar=metavar, help=text, **optional)
+            takes = {"action": "store_true"}
+        elif bool in (hint, *get_args(hint)):
+            takes |= {"nargs": "?", "const": "true"}
+        groups[above].add_argument(*flags, default=SUPPRESS, help=escaped(text), **takes)
 
 
 def options_of(settings: type, prefix: str = "") -> Iterator[tuple[str, Any, Any, str]]:
