@@ -16,7 +16,9 @@ def final(completion: str) -> str:
     if "<think>" in completion and "</think>" not in completion:
         return ""
     rest = completion.rsplit("</think>")[-1]
-    tagged = re.findall(r"<answer>(.*?)</answer>", rest, re.DOTALL)
+    # Up to the last end tag, so that unclosed tags are not searched again and again.
+    closed = rest[: rest.rfind("</answer>") + len("</answer>")] if "</answer>" in rest else ""
+    tagged = re.findall(r"<answer>(.*?)</answer>", closed, re.DOTALL)
     return (tagged[-1] if tagged else rest).strip()
 
 
