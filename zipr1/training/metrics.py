@@ -1,4 +1,4 @@
-"""The numbers of a training run: files of JSON lines, trackers, run.json. docs/reference/metrics.md says what
+"""The numbers of a training run: JSON lines, trackers, run.json. docs/reference/metrics.md says what
 they mean."""
 
 import json

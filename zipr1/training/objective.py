@@ -73,8 +73,8 @@ class Objective:
 
 
 PRESETS = {
-    # ZipR1, Eq. 4 and 5; "we equally combine" the two rewards (section 2.2); as in GRPO: the KL, its
-    # weight, and importance ratios of tokens, averaged over an answer.
+    # ZipR1, Eq. 4 and 5; "we equally combine" the two rewards (section 2.2). As in GRPO: the KL,
+    # its weight, and importance ratios of tokens, averaged over an answer.
     "paper": Objective(
         efficiency_reward=1.0,
         sparsity_weight=0.0,

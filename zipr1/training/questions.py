@@ -86,7 +86,7 @@ class Questions:
         return usable
 
     def prefetch(self, numbers: Iterable[int]) -> None:
-        """Starts reading rows in threads. A row is a function of its number, whenever it is read."""
+        """Starts reading rows in threads. A row depends on its number alone, not on the time."""
         if self.rows is not None:
             for number in [number for number in numbers if number not in self.coming]:
                 row = order(self.rows, self.config.seed)(number)

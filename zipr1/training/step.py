@@ -152,7 +152,7 @@ def relaxation(objective: Objective):
 
 
 def training_pass(part: Experience, objective: Objective) -> TrainingPass:
-    """The pass with gradients: replays the rollouts' choice of tokens, which may have a gradient."""
+    """The pass with gradients: replays the selection of tokens, which may have a gradient."""
     learned = objective.sparsity_weight and objective.choice_gradient
     new_pass = choice_gradient_pass if learned else TrainingPass
     return new_pass(
