@@ -45,11 +45,11 @@ def model_settings(config: TrainConfig, step: int) -> dict:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first; other folders, such as checkpoint-best, are yours."""
-    found = {}
+    paths = {}
     for path in folder.glob("checkpoint-*"):
         if number := re.fullmatch(r"checkpoint-(\d+)", path.name):
-            found[int(number[1])] = path
-    return [found[step] for step in sorted(found)]
+            paths[int(number[1])] = path
+    return [paths[step] for step in sorted(paths)]
 
 
 def shards(folder: Path) -> Path:
@@ -105,14 +105,15 @@ def write(folder: Path, step: int, learner, weights: dict | None, state: dict, c
 def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
     """The newest checkpoint and its state; None where there is none. Raises CheckpointError if it
     cannot be read or its settings differ."""
-    found = checkpoints(folder)
-    if not found:
+    complete = checkpoints(folder)
+    if not complete:
         return None
+    newest = complete[-1]
     try:
-        before = json.loads((found[-1] / "train.json").read_text())
+        before = json.loads((newest / "train.json").read_text())
         # Memory-mapped: every process opens it, 61 GB of a 7B model.
-        state = torch.load(found[-1] / STATE, weights_only=True, mmap=True)
-        for weights in found[-1].glob("*.safetensors"):
+        state = torch.load(newest / STATE, weights_only=True, mmap=True)
+        for weights in newest.glob("*.safetensors"):
             safe_open(weights, "pt")  # raises for a file that was cut
     except (
         OSError,
@@ -123,17 +124,17 @@ def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
         SafetensorError,
     ) as error:  # some are torch's
         raise CheckpointError(
-            f"{found[-1]}: cannot be read ({error}); delete this checkpoint and resume from the "
+            f"{newest}: cannot be read ({error}); delete this checkpoint and resume from the "
             "one before"
         ) from error
     for name, (old, new) in changed_settings(before, config).items():
         if name not in FREE:
             raise CheckpointError(
-                f"{found[-1]}: was written with {name}={old!r}, this run has {new!r}; resume with "
+                f"{newest}: was written with {name}={old!r}, this run has {new!r}; resume with "
                 f"the same settings, of which only {', '.join(FREE)} may change, or choose another "
                 "output_dir"
             )
-    return found[-1], state
+    return newest, state
 
 
 def check_layout(checkpoint: Path, before: str | None, now: str | None) -> None:

@@ -85,5 +85,5 @@ def check_result(run: RunState) -> None:
 
 
 def last_checkpoint(run: RunState) -> str:
-    found = checkpoints(run.folder)
-    return f"the last checkpoint is {found[-1]}" if found else "there is no checkpoint"
+    complete = checkpoints(run.folder)
+    return f"the last checkpoint is {complete[-1]}" if complete else "there is no checkpoint"

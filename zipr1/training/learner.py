@@ -84,8 +84,8 @@ class Learner:
     def weights_are_finite(self) -> bool:
         """Whether all trained weights are, in all processes; every process must call it."""
         finite = all(bool(part.isfinite().all()) for part in self.sharding.own_parts(self.policy))
-        found = torch.tensor([finite], device=self.accelerator.device)
-        return bool(self.accelerator.gather(found).all())
+        finite = torch.tensor([finite], device=self.accelerator.device)
+        return bool(self.accelerator.gather(finite).all())
 
     def whole_weights(self) -> dict[str, torch.Tensor] | None:
         """What `save` writes where weights are sharded; every process must call it."""

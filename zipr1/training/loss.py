@@ -31,7 +31,7 @@ class Terms:
     kl: torch.Tensor
     reward: torch.Tensor  # (B, G), of whole groups
     above_target: torch.Tensor  # bool: sparse, and above the target ratio
-    lost: torch.Tensor | None  # probability that the answer was lost to sparsity (`give_back`)
+    regressed: torch.Tensor | None  # how far an incorrect answer is behind the reference
     logp: torch.Tensor  # (N, T, V) the policy's log-probabilities
     logprobs: torch.Tensor  # (N, T) those of the tokens
 
@@ -77,14 +77,14 @@ def loss_terms(
     loss = -objective.reward_weight * gain + objective.beta * kl
     sparse = sparse_rows(part)
     above_target = sparse & (rollout.token_ratio > objective.target_ratio)
-    lost = None
+    regressed = None
     if objective.sparsity_weight:
         weight = sparsity_weights(part, gates, governor, objective) * above_target
         if objective.give_back:
-            lost = part.rows(part.expected[:, None] * (1 - part.score)) * sparse
-            weight = weight - objective.give_back * objective.sparsity_weight * lost
+            regressed = part.rows(part.expected[:, None] * (1 - part.score)) * sparse
+            weight = weight - objective.give_back * objective.sparsity_weight * regressed
         loss = loss + weight * trace.relaxed_ratio
-    return Terms(loss, kl, reward, above_target, lost, logp, logprobs)
+    return Terms(loss, kl, reward, above_target, regressed, logp, logprobs)
 
 
 def advantages(part: Experience, reward: torch.Tensor, objective: Objective) -> torch.Tensor:
@@ -139,8 +139,8 @@ def metrics_of(
         "completions/clipped_ratio": rollout.clipped.float(),
         "flip_rate": torch.stack(trace.flipped).float().mean(0),
     }
-    if terms.lost is not None:
-        metrics["given_back"] = terms.lost
+    if terms.regressed is not None:
+        metrics["given_back"] = terms.regressed
     if part.expected is not None:
         metrics["reference_accuracy"] = part.rows(part.expected[:, None])
     return {name: value.detach() for name, value in metrics.items()}

@@ -44,9 +44,9 @@ CHAT = """processor.apply_chat_template(
 PLAIN = 'processor("A text to continue", return_tensors="pt")'  # a text model's tokenizer
 
 
-def model_card(config: TrainConfig, found: dict[str, float | None], family: str) -> ModelCard:
-    """`found` is `metrics.final_row`. Paths of this machine are not published."""
-    metric = "accuracy" if "accuracy" in found else "logprob"
+def model_card(config: TrainConfig, summary: dict[str, float | None], family: str) -> ModelCard:
+    """`summary` is `metrics.final_row`. Paths of this machine are not published."""
+    metric = "accuracy" if "accuracy" in summary else "logprob"
     base, vision = published_name(config.model), family in VISION_FAMILIES
     data = ModelCardData(
         base_model=base if base == config.model else None,  # a hub takes ids only
@@ -66,12 +66,12 @@ def model_card(config: TrainConfig, found: dict[str, float | None], family: str)
         p=config.p,
         probes=probes,
         metric="accuracy" if metric == "accuracy" else "log-probability per token",
-        baseline_token_ratio=number(found["baseline_token_ratio"]),
-        token_ratio=number(found["token_ratio"]),
-        before=number(found[f"baseline_{metric}"]),
-        after=number(found[metric]),
-        before_full=number(found[f"baseline_full_{metric}"]),
-        after_full=number(found[f"full_{metric}"]),
+        baseline_token_ratio=number(summary["baseline_token_ratio"]),
+        token_ratio=number(summary["token_ratio"]),
+        before=number(summary[f"baseline_{metric}"]),
+        after=number(summary[metric]),
+        before_full=number(summary[f"baseline_full_{metric}"]),
+        after_full=number(summary[f"full_{metric}"]),
         version=version("zipr1"),
         transformers=version("transformers"),
         torch=version("torch"),

@@ -92,18 +92,20 @@ class Sampled(Mode):
         """What the rollouts earn, (B, G); a reward that is not finite is NaN."""
         tokens = rollout.tokens.masked_fill(~rollout.mask, self.tokenizer.pad_token_id)
         completions = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        ids, lost = rollout.completion_ids(), []
+        ids, non_finite = rollout.completion_ids(), []
         functions = load_function(self.config.reward_function)
         log = RewardLog(step, self.config.max_steps, len(ids)) if functions else None
         if functions:
-            functions = tuple((weight, without_non_finite(one, lost)) for weight, one in functions)
-        found = reward(
+            functions = tuple(
+                (weight, without_non_finite(one, non_finite)) for weight, one in functions
+            )
+        rewards = reward(
             examples, completions, rollout.token_ratio, self.config.graded, functions, ids, log
         )
-        found.accuracy.view(-1)[lost] = math.nan
+        rewards.accuracy.view(-1)[non_finite] = math.nan
         if self.config.objective.share_ties:
-            found.efficiency = share_ties(found.efficiency, ids)
-        return found
+            rewards.efficiency = share_ties(rewards.efficiency, ids)
+        return rewards
 
     def score(self, examples: list[Example], rewards: Reward) -> torch.Tensor:
         """(B, G) 1 where an answer counts as correct, as on the probe set, else 0.
@@ -147,8 +149,8 @@ class DataRows(Sampled):
         synced: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The reference's logits (N, T, V) and (B,) whether its answer is correct, or None."""
-        asked = self.config.objective.asks_reference
-        draws = self.draws(step, numbers, 1, reference=True) if asked else None
+        needed = self.config.objective.asks_reference
+        draws = self.draws(step, numbers, 1, reference=True) if needed else None
         group = self.config.num_generations
         logits, answers = reference(sample_reference, rollout, group, draws, synced)
         if answers is None:

@@ -47,10 +47,10 @@ def measure(
     """
     began = time.perf_counter()
     if config.completions == "given":
-        found = measure_given(model, processor, probe, config)
+        measured = measure_given(model, processor, probe, config)
     else:
-        found = measure_answers(model, processor, probe, config, synced)
-    return found | {"seconds/probe": time.perf_counter() - began}
+        measured = measure_answers(model, processor, probe, config, synced)
+    return measured | {"seconds/probe": time.perf_counter() - began}
 
 
 def measure_answers(

@@ -45,17 +45,17 @@ def starting_point(
 ) -> tuple[Path, dict] | None:
     """The checkpoint to resume from and its state; None for a new run, whose folder holds no
     earlier one. What a killed run had begun to write is deleted."""
-    found = checkpoint.last(folder, config) if config.resume else None
+    resumed = checkpoint.last(folder, config) if config.resume else None
     if not config.resume and checkpoint.checkpoints(folder):
         raise InputError(
             f"{folder}: holds checkpoints of an earlier run; give --resume, or another output_dir"
         )
-    if not found and (folder / "final").exists():
+    if not resumed and (folder / "final").exists():
         raise InputError(
             f"{folder}: holds the result of an earlier run, no checkpoint to go on from; give "
             "another output_dir"
         )
-    start = torch.tensor([found[1]["step"] if found else 0], device=accelerator.device)
+    start = torch.tensor([resumed[1]["step"] if resumed else 0], device=accelerator.device)
     if (starts := accelerator.gather(start)).unique().numel() > 1:
         raise InputError(
             f"{folder}: processes found different checkpoints (steps {starts.tolist()}): share the "
@@ -63,4 +63,4 @@ def starting_point(
         )
     if accelerator.is_main_process:
         checkpoint.clear(folder)
-    return found
+    return resumed

@@ -30,11 +30,11 @@ def started(config: TrainConfig) -> Iterator[RunState]:
     accelerator = start_processes(config.report_to, folder, config.bf16)
     config.check_processes(accelerator.num_processes)
     with locked(folder, accelerator):
-        found = starting_point(folder, config, accelerator)
+        resumed = starting_point(folder, config, accelerator)
         load_function(config.reward_function)  # a misspelt name is found before an hour has passed
         if config.push_to_hub:
             check_hub(config, accelerator.is_main_process)
-        learner = load_learner(config, found[0] if found else config.model, accelerator)
+        learner = load_learner(config, resumed[0] if resumed else config.model, accelerator)
         questions = Questions(config, learner.processor, longest_prompt(learner.model, config))
         run = RunState(
             config,
@@ -47,10 +47,10 @@ def started(config: TrainConfig) -> Iterator[RunState]:
             log=None,
             governor=Governor(config.accuracy_tolerance, config.accuracy_margin),
         )
-        if found:
-            restore(run, *found)
+        if resumed:
+            restore(run, *resumed)
         run.log = Log(folder, accelerator, config, run.step)
-        if not found:
+        if not resumed:
             run.log(0, measure_probe(run))
         yield run
 

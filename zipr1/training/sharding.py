@@ -182,8 +182,8 @@ def launched_for_fsdp() -> bool:
         return False
     supported = {"VERSION": "2", "CPU_RAM_EFFICIENT_LOADING": "false", "OFFLOAD_PARAMS": "false"}
     for name, value in supported.items():
-        if (found := os.environ.get(f"FSDP_{name}", value).lower()) != value:
+        if (setting := os.environ.get(f"FSDP_{name}", value).lower()) != value:
             raise InputError(
-                f"fsdp_{name.lower()}: {found} in the launcher's configuration; set it to {value}"
+                f"fsdp_{name.lower()}: {setting} in the launcher's configuration; set it to {value}"
             )
     return True
