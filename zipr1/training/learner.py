@@ -84,7 +84,7 @@ class Learner:
     def weights_are_finite(self) -> bool:
         """Whether all trained weights are, in all processes; every process must call it."""
         finite = all(bool(part.isfinite().all()) for part in self.sharding.own_parts(self.policy))
-        finite = torch.tensor([finite], device=self.accelerator.device)
+        finite = torch.tensor([int(finite)], device=self.accelerator.device)
         return bool(self.accelerator.gather(finite).all())
 
     def whole_weights(self) -> dict[str, torch.Tensor] | None:

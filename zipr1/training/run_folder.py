@@ -27,7 +27,7 @@ def locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
             lock.acquire()
         except Timeout:
             taken = False
-    everyone = accelerator.gather(torch.tensor([taken], device=accelerator.device))
+    everyone = accelerator.gather(torch.tensor([int(taken)], device=accelerator.device))
     if not everyone.all():
         raise InputError(
             f"{folder}: another training is running in this folder; wait for it, stop it, or give "
