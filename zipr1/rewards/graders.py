@@ -50,7 +50,7 @@ def score(example: Example, completion: str) -> float | None:
 
 
 def exact(expected: str, answer: str) -> float:
-    """1 for the same text, Unicode form, letter case, white space and a final full stop aside."""
+    """1 for the same text, except for Unicode form, letter case and a final full stop."""
     return float(folded(answer) == folded(expected))
 
 

@@ -21,19 +21,20 @@ _UNITS = regex.compile(rf"{_CHARACTER}|(?:(?!{_NO_SPACES})\S)++")
 _WORDS = regex.compile(rf"{_CHARACTER}|(?:(?!{_NO_SPACES})[\p{{L}}\p{{M}}\p{{N}}])++")
 
 
-def normalised(text: str) -> str:
-    """NFKC (composed letters, half-width punctuation), without invisible format characters.
-
-    White space becomes one space, or one line break where it has some.
-    """
+def composed(text: str) -> str:
+    """NFKC (composed letters, half-width punctuation), without invisible format characters."""
     text = unicodedata.normalize("NFKC", text)
-    text = "".join(c for c in text if unicodedata.category(c) != "Cf")
-    return regex.sub(r"\s++", lambda space: "\n" if "\n" in space[0] else " ", text).strip()
+    return "".join(c for c in text if unicodedata.category(c) != "Cf").strip()
+
+
+def normalised(text: str) -> str:
+    """`composed`, with white space as one space, or as one line break where it contains one."""
+    return regex.sub(r"\s++", lambda space: "\n" if "\n" in space[0] else " ", composed(text))
 
 
 def folded(text: str) -> str:
-    """`normalised` without letter case, line breaks and a final full stop."""
-    return normalised(text).casefold().replace("\n", " ").rstrip(".\N{IDEOGRAPHIC FULL STOP}")
+    """`composed` without letter case and a final full stop."""
+    return composed(text).rstrip(".\N{IDEOGRAPHIC FULL STOP}").casefold()
 
 
 def units(text: str) -> list[str]:
