@@ -22,6 +22,7 @@ SHIM = "https://unpkg.com/iframe-worker/shim"  # what the theme loads for search
 REPOSITORY_FILES = ("LICENSE", "CHANGELOG.md", "adapters/", "examples/", "benchmarks/")
 PAGES = {
     "index.md": lambda: from_readme((ROOT / "README.md").read_text()),
+    "archive/cases.md": lambda: merged((ROOT / "docs/archive").glob("cases_*.md")),
     "reference/cli.md": reference.command_line,
     "reference/configuration.md": reference.configuration,
     "reference/api.md": reference.api,
@@ -33,6 +34,12 @@ def on_files(files, config):
     for name, write in PAGES.items():
         files.append(File.generated(config, name, content=write()))
     return files
+
+
+def merged(pages) -> str:
+    """One page of several, with their titles as sections."""
+    texts = [re.sub(r"^#", "##", page.read_text(), flags=re.MULTILINE) for page in sorted(pages)]
+    return "\n".join(["# Cases from the field\n", *texts])
 
 
 def from_readme(text: str) -> str:
