@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the same names as in _
 
 __version__ = "0.1.0"
 _HOME = {
-    "load": "models.loading", "save": "models.saving",
+    "load": "models.loading", "save": "models.saving", "correct_positions": "models.positions",
     "sparse": "sparsity.context", "Trace": "sparsity.trace", "relaxed_count": "sparsity.budget",
     "TopP": "sparsity.rules", "TopK": "sparsity.rules", "Random": "sparsity.rules",
     "Recent": "sparsity.rules", "FastV": "sparsity.rules", "KeepAll": "sparsity.rules",

@@ -6,6 +6,7 @@ import torch
 
 from zipr1.common.errors import InputError
 from zipr1.models.families import QWEN_VL_FAMILIES, decoder, is_vision
+from zipr1.models.positions import corrected_positions
 
 
 @dataclass
@@ -128,9 +129,10 @@ def encode_qwen(model, inputs) -> Encoded:
         "second_per_grid_ts",
         "attention_mask",
     )
-    positions, _ = model.model.get_rope_index(
-        ids, **{name: inputs[name] for name in names if name in inputs}
-    )
+    with corrected_positions(model):
+        positions, _ = model.model.get_rope_index(
+            ids, **{name: inputs[name] for name in names if name in inputs}
+        )
     embeds = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions}
     if deepstack:
         embeds |= {

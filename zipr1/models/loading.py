@@ -13,6 +13,7 @@ from zipr1.common.errors import InputError
 from zipr1.models.adapters import add_adapter, find_adapter, first_line
 from zipr1.models.families import QWEN_VL_FAMILIES, auto_class, check_family, is_vision
 from zipr1.models.location import EMBEDDED, locate, split_options
+from zipr1.models.positions import correct_positions
 from zipr1.models.weights import check_keys
 
 # Arguments of from_pretrained that `load` sets, so that no weight is random or unsafe to read.
@@ -40,6 +41,7 @@ def load(name: str | Path, **kwargs) -> tuple:
         model = load_weights(adapter.base, base, other)
         add_adapter(model, adapter, name)
         processor = load_processor(adapter.base, **base)
+    correct_positions(model)
     model.requires_grad_(False).eval()
     return model, processor
 

@@ -9,6 +9,7 @@ from transformers import DynamicCache
 from zipr1.common.errors import InputError, RunError
 from zipr1.common.scope import SCOPES, Scope
 from zipr1.models.families import decoder, set_attention
+from zipr1.models.positions import corrected_positions
 from zipr1.models.versions import CACHE, take_cache
 from zipr1.sparsity import attention  # noqa: F401 - registers the attention function
 from zipr1.sparsity.cache import make_sparse
@@ -107,7 +108,8 @@ def sparse(
     handles += kept_rows.attach(text.layers) if kept_rows is not None else []
     try:
         set_attention(model, settings.training.implementation)
-        yield trace
+        with corrected_positions(model):
+            yield trace
     finally:
         inside = False
         for handle in handles:
