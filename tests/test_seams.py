@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+import transformers
 from conftest import QWEN_VISION, TEXT, front, prompts, random_model, tiny_processor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -12,6 +13,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
 from zipr1.models.families import decoder, set_attention
+from zipr1.models.positions import FAMILIES, correct_positions
 from zipr1.models.versions import CACHE
 
 SPY = "zipr1_spy"
@@ -188,4 +190,21 @@ def test_the_processor_marks_what_is_vision():
     inputs = tiny_processor()(text=["a"], return_tensors="pt", padding=True)
     assert "mm_token_type_ids" in inputs, (
         "processors return mm_token_type_ids: without it positions are silently 1-D"
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_still_forgets_time_after_a_video(family):
+    """When this fails, this version of transformers is right: see docs/archive/upstream.md."""
+    model = random_model(family)
+    ids = torch.tensor([[5] + [model.config.video_token_id] * 40 + [6]])
+    grid = torch.tensor([[40, 2, 2]])
+    types = torch.where(ids == model.config.video_token_id, 2, 0)
+    stock, _ = model.model.get_rope_index(ids, mm_token_type_ids=types, video_grid_thw=grid)
+    correct_positions(model)
+    ours, _ = model.model.get_rope_index(ids, mm_token_type_ids=types, video_grid_thw=grid)
+    assert ours[:, 0, -1].tolist() == [int(ours[0, 0, -2]) + 1] * 3
+    assert stock[:, 0, -1].tolist() == [2, 2, 2] and torch.equal(stock[..., :-1], ours[..., :-1]), (
+        f"transformers {transformers.__version__} continues after a video as Qwen's own code does: "
+        "once it is the lowest supported version, delete zipr1/models/positions.py"
     )
