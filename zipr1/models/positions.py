@@ -5,6 +5,9 @@ overlaps the temporal positions of a long video (docs/archive/upstream.md). Qwen
 transformers 4 continue at the largest position of *any* axis + 1; so does this file, whatever the
 installed version does. The other families place each frame, as an image, after a timestamp in text,
 where the two rules agree.
+
+A model that was trained from scratch on the positions of transformers 5 says so in its config.json
+with `"positions_after_video": "spatial"`; the embedded zipr1/tiny does, and is left as it is.
 """
 
 from collections.abc import Iterator
@@ -43,8 +46,13 @@ def corrected_positions(model) -> Iterator[None]:
 
 
 def affected(model) -> list[nn.Module]:
-    """The module that computes positions, also inside a PEFT model; none of an unaffected family."""
-    if model.config.model_type not in FAMILIES:
+    """The module that computes positions, also inside a PEFT model; none of an unaffected model."""
+    trained = getattr(model.config, "positions_after_video", "any axis")
+    if trained not in ("any axis", "spatial"):
+        raise InputError(
+            f"config.json: positions_after_video={trained!r}: expected 'any axis' or 'spatial'"
+        )
+    if model.config.model_type not in FAMILIES or trained == "spatial":
         return []
     return [part for part in model.modules() if hasattr(type(part), "get_rope_index")]
 
