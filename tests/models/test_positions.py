@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 import zipr1
 from zipr1.common.errors import InputError
-from zipr1.data.example import Example
+from zipr1.data.example import Example, Video
 from zipr1.data.processor import tensors
 from zipr1.models.encode import encode, following
 from zipr1.models.families import decoder
@@ -81,7 +81,7 @@ def many(family: str):
         chat(["video", "What?"], ["A cat."], ["image", "And this?"], ["A dog."], ["Sure?"]),
         chat(["Nothing to see here."]),
     ]
-    videos = [(v, 4.0) for v in (long, long, short, short, long, long)]
+    videos = [Video(v, 4.0) for v in (long, long, short, short, long, long)]
     images = [noise(96, 96), noise(64, 128), noise(128, 64)]
     inputs = tensors(processor, chats, images, videos)
     assert not inputs["attention_mask"].all() and inputs["video_grid_thw"][0].tolist() == [8, 8, 8]
