@@ -1,4 +1,4 @@
-"""`zipr1 bench`: what it counts. What the clock says belongs in docs/results.md, not in a test."""
+"""`zipr1 bench`: what it counts. Measured times belong in docs/results.md, not in a test."""
 
 import csv
 import json
@@ -6,7 +6,7 @@ import json
 import pytest
 import transformers
 
-from zipr1.bench.bench import break_even, choice_shares
+from zipr1.bench.bench import break_even, selection_costs
 from zipr1.cli.main import main
 from zipr1.common.scope import SCOPES
 
@@ -53,7 +53,10 @@ def test_the_rows_of_a_small_bench(capsys, tmp_path):
     assert len(table) == len(rows) and {row["transformers"] for row in table} == {
         transformers.__version__
     }
-    needed = "device shape tokens ratio scope phase dense_ms sparse_ms speedup bound share_of_bound dense_bytes sparse_bytes"
+    needed = (
+        "device shape tokens ratio scope phase dense_ms sparse_ms speedup bound share_of_bound "
+    )
+    needed += "dense_bytes sparse_bytes"
     assert all(set(needed.split()) <= row.keys() for row in rows)
     saved = json.loads((tmp_path / "bench.json").read_text())
     assert saved["rows"] == rows and saved["versions"]["torch"]
@@ -76,7 +79,7 @@ def test_break_even_is_where_sparse_stays_ahead():
     assert break_even(rows[:2], 0.25, "layer") is None
 
 
-def test_what_the_choice_costs_is_a_share_of_the_sparse_layers():
+def test_what_the_selection_costs_is_a_fraction_of_the_sparse_layers():
     choice = {"phase": "attention", "rule": "topk", "ratio": 0.25, "tokens": 512, "choice_ms": 2.0}
     prefill = {
         "phase": "prefill",
@@ -87,13 +90,14 @@ def test_what_the_choice_costs_is_a_share_of_the_sparse_layers():
         "sparse_ms": 80.0,
         "layers": 4,
     }
-    assert choice_shares([choice, prefill, prefill | {"ratio": 0.5}]) == [
-        f"Choice of tokens by Top-p at 512 tokens, ratio {ratio}, scope layer: 2.0 ms, 10.0% of the sparse layer"
+    assert selection_costs([choice, prefill, prefill | {"ratio": 0.5}]) == [
+        f"Selection of tokens by Top-p at 512 tokens, ratio {ratio}, scope layer: 2.0 ms, 10.0% of "
+        "the sparse layer"
         for ratio in (0.25, 0.5)
     ]
 
 
-def test_fastv_keeps_all_then_a_share_and_the_vision_tower_is_timed(capsys, tmp_path):
+def test_fastv_keeps_all_then_a_fraction_and_the_vision_tower_is_timed(capsys, tmp_path):
     flags = (
         "--tokens",
         "64",

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from zipr1.bench.phases import build
+from zipr1.bench.model import build
 from zipr1.models.families import decoder
 from zipr1.models.flops import (
     Shape,

@@ -1,70 +1,66 @@
-"""Dense and sparse side by side, by the clock: each row is measured in pairs in one run, with the bound beside the speed-up."""
+"""Times dense and sparse inference in pairs within one run, and compares the speed-up with its bound."""
 
 import csv
-import json
 from dataclasses import asdict
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from zipr1.bench.config import SHAPES, BenchConfig
-from zipr1.bench.phases import PHASES, build
-from zipr1.common.progress import progress
+from zipr1.bench.model import build
+from zipr1.bench.phases import PHASES
+from zipr1.common.documents import write_document
+from zipr1.common.errors import InputError, MissingExtra
+from zipr1.common.plots import new_plot
+from zipr1.common.progress import announced, progress
 from zipr1.common.provenance import provenance
+from zipr1.common.tables import markdown_table
 from zipr1.sparsity.rules import FastV
 
 
 def run_bench(config: BenchConfig) -> tuple[list[dict], str]:
     """Writes bench.csv, bench.json and bench.png; returns the rows and a table."""
-    import_module(
-        "matplotlib"
-    )  # of the extra "tasks": missing before an hour of measuring, not after
+    check_plots()
     torch.set_num_threads(config.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     layers = config.layers or (SHAPES[config.shape]["layers"] if device.type == "cuda" else 1)
-    wanted = config.phases.split(",")
+    phases = config.phases.split(",")
     if "fastv" in config.rules and layers <= FastV.layer:
-        raise ValueError(
-            f"layers={layers}: fastv keeps everything in the first {FastV.layer} layers; give more layers"
+        raise InputError(
+            f"layers={layers}: fastv keeps everything in the first {FastV.layer} layers; give more "
+            "layers"
         )
-    model = build(config.shape, layers, "vision" in wanted, device, dtype)
     folder, rows = Path(config.output_dir), []
     folder.mkdir(parents=True, exist_ok=True)
+    with announced(f"making a random model of {layers} layers"):
+        model = build(config.shape, layers, "vision" in phases, device, dtype)
+    name = provenance()["device"] if device.type == "cuda" else f"{config.threads} CPU threads"
+    common = {"device": name, "dtype": str(dtype).removeprefix("torch.")}
+    common |= {"shape": config.shape, "layers": layers}
     lengths, ratios = config.numbers("tokens"), config.numbers("ratios", float)
-    where = provenance()["device"] if device.type == "cuda" else f"{config.threads} CPU threads"
-    common = {
-        "device": where,
-        "dtype": str(dtype).removeprefix("torch."),
-        "shape": config.shape,
-        "layers": layers,
-    }
-    with (
-        torch.inference_mode(),
-        progress(total=len(lengths) * len(wanted), desc="bench", unit="point") as bar,
-    ):
-        for tokens in lengths:
-            for phase in wanted:
-                point = common | {
-                    "phase": phase,
-                    "tokens": tokens,
-                    "dense_bytes": None,
-                    "sparse_bytes": None,
-                }
-                rows += [point | row for row in PHASES[phase](model, tokens, ratios, config)]
-                write(rows, config, folder)  # a longer prompt that does not fit takes nothing away
-                bar.update()
+    points = [(tokens, phase) for tokens in lengths for phase in phases]
+    with torch.inference_mode():
+        for tokens, phase in progress(points, desc="bench", unit="point"):
+            point = common | {"phase": phase, "tokens": tokens}
+            point |= {"dense_bytes": None, "sparse_bytes": None}
+            rows += [point | row for row in PHASES[phase](model, tokens, ratios, config)]
+            write(rows, config, folder)  # kept if a longer prompt does not fit into memory
     plot(rows, folder / "bench.png")
     return rows, table(rows)
 
 
+def check_plots() -> None:
+    """Raises MissingExtra without matplotlib: before an hour of measuring, not after."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtra("matplotlib is needed for bench.png: pip install 'zipr1[tasks]'")
+
+
 def write(rows: list[dict], config: BenchConfig, folder: Path) -> None:
-    """bench.json, and bench.csv with machine and versions in each row."""
+    """bench.json, and bench.csv with the machine and the versions in each row."""
     where = provenance()
-    (folder / "bench.json").write_text(
-        json.dumps({"rows": rows, "config": asdict(config)} | where, indent=1)
-    )
+    write_document(folder / "bench.json", "bench", {"rows": rows, "config": asdict(config)} | where)
     names = list(dict.fromkeys(name for row in rows for name in row))
     machine = {"machine": where["device"], "commit": where["commit"]} | where["versions"]
     with (folder / "bench.csv").open("w", newline="") as file:
@@ -74,7 +70,7 @@ def write(rows: list[dict], config: BenchConfig, folder: Path) -> None:
 
 
 def break_even(rows: list[dict], ratio: float, scope: str) -> int | None:
-    """The shortest measured prompt from which on sparse is never slower: what to set `min_tokens` to."""
+    """The shortest measured prompt from which on sparse is never slower: a value for `min_tokens`."""
     found = None
     for row in sorted(rows, key=lambda row: -row["tokens"]):
         if row["phase"] == "prefill" and (row["rule"], row["ratio"], row["scope"]) == (
@@ -88,73 +84,66 @@ def break_even(rows: list[dict], ratio: float, scope: str) -> int | None:
     return found
 
 
-def choice_shares(rows: list[dict]) -> list[str]:
-    """What the choice of tokens by Top-p costs: its share of a sparse layer's time, a sentence a length, scope and ratio."""
+def selection_costs(rows: list[dict]) -> list[str]:
+    """The fraction of a sparse layer's time that Top-p takes to select tokens: a sentence for each
+    length, scope and ratio."""
     choice = {row["tokens"]: row["choice_ms"] for row in rows if row["phase"] == "attention"}
     sentences = []
     for row in rows:
         spent = choice.get(row["tokens"])
         if row["phase"] == "prefill" and row["rule"] == "topk" and spent is not None:
-            share = spent * row["layers"] / row["sparse_ms"]
-            where = f"{row['tokens']} tokens, ratio {row['ratio']:g}, scope {row['scope']}"
+            fraction = spent * row["layers"] / row["sparse_ms"]
             sentences.append(
-                f"Choice of tokens by Top-p at {where}: {spent:.1f} ms, {share:.1%} of the sparse layer"
+                f"Selection of tokens by Top-p at {row['tokens']} tokens, ratio {row['ratio']:g}, "
+                f"scope {row['scope']}: {spent:.1f} ms, {fraction:.1%} of the sparse layer"
             )
     return sentences
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown, one line a row, then the break-even lengths."""
-    names = (
-        "phase",
-        "tokens",
-        "batch",
-        "rule",
-        "ratio",
-        "scope",
-        "dense ms",
-        "sparse ms",
-        "speed-up (range)",
-        "bound",
-    )
-    names += ("share of bound", "KV MB", "peak MB")
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for row in rows:
-        kv, peak = (
-            f"{dense / 1e6:.1f} -> {row[f'sparse_{name}'] / 1e6:.1f}"
-            if (dense := row.get(f"dense_{name}"))
-            else "-"
-            for name in ("bytes", "peak_bytes")
+    """Markdown: a line for each row, then the break-even lengths and the costs of the selection."""
+    head = ["phase", "tokens", "batch", "rule", "ratio", "scope", "dense ms", "sparse ms"]
+    head += ["speed-up (range)", "bound", "fraction of bound", "KV MB", "peak MB"]
+    text = markdown_table(head, [cells(row) for row in rows])
+    pairs = {
+        (row["ratio"], row["scope"])
+        for row in rows
+        if row["phase"] == "prefill" and row["rule"] == "topk" and row["ratio"] < 1
+    }
+    lines = []
+    for ratio, scope in sorted(pairs):
+        length = break_even(rows, ratio, scope)
+        found = f"{length} tokens" if length else "not reached"
+        lines.append(
+            f"Break-even at ratio {ratio:g}, scope {scope}: {found} (set min_tokens to it)"
         )
-        speed = f"**{row['speedup']:.2f}** ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
-        cells = [
-            row["phase"],
-            row["tokens"],
-            row.get("batch", 1),
-            row["rule"],
-            f"{row['ratio']:g}",
-            row["scope"],
-        ]
-        cells += [f"{row['dense_ms']:.1f}", f"{row['sparse_ms']:.1f}", speed, f"{row['bound']:.2f}"]
-        cells += [f"{row['share_of_bound']:.0%}", kv, peak]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    for ratio, scope in sorted(
-        {(r["ratio"], r["scope"]) for r in rows if r["phase"] == "prefill" and r["rule"] == "topk"}
-    ):
-        if ratio < 1:
-            length = break_even(rows, ratio, scope)
-            found = f"{length} tokens" if length else "not reached"
-            lines.append(
-                f"\nBreak-even at ratio {ratio:g}, scope {scope}: {found} (set min_tokens to it)"
-            )
-    lines += [f"\n{sentence}" for sentence in choice_shares(rows)]
-    return "\n".join(lines)
+    return "\n\n".join([text.rstrip("\n"), *lines, *selection_costs(rows)])
+
+
+def cells(row: dict) -> list[str]:
+    """The cells of a row of the table."""
+    sizes = []
+    for name in ("bytes", "peak_bytes"):
+        dense, short = row.get(f"dense_{name}"), row.get(f"sparse_{name}")
+        sizes.append(f"{dense / 1e6:.1f} -> {short / 1e6:.1f}" if dense else "-")
+    return [
+        row["phase"],
+        str(row["tokens"]),
+        str(row.get("batch", 1)),
+        row["rule"],
+        f"{row['ratio']:g}",
+        row["scope"],
+        f"{row['dense_ms']:.1f}",
+        f"{row['sparse_ms']:.1f}",
+        f"**{row['speedup']:.2f}** ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})",
+        f"{row['bound']:.2f}",
+        f"{row['share_of_bound']:.0%}",
+        *sizes,
+    ]
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Speed-up of the prompt pass over its length, with the bounds dashed."""
-    from zipr1.common.plots import new_plot
-
+    """The speed-up of the prefill over the prompt's length, with the bounds dashed."""
     figure, axes = new_plot()
     lines: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -172,7 +161,7 @@ def plot(rows: list[dict], path: Path) -> None:
         axes.plot(x, [row["bound"] for row in points], linestyle="--", color=f"C{number}")
     axes.set_xscale("log", base=2)
     axes.set_xlabel("prompt tokens")
-    axes.set_ylabel("speed-up of the prompt pass (dashed: bound)")
+    axes.set_ylabel("speed-up of the prefill (dashed: bound)")
     if lines:
         axes.legend()
     figure.savefig(path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zipr1.common.checks import check_positive
+from zipr1.common.errors import InputError
 
 PHASES = ("attention", "prefill", "decode", "vision")
 RULES = ("topk", "recent", "fastv", "downsample")
@@ -30,74 +31,75 @@ SHAPES = {
 
 @dataclass
 class BenchConfig:
-    """`zipr1 bench`: times dense and sparse in one run, and prints how much of the bound is reached.
+    """`zipr1 bench`: times dense and sparse inference and compares the speed-up with its bound.
 
     `zipr1 bench train` times post-training.
     """
 
     shape: Literal["3b", "7b"] = "3b"
-    """Of which Qwen2.5-VL; its weights are random."""
+    """The size of Qwen2.5-VL; its weights are random."""
     layers: int | None = None
-    """Of the decoder; unset, one on a CPU and all of them on a GPU."""
+    """The number of decoder layers; unset, one on a CPU and all of them on a GPU."""
     tokens: str = "1024,2048,4096,8192"
-    """Prompt lengths."""
+    """The prompt lengths in tokens, with commas between them."""
     ratios: str = "0.25,1"
-    """Shares of kept tokens."""
+    """The token ratios, with commas between them."""
     phases: str = "attention,prefill,decode"
-    """Of attention, prefill, decode and vision."""
+    """The phases to time: some of attention, prefill, decode and vision."""
     rules: str = "topk"
-    """Of topk, recent, fastv and downsample (a dense prompt of ratio * tokens)."""
+    """The rules to time: some of topk, recent, fastv and downsample (dense attention on a prompt of
+    ratio * tokens)."""
     decode_batches: str = "1,8"
-    """Sequences of a decode step."""
+    """The batch sizes of a decoding step, with commas between them."""
     repeats: int = 5
-    """Pairs of calls behind each number."""
+    """The number of pairs of calls behind each time."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the weights; unset, float32 on a CPU and bfloat16 on a GPU."""
+    """The type of the weights; unset, float32 on a CPU and bfloat16 on a GPU."""
     threads: int = 2
-    """CPU threads."""
+    """The number of CPU threads."""
     output_dir: str = "runs/bench"
-    """Where bench.csv, bench.json and bench.png go."""
+    """The folder for bench.csv, bench.json and bench.png."""
     json: bool = False
-    """Print the rows as JSON."""
+    """Whether to print the rows as JSON."""
 
     def __post_init__(self):
         check_positive(self, "layers", "repeats", "threads")
         for name, known in (("phases", PHASES), ("rules", RULES)):
             for value in getattr(self, name).split(","):
                 if value not in known:
-                    raise ValueError(f"{name}: {value!r} is none of {', '.join(known)}")
+                    raise InputError(f"{name}: {value!r} is none of {', '.join(known)}")
         if any(number < 1 for number in (*self.numbers("tokens"), *self.numbers("decode_batches"))):
-            raise ValueError("tokens and decode_batches: every number must be at least 1")
+            raise InputError("tokens and decode_batches: every number must be at least 1")
         for ratio in self.numbers("ratios", float):
             if not 0 < ratio <= 1:
-                raise ValueError(f"ratio={ratio}: the share of tokens to keep must lie in (0, 1]")
+                raise InputError(f"ratio={ratio}: a token ratio must lie in (0, 1]")
 
     def numbers(self, name: str, kind: type = int) -> list:
-        """A setting that is a list with commas. Raises ValueError with its name."""
+        """A setting that is a list with commas. Raises InputError with its name."""
         try:
             return [kind(number) for number in getattr(self, name).split(",")]
         except ValueError as error:
-            raise ValueError(
+            raise InputError(
                 f"{name}={getattr(self, name)}: expected numbers with commas between them ({error})"
             ) from error
 
 
 @dataclass
 class BenchTrainConfig:
-    """`zipr1 bench train`: seconds of a training step, split into its parts, of sparse and of dense rollouts."""
+    """`zipr1 bench train`: times the parts of a training step with sparse and with dense rollouts."""
 
     recipe: str = "tiny_demo"
-    """A recipe of zipr1 train."""
+    """The recipe of `zipr1 train` to time."""
     steps: int = 6
-    """Steps that are timed, after one that is not; the embedded tasks take six steps for a round."""
+    """The number of timed steps, after one that is not; the six embedded tasks take six steps."""
     repeats: int = 3
-    """Runs of each kind, in turns."""
+    """The number of sparse and of dense runs, which alternate."""
     threads: int = 1
-    """CPU threads."""
+    """The number of CPU threads."""
     output_dir: str = "runs/bench_train"
-    """Where everything goes."""
+    """The folder for bench_train.json."""
     json: bool = False
-    """Print the rows as JSON."""
+    """Whether to print the rows as JSON."""
 
     def __post_init__(self):
         check_positive(self, "steps", "repeats", "threads")

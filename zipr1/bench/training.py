@@ -1,6 +1,6 @@
-"""Post-training by the clock: the seconds of a step, part by part, sparse and dense, in turns.
+"""Wall-clock time of a training step, part by part, with sparse and with dense rollouts.
 
-The trainer itself is what runs (`zipr1.training.train.train`), and its own metrics are what is read.
+Runs the trainer itself (`training.train.train`) and reads its metrics.
 """
 
 import json
@@ -10,9 +10,11 @@ from shutil import rmtree
 from statistics import mean, median
 
 from zipr1.bench.config import BenchTrainConfig
+from zipr1.common.documents import write_document
 from zipr1.common.progress import progress
 from zipr1.common.provenance import provenance
 from zipr1.common.recipe import read_recipe
+from zipr1.common.tables import markdown_table
 from zipr1.training.config import TrainConfig
 from zipr1.training.train import train
 
@@ -35,29 +37,28 @@ def run_bench_train(config: BenchTrainConfig) -> tuple[list[dict], str]:
         "output_dir": str(folder / "run"),
     }
     recipe = replace(read_recipe(TrainConfig, config.recipe), **common)
-    # Plain GRPO: every rollout keeps everything, and nothing is asked of the token ratio.
-    kinds = {
+    # Dense is plain GRPO: every rollout keeps everything, and no term depends on the token ratio.
+    variants = {
         "sparse": recipe,
         "dense": replace(recipe, dense_share=1.0, sparsity_weight=0.0, efficiency_reward=0.0),
     }
-    found: dict[str, list[list[dict]]] = {kind: [] for kind in kinds}
+    found: dict[str, list[list[dict]]] = {name: [] for name in variants}
     steps_of(recipe)  # not counted: the game of the task "ego" is played once in a process
-    with progress(total=config.repeats * len(kinds), desc="bench train", unit="run") as bar:
+    with progress(total=config.repeats * len(variants), desc="bench train", unit="run") as bar:
         for _ in range(config.repeats):
-            for kind, settings in kinds.items():
-                found[kind].append(steps_of(settings))
+            for name, settings in variants.items():
+                found[name].append(steps_of(settings))
                 bar.update()
-    rows = [{"rollouts": kind} | summary(runs, recipe) for kind, runs in found.items()]
+    rows = [{"rollouts": name} | summary(runs, recipe) for name, runs in found.items()]
     for row in rows:
         row["speed"] = rows[-1]["seconds"] / row["seconds"]
-    (folder / "bench_train.json").write_text(
-        json.dumps({"rows": rows, "config": asdict(recipe)} | provenance(), indent=1)
-    )
+    content = {"rows": rows, "config": asdict(recipe)} | provenance()
+    write_document(folder / "bench_train.json", "bench_train", content)
     return rows, table(rows)
 
 
 def steps_of(config: TrainConfig) -> list[dict]:
-    """The metrics of a run's steps without the first; the run itself is thrown away."""
+    """The metrics of a run's steps without the first; the folder of the run is deleted."""
     rmtree(config.output_dir, ignore_errors=True)
     train(config, quiet=True)
     lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
@@ -66,8 +67,11 @@ def steps_of(config: TrainConfig) -> list[dict]:
 
 
 def summary(runs: list[list[dict]], config: TrainConfig) -> dict:
-    """Of one kind of rollouts: runs of the same steps. A time is the median over the runs, then the mean over the steps; so the
-    parts add up, and steps on clips count beside those on pictures."""
+    """A row of the table, from runs of the same steps.
+
+    A time is the median over the runs, then the mean over the steps; so the parts add up, and steps
+    on videos count as those on images do.
+    """
 
     def seconds(name: str) -> float:
         return mean(
@@ -88,7 +92,8 @@ def summary(runs: list[list[dict]], config: TrainConfig) -> dict:
     total = seconds("step_time")
     return {
         "model": config.model, "preset": config.preset, "prompts": config.prompts_per_step,
-        "generations": config.num_generations, "threads": config.threads, "steps": len(runs[0]), "repeats": len(runs),
+        "generations": config.num_generations, "threads": config.threads,
+        "steps": len(runs[0]), "repeats": len(runs),
         "token_ratio": mean(row["token_ratio"] for row in runs[0]), **counts, "seconds": total,
         **{part: seconds(f"seconds/{part}") for part in PARTS},
         "tokens_per_second": sum(counts.values()) / total,
@@ -96,25 +101,20 @@ def summary(runs: list[list[dict]], config: TrainConfig) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown, one line a row; times in seconds a step."""
-    names = (
-        "rollouts",
-        "token ratio",
-        "prompt tokens",
-        "completion tokens",
-        "seconds a step",
-        *PARTS,
-        "tokens a second",
-    )
-    lines = [f"| {' | '.join((*names, 'speed to dense'))} |", "|" + "---|" * (len(names) + 1)]
-    for row in rows:
-        cells = [
+    """Markdown: a line for each row, times in seconds per step."""
+    head = ["rollouts", "token ratio", "prompt tokens", "completion tokens", "seconds per step"]
+    head += [*PARTS, "tokens per second", "speed relative to dense"]
+    body = [
+        [
             row["rollouts"],
             f"{row['token_ratio']:.1%}",
-            row["prompt_tokens"],
-            row["completion_tokens"],
+            str(row["prompt_tokens"]),
+            str(row["completion_tokens"]),
+            f"**{row['seconds']:.3f}**",
+            *(f"{row[part]:.3f}" for part in PARTS),
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['speed']:.2f}",
         ]
-        cells += [f"**{row['seconds']:.3f}**", *(f"{row[part]:.3f}" for part in PARTS)]
-        cells += [f"{row['tokens_per_second']:.0f}", f"{row['speed']:.2f}"]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        for row in rows
+    ]
+    return markdown_table(head, body).rstrip("\n")

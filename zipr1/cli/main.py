@@ -17,9 +17,9 @@ def main(arguments: list[str] | None = None) -> None:
     """The console script; `arguments` default to those of the process."""
     try:
         run(sys.argv[1:] if arguments is None else list(arguments))
-    except (InputError, ValueError, TypeError, FileNotFoundError) as error:
+    except InputError as error:
         sys.exit(complain(error, 2))
-    except (RunError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+    except (RunError, OSError) as error:
         sys.exit(complain(error, 1))
     except KeyboardInterrupt:
         sys.exit(complain("interrupted", 130))

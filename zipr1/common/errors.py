@@ -1,4 +1,4 @@
-"""The two kinds of failure that a user can act on; everything else is a bug and shows its traceback."""
+"""The failures that a user can act on; every other exception is a bug and keeps its traceback."""
 
 
 class InputError(ValueError):
@@ -14,3 +14,7 @@ class RunError(RuntimeError):
 
     The command line prints the message without a traceback and exits with status 1.
     """
+
+
+class MissingExtra(RunError, ModuleNotFoundError):
+    """A library of an extra is not installed; the message has the command that installs it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zipr1.common.errors import InputError
+from zipr1.common.errors import InputError, MissingExtra
 from zipr1.data.columns import MEDIA, general
 from zipr1.data.display import FrameSize
 from zipr1.data.example import Example
@@ -105,9 +105,7 @@ def load_table(source: str, name: str | None, split: str | None):
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "datasets is needed to read rows: pip install 'zipr1[train]'"
-        ) from error
+        raise MissingExtra("datasets is needed to read rows: pip install 'zipr1[train]'") from error
     path = Path(source)
     if not path.exists() and (path.suffix in FORMATS or source.count("/") != 1):
         raise InputError(f"{source}: no such file or folder, nor a hub id (owner/name)")

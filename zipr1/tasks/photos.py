@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from zipr1.common.errors import MissingExtra
+
 SKLEARN, SKIMAGE = "sklearn/datasets/images", "skimage/data"  # folders in the wheels
 PHOTOS: dict[str, tuple[tuple[str, str], ...]] = {
     "train": (
@@ -35,7 +37,7 @@ def wheel(package: str) -> Path:
     """The folder of an installed package, found without the seconds that an import takes."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
+        raise MissingExtra(
             f"{package} is not installed: the tasks read its data; pip install 'zipr1[tasks]'"
         )
     return Path(spec.origin).parent

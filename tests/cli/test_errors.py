@@ -1,0 +1,52 @@
+"""What a user sees when something goes wrong: one line for what he can act on, else a traceback."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from command_line import run
+
+from zipr1.cli import runners
+from zipr1.common.errors import InputError, MissingExtra, RunError
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (InputError("a.png: no such file"), 2, "zipr1: error: a.png: no such file\n"),
+        (RunError("first line\n second"), 1, "zipr1: error: first line second\n"),
+        (MissingExtra("pip install it"), 1, "zipr1: error: pip install it\n"),
+        (OSError(28, "No space left on device"), 1, "No space left on device\n"),
+        (KeyboardInterrupt(), 130, "zipr1: error: interrupted\n"),
+    ],
+)
+def test_what_a_user_can_act_on_is_one_line(capsys, monkeypatch, error, status, text):
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr(runners, "plan", fail)
+    got, out, err = run(capsys, "plan", "tiny_demo")
+    assert (got, out) == (status, "") and err.endswith(text) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError, KeyError, RuntimeError, ImportError])
+def test_a_bug_keeps_its_traceback(capsys, monkeypatch, kind):
+    def fail(config):
+        raise kind("a bug")
+
+    monkeypatch.setattr(runners, "plan", fail)
+    with pytest.raises(kind, match="a bug"):
+        run(capsys, "plan", "tiny_demo")
+
+
+def test_ctrl_c_ends_a_command_with_one_line(tmp_path):
+    """While libraries are imported, which takes the first seconds of any command."""
+    command = [sys.executable, "-m", "zipr1.cli", "bench", "--output_dir", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    lines = [line for line in err.splitlines() if "importing" not in line]
+    assert process.returncode == 130 and lines == ["zipr1: error: interrupted"]
