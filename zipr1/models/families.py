@@ -4,7 +4,7 @@ To add a family whose decoder has plain causal self-attention in every layer:
 1. add its `model_type` to one of the two tuples below;
 2. add a recipe of a small random model to RECIPES in tests/helpers/family_models.py;
 3. run `pytest tests/models/test_families.py`: the same tests run on every family.
-What a family cannot do is an exception with its reason: NOT_SPARSE, NO_LAYER_SCOPE.
+A family that cannot be sparse stands in NOT_SPARSE with the reason.
 """
 
 from pathlib import Path
