@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from zipr1.cli.main import main
+from zipr1.common.recipe import read_recipe
 from zipr1.evaluation.fingerprint import weights
 from zipr1.evaluation.paper.benchmarks import BENCHMARKS, Benchmark
 from zipr1.evaluation.paper.config import SuiteConfig
@@ -397,6 +398,13 @@ def test_the_thirteen():
     with pytest.raises(ValueError, match="limit=3: must be even for MME"):
         SuiteConfig(limit=3)
     assert SuiteConfig(limit=3, benchmarks=["ChartQA"]).limit == 3
+
+
+@pytest.mark.parametrize("name", ["eval_paper", "eval_paper_qwen2_vl"])
+def test_the_shipped_recipes_are_read(name):
+    settings = read_recipe(SuiteConfig, name)
+    assert settings.benchmarks == [benchmark.name for benchmark in BENCHMARKS]
+    assert settings.model_args["dtype"] == "bfloat16" and settings.model_args["max_pixels"] > 10**6
 
 
 def test_tables_in_the_papers_shape(tmp_path):

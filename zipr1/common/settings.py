@@ -74,7 +74,7 @@ def build(settings: type, values: Mapping[str, Any], before: str = "") -> Any:
     """An instance of a dataclass from checked values. Raises InputError for one that is missing."""
     hints, given = hints_of(settings), dict(values)
     for field in fields(settings):
-        if field.name in given and isinstance(given[field.name], Mapping):
+        if is_dataclass(hints.get(field.name)) and isinstance(given.get(field.name), Mapping):
             given[field.name] = build(hints[field.name], given[field.name], before)
         optional = field.default is not MISSING or field.default_factory is not MISSING
         if field.init and not optional and field.name not in given:
