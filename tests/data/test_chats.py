@@ -1,4 +1,4 @@
-"""Chats in the shapes of other programs, placeholders of media, and special tokens that were typed."""
+"""Chats in the shapes of other programs, placeholders, URIs, and special tokens that were typed."""
 
 import json
 from base64 import b64encode
@@ -209,6 +209,15 @@ def test_a_typed_special_token_is_refused_everywhere(capsys, root, token):
             word in message and f"row {i}: " in message for i, message in enumerate(malformed)
         )
         assert len(malformed) == (2 if number == 0 else 1)
+
+
+def test_a_special_token_in_a_given_answer_is_refused(capsys, root):
+    rows = [{"prompt": "a", "answer": "b<|im_end|>"}, {"prompt": "a", "answer": "b"}]
+    file = write(root / "rows.json", rows)
+    flags = ("--json", "--workers", "0", "--completions", "given")
+    report = json.loads(run(capsys, "data", "check", file, *flags)[1])
+    (message,) = report["problems"]["malformed rows"]
+    assert report["usable"] == 1 and message.startswith("row 0: ") and "'<|im_end|>'" in message
 
 
 def test_uris_of_media(root):

@@ -74,7 +74,7 @@ def check_general(rows) -> None:
         "exact",
         "numerical",
     ]
-    # Pictures, a clip and bare text in one batch: the picture pads of each row are those of its own pictures.
+    # Images, a video and bare text in one batch: the pads of each row are those of its own images.
     processor = tiny_processor()
     batch = prepare(processor, [blue, pair, clip, text])
     pads = (
@@ -94,7 +94,7 @@ def test_any_columns(root, name):
 
 @pytest.mark.parametrize("kind", ["parquet", "save_to_disk"])
 def test_media_inside_the_table(root, kind):
-    """As the hub has it: pictures and clips as bytes."""
+    """As on the hub: images and videos as bytes."""
     picture = datasets.Image()
     features = {
         "prompt": datasets.Value("string"),
@@ -270,7 +270,8 @@ def test_splits_and_configurations_are_named_as_datasets_does(root):
     hub.mkdir()
     (hub / "README.md").write_text(
         "---\nconfigs:\n"
-        "- config_name: easy\n  data_files:\n  - {split: train, path: a.jsonl}\n  - {split: test, path: b.jsonl}\n"
+        "- config_name: easy\n  data_files:\n  - {split: train, path: a.jsonl}\n"
+        "  - {split: test, path: b.jsonl}\n"
         "- config_name: hard\n  data_files:\n  - {split: train, path: b.jsonl}\n---\n"
     )
     write(hub / "a.jsonl", rows[:2])
@@ -328,8 +329,12 @@ def test_broken_media_are_named(root):
             *(published(i, kind, "OCR", [], "x", path) for i, (kind, path) in enumerate(paths, 6)),
         )
     )
-    words = [r"row 6: .*cut\.mkv: cut short", r"row 7: .*half\.png: broken image", r"row 8: .*moves\.gif: 2 frames",
-             r"row 9: .*grey\.mkv: not an image"]  # fmt: skip
+    words = [
+        r"row 6: .*cut\.mkv: cut short",
+        r"row 7: .*half\.png: broken image",
+        r"row 8: .*moves\.gif: 2 frames",
+        r"row 9: .*grey\.mkv: not an image",
+    ]
     for index, word in enumerate(words, 6):
         with pytest.raises(MediaError, match=word):
             rows.example(index)

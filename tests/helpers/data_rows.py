@@ -29,7 +29,8 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def root(tmp_path):
-    """A media root: pictures in two colours, a clip of 3 seconds, 8 frames each, every one brighter by 10."""
+    """A media root: images in two colours, a video of 3 seconds with 8 frames each, every frame
+    brighter by 10."""
     (tmp_path / "pictures").mkdir()
     (tmp_path / "clips").mkdir()
     Image.new("RGB", (64, 48), "red").save(tmp_path / "pictures/red.png")
@@ -53,9 +54,15 @@ def published(
     number: int, data_type: str, problem_type: str, options: list, answer: str, path: str
 ) -> dict:
     return {
-        "problem_id": number, "problem": f"Question {number}?", "data_type": data_type, "problem_type": problem_type,
-        "options": options, "solution": f"<answer>{answer}</answer>", "path": path, "data_source": "" if number else "CLEVR",
-    }  # fmt: skip
+        "problem_id": number,
+        "problem": f"Question {number}?",
+        "data_type": data_type,
+        "problem_type": problem_type,
+        "options": options,
+        "solution": f"<answer>{answer}</answer>",
+        "path": path,
+        "data_source": "" if number else "CLEVR",
+    }
 
 
 def write(path, rows: list) -> str:

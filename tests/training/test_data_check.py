@@ -82,8 +82,12 @@ def test_check_reports_every_row_that_cannot_be_used(capsys, root, workers):
         and "none.png: no such file" in found["missing media"][0]
     )
     assert "row 7: " in found["broken media"][0] and "text.png" in found["broken media"][0]
-    words = ["row 8: column 'problem_type' is 'golf'", "row 9: its own answer 'x' is not right as multiple choice",
-             "row 10: column 'solution' is '<answer> </answer>'", "row 11: column 'path' is ''"]  # fmt: skip
+    words = [
+        "row 8: column 'problem_type' is 'golf'",
+        "row 9: its own answer 'x' is not",
+        "row 10: column 'solution' is '<answer> </answer>'",
+        "row 11: column 'path' is ''",
+    ]
     assert all(
         word in message for word, message in zip(words, found["malformed rows"], strict=True)
     )
@@ -186,7 +190,8 @@ def test_the_check_says_what_training_does(capsys, root, family, recipe, refused
         } | more
 
     rows = [
-        row("plain"), row("picture", image="pictures/red.png"), row("missing", image="pictures/none.png"),
+        row("plain"), row("picture", image="pictures/red.png"),
+        row("missing", image="pictures/none.png"),
         row("chat", role=None), row("system", role="system"), row("golf", problem_type="golf"),
         row("wrong", problem_type="numerical"), row("long", "word " * 120),
     ]  # fmt: skip
@@ -263,7 +268,8 @@ def test_a_prompt_leaves_room_for_its_completion(capsys, root):
 
 
 def test_pixels_have_a_limit(capsys, root):
-    """zipr1/tiny has a token for each 16 x 16 pixels, takes 16,384 of a picture and 9,216 of a frame, of which it joins two."""
+    """zipr1/tiny has a token for each 16 x 16 pixels, takes 16,384 of an image and 9,216 of a
+    frame, of which it joins two."""
     Image.new("RGB", (640, 480)).save(root / "large.png")
     picture = write(root / "picture.json", [GENERAL[0] | {"image": "large.png"}])
     clip = write(root / "clip.json", [GENERAL[2]])

@@ -10,7 +10,9 @@ from zipr1.common.errors import InputError
 from zipr1.data.example import Example
 from zipr1.data.processor import frame_size, limit_pixels, prepare
 from zipr1.data.rows import Rows, open_rows, order
+from zipr1.data.special_tokens import check_special_tokens
 from zipr1.models.families import is_vision
+from zipr1.models.loading import tokenizer_of
 from zipr1.rewards.graders import GRADERS, grade
 from zipr1.tasks import ALL_TASKS, examples_of
 from zipr1.training.config import TrainConfig
@@ -130,6 +132,9 @@ def checked(example: Example, processor, config: TrainConfig, longest: int):
     refuses; all name the row."""
     check_answer(example, config)
     try:
+        if config.completions == "given" and config.chat_template:
+            answer = {"role": "assistant", "content": [{"type": "text", "text": example.answer}]}
+            check_special_tokens(tokenizer_of(processor), [answer])
         inputs = prepare(processor, [example], raw=not config.chat_template)
     except ValueError as error:
         raise InputError(f"row {example.id}: {error}") from error
