@@ -338,6 +338,21 @@ def test_animations_have_their_own_times(tmp_path, suffix):
     assert video.times == pytest.approx((0, 7.1 / 3, 14.2 / 3, 7.1), abs=0.02)
 
 
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_transparent_frames_are_white(tmp_path, suffix):
+    frames = [Image.new("RGBA", (64, 48), (0, 0, 0, 0)) for _ in range(2)]
+    for i, frame in enumerate(frames):
+        frame.paste((255, 0, 0, 255), (0, 0, 20 + i, 48))
+    settings = {"lossless": True} if suffix == "webp" else {"disposal": 2}
+    frames[0].save(
+        tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], duration=200, **settings
+    )
+    for frame in read_video(tmp_path / f"a.{suffix}", 2).frames:
+        assert (
+            np.abs(np.asarray(frame)[24, [5, 60]].astype(int) - [(255, 0, 0), (255,) * 3]).max() < 9
+        )
+
+
 def test_a_title_in_latin_1(tmp_path):
     write_video(tmp_path / "a.mp4", 4)
     with (
