@@ -28,7 +28,7 @@ OWN = ("config", "print_config", "help")  # options of every command
 
 
 class Parser(ArgumentParser):
-    """Takes no abbreviations, and raises InputError where argparse would print its usage and exit."""
+    """Takes no abbreviations; raises InputError where argparse would print its usage."""
 
     def __init__(self, **settings: Any):
         super().__init__(

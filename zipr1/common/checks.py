@@ -20,7 +20,7 @@ WORDS = {  # interval -> what a message says of it
 def check_ranges(settings, ranges: Mapping[str, str]) -> None:
     """Raises InputError for a number of `settings` outside its range; None means unset.
 
-    ranges: an interval of WORDS -> the names of the settings that must lie in it, separated by spaces:
+    ranges: an interval of WORDS -> the names of the settings that must lie in it, by spaces:
     {"(0, 1]": "p", "[1, inf)": "max_steps threads"}. NaN lies in no interval, infinity in none.
     """
     for interval, names in ranges.items():

@@ -50,9 +50,12 @@ def paired(
                     times[name].append(1000 * (time.perf_counter() - began))
     ratios = [a / b for a, b in zip(times["dense"], times["sparse"], strict=True)]
     return {
-        "dense_ms": median(times["dense"]), "sparse_ms": median(times["sparse"]), "speedup": median(ratios),
-        "speedup_low": min(ratios), "speedup_high": max(ratios),
-    }  # fmt: skip
+        "dense_ms": median(times["dense"]),
+        "sparse_ms": median(times["sparse"]),
+        "speedup": median(ratios),
+        "speedup_low": min(ratios),
+        "speedup_high": max(ratios),
+    }
 
 
 def wait(device: torch.device) -> None:

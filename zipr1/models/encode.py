@@ -1,4 +1,4 @@
-"""From a processor's tensors to the input of the text decoder, and that input selected, extended."""
+"""From a processor's tensors to the input of the text decoder; selecting and extending it."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,13 @@ from zipr1.models.positions import corrected_positions
 class Encoded:
     """A prompt after the vision tower.
 
-    `embeds` are the keyword arguments of the text decoder: inputs_embeds (B, L, D), attention_mask (B, L), position_ids
-    (3, B, L), or (B, L) of a text model; for Qwen3-VL also visual_pos_masks (B, L) and deepstack_visual_embeds, the features
-    for its first layers at those places. `features` are the visual tokens, one (T*H*W, D) tensor per picture or clip.
-    `prompt_ids` (B, L) are the ids of the tokens, -1 at the visual ones: what another model, or a gradient, embeds anew.
+    embeds: the keyword arguments of the text decoder: inputs_embeds (B, L, D), attention_mask
+        (B, L), position_ids (3, B, L), or (B, L) of a text model; for Qwen3-VL also
+        visual_pos_masks (B, L) and deepstack_visual_embeds, the features for its first layers at
+        the visual tokens.
+    features: the visual tokens, one (T*H*W, D) tensor per image or video.
+    prompt_ids: (B, L) token ids, -1 at the visual tokens: what another model, or a pass with
+        gradients, embeds again.
     """
 
     embeds: dict
@@ -159,7 +162,7 @@ def take(embeds: dict, rows: torch.Tensor) -> dict:
 
 
 def following(embeds: dict, count: int) -> torch.Tensor:
-    """Positions of the `count` tokens after each prompt: (3, B, count), or (B, count) of a text model."""
+    """Positions of the `count` tokens after each prompt: (3, B, count), (B, count) for text."""
     positions = embeds["position_ids"]
     last = positions.amax(-1)
     last = last if last.ndim == 1 else last.amax(0).expand(3, -1)
@@ -169,9 +172,10 @@ def following(embeds: dict, count: int) -> torch.Tensor:
 def extend(
     model, embeds: dict, prompt_ids: torch.Tensor, tokens: torch.Tensor, mask: torch.Tensor
 ) -> dict:
-    """The decoder's input for (prompt, completion) in one pass: tokens and mask (B, T), False after the end.
+    """The decoder's input for (prompt, completion) in one pass.
 
-    `prompt_ids` (B, L) as in `Encoded`: of a prompt only the visual tokens are taken as they were encoded.
+    tokens and mask (B, T): the completions, mask False after their end. prompt_ids (B, L) as in
+    `Encoded`: of a prompt only the visual tokens are taken as they were encoded.
     """
     words = model.get_input_embeddings()(torch.cat([prompt_ids.clamp(min=0), tokens], dim=1))
     new, length = words[:, prompt_ids.shape[1] :], prompt_ids.shape[1]

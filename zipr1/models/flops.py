@@ -1,7 +1,8 @@
-"""What sparsity can gain at most: FLOPs of a prompt pass, bytes of a decode step, from a decoder's shape. Pure arithmetic.
+"""Upper bounds of the speed-up: FLOPs of a prefill and bytes of a decode step, from shapes.
 
-A multiplication with its addition counts two. Causal attention of l tokens over itself is l * l / 2 pairs. Norms, rotary
-embeddings, the choice of tokens and the language head are left out: what they cost is what keeps the clock from the bound.
+A multiplication with its addition counts two. Causal attention over l tokens is l * l / 2 pairs.
+Norms, rotary embeddings, the selection and the language head are left out, so that a measured
+speed-up stays below its bound.
 """
 
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ class Shape:
 
     @property
     def inward(self) -> int:
-        """Weights of q, k and v: every token passes them, whatever is kept."""
+        """Weights of q, k and v, which every token passes under any scope."""
         return self.hidden * self.head * (self.heads + 2 * self.kv_heads)
 
     @property
@@ -45,7 +46,7 @@ def attention_flops(shape: Shape, tokens: float) -> float:
 
 
 def layer_flops(shape: Shape, tokens: float, ratio: float = 1.0, scope: str = "attention") -> float:
-    """Of one layer for a prompt of `tokens` of which it keeps the share `ratio`."""
+    """Of one layer for a prompt of `tokens`, of which it keeps the fraction `ratio`."""
     rows = ratio if scope == "layer" else 1.0
     # Each of the l queries attends to a fraction r of the keys before it, or r * l queries do.
     attention = attention_flops(shape, tokens) * (ratio if scope == "keys" else ratio**2)
@@ -53,7 +54,7 @@ def layer_flops(shape: Shape, tokens: float, ratio: float = 1.0, scope: str = "a
 
 
 def prefill_bound(shape: Shape, tokens: int, ratios: list[float], scope: str) -> float:
-    """The largest speed-up of a prompt pass whose layers keep `ratios`, one number a layer."""
+    """The largest speed-up of a prefill whose layers keep `ratios`, one number per layer."""
     return (
         len(ratios)
         * layer_flops(shape, tokens)
@@ -67,7 +68,7 @@ def kv_bytes(shape: Shape, tokens: float, itemsize: int) -> float:
 
 
 def decode_bytes(shape: Shape, batch: int, tokens: int, ratio: float, itemsize: int) -> float:
-    """Read by one decode step: the layers' weights once, the kept keys and values of every sequence."""
+    """Read by one decode step: the weights once, the kept keys and values of every sequence."""
     weights = shape.layers * (shape.inward + shape.outward) * itemsize
     return weights + batch * kv_bytes(shape, ratio * tokens, itemsize)
 

@@ -38,7 +38,7 @@ def locate(name: str | Path, **options) -> tuple[str, dict]:
         return str(source), options
     if "revision" in options:
         raise InputError(
-            f"revision={options['revision']!r}: {name} is a local folder; only a hub id has revisions"
+            f"revision={options['revision']!r}: {name} is a local folder; only hub ids have any"
         )
     folder = Path(source) / options.pop("subfolder", "")
     if not folder.is_dir():
@@ -60,7 +60,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def models_below(folder: Path) -> list[str]:
-    """The models that `zipr1 train` or `zipr1 demo` wrote to a folder of theirs; the final first."""
+    """The models that `zipr1 train` or `zipr1 demo` wrote to a folder; the final one first."""
     patterns = ("final", "*/final", "checkpoint-*")
     places = [place for pattern in patterns for place in sorted(folder.glob(pattern))]
     files = ("config.json", "adapter_config.json")

@@ -108,7 +108,7 @@ def grids(grid_thw: torch.Tensor | None, merge: int) -> list[tuple[int, int, int
 
 
 def row_positions(ids: list[int], media: dict[int, Iterator], rate: int) -> torch.Tensor:
-    """(3, L) of one row without padding. `media`: token id -> (grid, seconds), which it consumes."""
+    """(3, L) of one row without padding. media: token id -> (grid, seconds), consumed here."""
     parts, start = [torch.zeros(3, 0, dtype=torch.long)], 0
     for token, run in groupby(ids, lambda token: token if token in media else None):
         left = len(list(run))
@@ -129,7 +129,7 @@ def row_positions(ids: list[int], media: dict[int, Iterator], rate: int) -> torc
 
 
 def visual_positions(grid: tuple[int, int, int], seconds: float, rate: int) -> torch.Tensor:
-    """(3, T * H * W) of an image or video, from 0; temporal positions are rounded down as by Qwen."""
+    """(3, T * H * W) of an image or video, from 0; temporal positions are rounded down."""
     time = (torch.arange(grid[0]) * seconds * rate).long()
     axes = (time, torch.arange(grid[1]), torch.arange(grid[2]))
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)

@@ -61,7 +61,7 @@ def trained_settings(name: str | Path, **options) -> TrainedSettings:
 
 
 def checked(found, path: str | Path) -> TrainedSettings:
-    """`found`, the contents of the file `path`, as settings. Raises InputError with file and key."""
+    """The contents of the file `path` as settings. Raises InputError with file and key."""
     if not isinstance(found, dict):
         raise InputError(f"{path}: must hold a JSON object, not {json.dumps(found)[:40]}")
     version = found.get("version", VERSION)

@@ -3,8 +3,8 @@
 import transformers
 from packaging.version import Version
 
-# transformers 5.24 renamed the argument, and the output, `past_key_values` of a model to `cache`; the old
-# name still works until 5.40. Goes when 5.24 is the lowest supported version.
+# transformers 5.24 renamed the argument, and the output, `past_key_values` of a model to `cache`;
+# the old name works until 5.40. Remove this when 5.24 is the lowest supported version.
 CACHE = "cache" if Version(transformers.__version__) >= Version("5.24") else "past_key_values"
 
 
@@ -14,6 +14,6 @@ def cache_of(output):
 
 
 def take_cache(kwargs: dict):
-    """Removes the KV cache, under either of its names, from the arguments of a model; None if absent."""
+    """Takes the KV cache, under either name, out of a model's arguments; None if absent."""
     found = [kwargs.pop(name, None) for name in ("past_key_values", "cache")]
     return next((cache for cache in found if cache is not None), None)

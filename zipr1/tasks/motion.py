@@ -22,6 +22,25 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
 BLOCK = 2 * CELL
 
 
+def questions_of(
+    colours: list[str], shapes: list[str], direction: str | None
+) -> tuple[tuple[str, str], ...]:
+    """(question, answer) pairs; direction: where the first shape moves, None if none moves."""
+    if direction:
+        return (
+            (f"Which way does the {shapes[0]} move?", direction),
+            (f"Which way does the {colours[0]} object move?", direction),
+            ("Which way does the moving object go?", direction),
+            ("What colour is the moving object?", colours[0]),
+        )
+    return (
+        ("What colour is the object that appears first?", colours[0]),
+        ("What colour is the object that appears last?", colours[1]),
+        ("What shape is the object that appears first?", shapes[0]),
+        ("What shape is the object that appears last?", shapes[1]),
+    )
+
+
 class Motion(Task):
     """Two shapes of different colours: one of them moves, or they appear one after the other."""
 
@@ -75,20 +94,7 @@ class Motion(Task):
                     paste_shape(frame, shapes[i], sizes[i], corner, rgb[i])
                     covered[i, t] = coverage(shape_area(SIDE, SIDE, shapes[i], sizes[i], corner))
             frames.append(frame)
-        if moves:
-            questions = (
-                (f"Which way does the {shapes[0]} move?", direction),
-                (f"Which way does the {colours[0]} object move?", direction),
-                ("Which way does the moving object go?", direction),
-                ("What colour is the moving object?", colours[0]),
-            )
-        else:
-            questions = (
-                ("What colour is the object that appears first?", colours[0]),
-                ("What colour is the object that appears last?", colours[1]),
-                ("What shape is the object that appears first?", shapes[0]),
-                ("What shape is the object that appears last?", shapes[1]),
-            )
+        questions = questions_of(colours, shapes, direction if moves else None)
         pairs = by_pair(covered)
         labels = {
             "colour": grid(pairs, [COLOUR_NAMES.index(colour) + 1 for colour in colours]),

@@ -20,6 +20,36 @@ OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 CHANGES = ("grow", "shrink")
 
 
+def questions_of(
+    kind: str, second: int, colours: list[str], shapes: list[str], direction: str
+) -> tuple[tuple[str, str], ...]:
+    """(question, answer) pairs about a scene; second: 1 for the second scene of a pair."""
+    change, (one, two) = CHANGES[second], (second, 1 - second)  # `one` comes first
+    return {
+        "move": (
+            (f"Which way does the {shapes[0]} move?", direction),
+            (f"Which way does the {colours[0]} object move?", direction),
+            ("Which way does the moving object go?", direction),
+        ),
+        "grow": (
+            (f"Does the {shapes[0]} grow or shrink?", change),
+            (f"Does the {colours[0]} object grow or shrink?", change),
+            ("What colour is the object?", colours[0]),
+        ),
+        "order": (
+            ("What colour comes first?", colours[one]),
+            ("What shape comes first?", shapes[one]),
+            ("What colour comes last?", colours[two]),
+            ("What shape comes last?", shapes[two]),
+        ),
+        "speed": (
+            ("Do the objects take turns fast or slow?", "fast" if second else "slow"),
+            (f"Does the {shapes[0]} come once or twice?", "twice" if second else "once"),
+            (f"What colour is the {shapes[1]}?", colours[1]),
+        ),
+    }[kind]
+
+
 class Tempo(Task):
     """A shape moves or grows, or two shapes alternate, slowly or fast.
 
@@ -70,30 +100,8 @@ class Tempo(Task):
         for t, (i, size, corner) in enumerate(drawn):
             frames.append(back.copy())
             covered[i, t] = stamp(frames[t], shapes[i], size, corner, rgb[i])
-        change, (one, two) = CHANGES[second], (second, 1 - second)  # `one` comes first
-        questions = {
-            "move": (
-                (f"Which way does the {shapes[0]} move?", direction),
-                (f"Which way does the {colours[0]} object move?", direction),
-                ("Which way does the moving object go?", direction),
-            ),
-            "grow": (
-                (f"Does the {shapes[0]} grow or shrink?", change),
-                (f"Does the {colours[0]} object grow or shrink?", change),
-                ("What colour is the object?", colours[0]),
-            ),
-            "order": (
-                ("What colour comes first?", colours[one]),
-                ("What shape comes first?", shapes[one]),
-                ("What colour comes last?", colours[two]),
-                ("What shape comes last?", shapes[two]),
-            ),
-            "speed": (
-                ("Do the objects take turns fast or slow?", "fast" if second else "slow"),
-                (f"Does the {shapes[0]} come once or twice?", "twice" if second else "once"),
-                (f"What colour is the {shapes[1]}?", colours[1]),
-            ),
-        }[kind]
+        change = CHANGES[second]
+        questions = questions_of(kind, second, colours, shapes, direction)
         pairs = by_pair(covered)
         nothing = np.zeros(pairs.shape[1:], int)
         labels = {

@@ -1,5 +1,4 @@
-"""The numbers of a training run: JSON lines, trackers, run.json. docs/reference/metrics.md says what
-they mean."""
+"""The numbers of a training run: JSON lines, trackers, run.json (docs/reference/metrics.md)."""
 
 import json
 import math
