@@ -1,4 +1,4 @@
-"""The plugin through lmms-eval's own command, on fixtures in the schema of the thirteen benchmarks."""
+"""The plugin through lmms-eval's own command, on fixtures of the thirteen benchmarks."""
 
 import json
 import os
@@ -199,7 +199,8 @@ def test_the_other_families(fixtures, tmp_path, family):
 
 @pytest.mark.slow
 def test_an_error_of_one_process_ends_them_all(fixtures):
-    """Of any kind: the second process finds no clip, for which the task leaves by sys.exit; the first one's are all there."""
+    """Of any kind: the second process misses a video, and the task leaves by sys.exit; those of
+    the first one are all there."""
     folder, environment = fixtures
     clip = folder / "hf" / "video_mmmu" / "Art" / "validation_Art_1.mp4"
     away = clip.rename(clip.with_suffix(".away"))
@@ -256,19 +257,30 @@ def test_generation_settings_of_a_task():
 
 # By hand, from lmms_fixtures.TASKS: what the answer "A" to every question is worth.
 ANSWER_A = {
-    "mmbench_en_dev_static": ("gpt_eval_score", 50), "mmstar": ("average", 0.5), "mmmu_pro_standard": ("mmmu_acc", 0.5),
-    "mmmu_pro_vision": ("mmmu_acc", 0.5), "videomme": ("videomme_perception_score", 50),
-    "mlvu_dev": ("mlvu_percetion_score", 50), "videomme_w_subtitle": ("videomme_perception_score", 50),
+    "mmbench_en_dev_static": ("gpt_eval_score", 50),
+    "mmstar": ("average", 0.5),
+    "mmmu_pro_standard": ("mmmu_acc", 0.5),
+    "mmmu_pro_vision": ("mmmu_acc", 0.5),
+    "videomme": ("videomme_perception_score", 50),
+    "mlvu_dev": ("mlvu_percetion_score", 50),
+    "videomme_w_subtitle": ("videomme_perception_score", 50),
     "video_mmmu_perception": ("mmmu_acc", 0.5),
-    "video_mmmu_comprehension": ("mmmu_acc", 0.5), "video_mmmu_adaptation": ("mmmu_acc", 0.5),
-    "perceptiontest_val_mc": ("accuracy", 0.5), "egoschema_subset": ("score", 0.5),
-    "tempcompass_multi_choice": ("avg_accuracy", 60), "tempcompass_caption_matching": ("avg_accuracy", 60),
-}  # fmt: skip
-# The answer "yes": one of two questions about a picture is half the accuracy and none of the pairs (MME); 3 of 5 dimensions.
+    "video_mmmu_comprehension": ("mmmu_acc", 0.5),
+    "video_mmmu_adaptation": ("mmmu_acc", 0.5),
+    "perceptiontest_val_mc": ("accuracy", 0.5),
+    "egoschema_subset": ("score", 0.5),
+    "tempcompass_multi_choice": ("avg_accuracy", 60),
+    "tempcompass_caption_matching": ("avg_accuracy", 60),
+}
+# The answer "yes": one of two questions about an image is half the accuracy and none of the pairs
+# (MME); 3 of 5 dimensions.
 ANSWER_YES = {
-    "mme": ("mme_perception_score", 50), "chartqa": ("relaxed_overall", 0.5), "textvqa_val": ("exact_match", 0.5),
-    "ocrbench": ("ocrbench_accuracy", 0.001), "tempcompass_yes_no": ("avg_accuracy", 60),
-}  # fmt: skip
+    "mme": ("mme_perception_score", 50),
+    "chartqa": ("relaxed_overall", 0.5),
+    "textvqa_val": ("exact_match", 0.5),
+    "ocrbench": ("ocrbench_accuracy", 0.001),
+    "tempcompass_yes_no": ("avg_accuracy", 60),
+}
 
 
 @pytest.mark.slow

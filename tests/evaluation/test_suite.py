@@ -1,4 +1,4 @@
-"""The paper's tables: scores from samples by hand, intervals, resumption, and the command on two benchmarks."""
+"""The paper's tables: scores from samples by hand, intervals, resumption, and the command."""
 
 import json
 from dataclasses import replace
@@ -87,7 +87,8 @@ def test_means_of_means_and_counts_by_hand():
 
 
 def test_questions_about_one_clip_are_drawn_together():
-    """Both about one clip right, both about another wrong: a draw is one, either, or the other, never a quarter."""
+    """Both about one video correct, both about another incorrect: a draw is one, either, or the
+    other, never a quarter."""
     score = BY_NAME["PerceptionTest"].scores[0]
     samples = [
         {"doc_id": i, "media": f"{i // 2}.mp4", "accuracy": {"correct": i // 2}} for i in range(4)
@@ -130,10 +131,14 @@ def test_mmbench_is_judged_by_rules_and_with_its_copies():
 def test_open_questions_of_videommmu_by_hand():
     score = BY_NAME["VideoMMMU"].scores[2]
     rows = [
-        ("multiple-choice", "B", "B"), ("multiple-choice", "B", "No Answer Found."), ("perception", "A", "A"),
-        ("open", "2.5", [2.5, "about"]), ("open", "red disc", ["a red disc on white"]), ("open", "7", [8.0]),
+        ("multiple-choice", "B", "B"),
+        ("multiple-choice", "B", "No Answer Found."),
+        ("perception", "A", "A"),
+        ("open", "2.5", [2.5, "about"]),
+        ("open", "red disc", ["a red disc on white"]),
+        ("open", "7", [8.0]),
         ("open", "7", "API Error"),
-    ]  # fmt: skip
+    ]
     samples = [
         {
             "doc_id": i,
@@ -183,10 +188,12 @@ def chartqa(folder, values: list[float], **more) -> dict:
     [
         # half of the draws have the better picture once, a quarter not at all, a quarter twice
         ([0, 0], [1, 0], (50, 0, 100)),
-        # always one more right answer, whichever are drawn; unpaired, the difference could be anything
+        # always one more correct answer, whichever are drawn; unpaired, the difference could be
+        # anything
         ([0, 0], [1, 1], (100, 100, 100)),
         ([1, 0], [1, 0], (0, 0, 0)),
-        # -1, 1, 1: all three draws of the first have a chance of 1/27, more than the 2.5 % of one end
+        # -1, 1, 1: all three draws of the first have a probability of 1/27, above the 2.5 % of one
+        # end
         ([1, 0, 0], [0, 1, 1], (100 / 3, -100, 100)),
     ],
 )
@@ -337,7 +344,8 @@ def test_results_of_other_settings_are_not_taken(tmp_path):
 
 
 def test_what_stands_for_the_weights(tmp_path, monkeypatch):
-    """The embedded model's files; of a hub id the revision of its snapshot; of an adapter its base too."""
+    """The embedded model's files; of a hub id the revision of its snapshot; of an adapter also
+    those of its base."""
     file = EMBEDDED["zipr1/tiny"] / "model.safetensors"
     assert weights("zipr1/tiny")["model.safetensors"] == [
         file.stat().st_size,

@@ -1,9 +1,10 @@
-"""Small data sets in the schema of the thirteen benchmarks, so that the real lmms-eval runs them without a network.
+"""Small data sets in the schema of the thirteen benchmarks: lmms-eval runs them without a network.
 
-    python tests/lmms_fixtures.py FOLDER
+    python tests/helpers/lmms_fixtures.py FOLDER
 
-writes FOLDER/tasks/*.yaml (for --include_path; each includes lmms-eval's own task and swaps its data), FOLDER/data and
-FOLDER/hf (for HF_HOME, where lmms-eval looks for clips). About half of the questions have the right answer "A" or "yes".
+writes FOLDER/tasks/*.yaml (for --include_path; each includes lmms-eval's own task and swaps its
+data), FOLDER/data and FOLDER/hf (for HF_HOME, where lmms-eval looks for videos). About half of the
+questions have the correct answer "A" or "yes".
 """
 
 import importlib.util
@@ -61,10 +62,15 @@ def tempcompass(answers: tuple[str, ...], question: str) -> list[dict]:
 
 def videommmu() -> list[dict]:
     return [
-        {"id": f"validation_Art_{i}", "question": MOVE, "options": ["right", "left", "up"], "answer": letter,
-         "question_type": "multiple-choice"}
+        {
+            "id": f"validation_Art_{i}",
+            "question": MOVE,
+            "options": ["right", "left", "up"],
+            "answer": letter,
+            "question_type": "multiple-choice",
+        }
         for i, letter in enumerate(LETTERS)
-    ]  # fmt: skip
+    ]
 
 
 def video_mme() -> list[dict]:
@@ -83,78 +89,230 @@ def video_mme() -> list[dict]:
 
 # task -> (its YAML in lmms_eval/tasks, configuration or None, split, rows)
 TASKS = {
-    "mme": ("mme/mme.yaml", None, "test", [
-        {"question_id": "red.png", "image": picture("red"), "category": category, "answer": answer,
-         "question": f"Is there a {colour} disc? Please answer yes or no."}
-        for category in ("existence", "commonsense_reasoning") for colour, answer in (("red", "Yes"), ("blue", "No"))
-    ]),
-    "mmbench_en_dev_static": ("mmbench/mmbench_en_dev_static.yaml", "en", "dev", [
-        {"index": i, "question": "What colour is the disc?", "hint": "nan", "answer": letter, "A": "red", "B": "blue",
-         "C": "green", "D": "nan", "category": "attribute", "L2-category": "fine", "source": "drawn", "split": "dev",
-         "image": picture("red" if letter == "A" else "blue"), "comment": "nan"}
-        for i, letter in enumerate(LETTERS)
-    ]),
-    "mmstar": ("mmstar/mmstar.yaml", None, "val", [
-        {"index": i, "question": "What colour is the disc?\nOptions: A: red, B: blue, C: green, D: none",
-         "image": picture("red" if letter == "A" else "blue"), "answer": letter, "category": "coarse perception",
-         "l2_category": "image scene and topic", "meta_info": "drawn"}
-        for i, letter in enumerate(LETTERS)
-    ]),
-    "chartqa": ("chartqa/chartqa.yaml", None, "test", [
-        {"type": kind, "question": "What colour is the disc?", "answer": answer, "image": picture("red")}
-        for kind, answer in (("human_test", "yes"), ("augmented_test", "red"))
-    ]),
-    "textvqa_val": ("textvqa/textvqa_val.yaml", None, "validation", [
-        {"image_id": str(i), "question_id": i, "question": "what does the sign say?", "ocr_tokens": ["yes"],
-         "image": picture("green"), "answers": [answer] * 10}
-        for i, answer in enumerate(("yes", "stop"))
-    ]),
-    "ocrbench": ("ocrbench/ocrbench.yaml", None, "test", [
-        {"dataset": "drawn", "question": "what is written?", "question_type": "Regular Text Recognition",
-         "answer": [answer], "image": picture("red")}
-        for answer in ("yes", "stop")
-    ]),
-    "mmmu_pro_standard": ("mmmu_pro/mmmu_pro_standard.yaml", "standard (10 options)", "test", [
-        {"id": f"test_Art_{i}", "question": "<image 1> and <image 2>: what colour is the first disc?",
-         "options": "['red', 'blue', 'green']", "answer": letter, "subject": "Art", "image_2": picture("green"),
-         "image_1": picture("red" if letter == "A" else "blue")}
-        | {f"image_{n}": None for n in range(3, 8)}
-        for i, letter in enumerate(LETTERS)
-    ]),
-    "mmmu_pro_vision": ("mmmu_pro/mmmu_pro_vision.yaml", "vision", "test", [
-        {"id": f"test_Art_{i}", "image": picture("red"), "options": "['red', 'blue']", "answer": letter, "subject": "Art"}
-        for i, letter in enumerate(LETTERS)
-    ]),
+    "mme": (
+        "mme/mme.yaml",
+        None,
+        "test",
+        [
+            {
+                "question_id": "red.png",
+                "image": picture("red"),
+                "category": category,
+                "answer": answer,
+                "question": f"Is there a {colour} disc? Please answer yes or no.",
+            }
+            for category in ("existence", "commonsense_reasoning")
+            for colour, answer in (("red", "Yes"), ("blue", "No"))
+        ],
+    ),
+    "mmbench_en_dev_static": (
+        "mmbench/mmbench_en_dev_static.yaml",
+        "en",
+        "dev",
+        [
+            {
+                "index": i,
+                "question": "What colour is the disc?",
+                "hint": "nan",
+                "answer": letter,
+                "A": "red",
+                "B": "blue",
+                "C": "green",
+                "D": "nan",
+                "category": "attribute",
+                "L2-category": "fine",
+                "source": "drawn",
+                "split": "dev",
+                "image": picture("red" if letter == "A" else "blue"),
+                "comment": "nan",
+            }
+            for i, letter in enumerate(LETTERS)
+        ],
+    ),
+    "mmstar": (
+        "mmstar/mmstar.yaml",
+        None,
+        "val",
+        [
+            {
+                "index": i,
+                "question": "What colour is the disc?\nOptions: A: red, B: blue, C: green, D: none",
+                "image": picture("red" if letter == "A" else "blue"),
+                "answer": letter,
+                "category": "coarse perception",
+                "l2_category": "image scene and topic",
+                "meta_info": "drawn",
+            }
+            for i, letter in enumerate(LETTERS)
+        ],
+    ),
+    "chartqa": (
+        "chartqa/chartqa.yaml",
+        None,
+        "test",
+        [
+            {
+                "type": kind,
+                "question": "What colour is the disc?",
+                "answer": answer,
+                "image": picture("red"),
+            }
+            for kind, answer in (("human_test", "yes"), ("augmented_test", "red"))
+        ],
+    ),
+    "textvqa_val": (
+        "textvqa/textvqa_val.yaml",
+        None,
+        "validation",
+        [
+            {
+                "image_id": str(i),
+                "question_id": i,
+                "question": "what does the sign say?",
+                "ocr_tokens": ["yes"],
+                "image": picture("green"),
+                "answers": [answer] * 10,
+            }
+            for i, answer in enumerate(("yes", "stop"))
+        ],
+    ),
+    "ocrbench": (
+        "ocrbench/ocrbench.yaml",
+        None,
+        "test",
+        [
+            {
+                "dataset": "drawn",
+                "question": "what is written?",
+                "question_type": "Regular Text Recognition",
+                "answer": [answer],
+                "image": picture("red"),
+            }
+            for answer in ("yes", "stop")
+        ],
+    ),
+    "mmmu_pro_standard": (
+        "mmmu_pro/mmmu_pro_standard.yaml",
+        "standard (10 options)",
+        "test",
+        [
+            {
+                "id": f"test_Art_{i}",
+                "question": "<image 1> and <image 2>: what colour is the first disc?",
+                "options": "['red', 'blue', 'green']",
+                "answer": letter,
+                "subject": "Art",
+                "image_2": picture("green"),
+                "image_1": picture("red" if letter == "A" else "blue"),
+            }
+            | {f"image_{n}": None for n in range(3, 8)}
+            for i, letter in enumerate(LETTERS)
+        ],
+    ),
+    "mmmu_pro_vision": (
+        "mmmu_pro/mmmu_pro_vision.yaml",
+        "vision",
+        "test",
+        [
+            {
+                "id": f"test_Art_{i}",
+                "image": picture("red"),
+                "options": "['red', 'blue']",
+                "answer": letter,
+                "subject": "Art",
+            }
+            for i, letter in enumerate(LETTERS)
+        ],
+    ),
     "videomme": ("videomme/videomme.yaml", None, "test", video_mme()),
     "videomme_w_subtitle": ("videomme/videomme_w_subtitle.yaml", None, "test", video_mme()),
-    "mlvu_dev": ("mlvu/mlvu_dev.yaml", None, "test", [
-        {"video_name": "v.mp4", "question": MOVE + "\n(A) right\n(B) left", "answer": letter, "task_type": kind,
-         "duration": 1.0}
-        for kind in PLOTS for letter in LETTERS
-    ]),
+    "mlvu_dev": (
+        "mlvu/mlvu_dev.yaml",
+        None,
+        "test",
+        [
+            {
+                "video_name": "v.mp4",
+                "question": MOVE + "\n(A) right\n(B) left",
+                "answer": letter,
+                "task_type": kind,
+                "duration": 1.0,
+            }
+            for kind in PLOTS
+            for letter in LETTERS
+        ],
+    ),
     "video_mmmu_perception": ("videommmu/perception.yaml", "Perception", "test", videommmu()),
-    "video_mmmu_comprehension": ("videommmu/comprehension.yaml", "Comprehension", "test", videommmu()),
+    "video_mmmu_comprehension": (
+        "videommmu/comprehension.yaml",
+        "Comprehension",
+        "test",
+        videommmu(),
+    ),
     "video_mmmu_adaptation": ("videommmu/adaptation.yaml", "Adaptation", "test", videommmu()),
-    "perceptiontest_val_mc": ("perceptiontest/val/perceptiontest_mc.yaml", "mc_question_val", "validation", [
-        {"video_name": "v", "question": MOVE, "question_id": str(i), "options": ["right", "left", "up"], "answer_id": str(i),
-         "area": "physics", "reasoning": "descriptive", "tag": ["motion"]}
-        for i in range(2)
-    ]),
-    "egoschema_subset": ("egoschema/egoschema_subset.yaml", "Subset", "test", [
-        {"video_idx": "v", "question": MOVE, "option": [*OPTIONS, "E. nowhere"], "answer": str(i), "question_idx": str(i)}
-        for i in range(2)
-    ]),
-    "tempcompass_multi_choice": ("tempcompass/tempcompass_mc.yaml", "multi-choice", "test",
-        tempcompass(("A. right", "B. left"), MOVE + "\nA. right\nB. left")),
-    "tempcompass_yes_no": ("tempcompass/tempcompass_yes_no.yaml", "yes_no", "test",
-        tempcompass(("yes", "no"), "Does the disc move?")),
-    "tempcompass_caption_matching": ("tempcompass/tempcompass_caption_matching.yaml", "caption_matching", "test",
-        tempcompass(("Caption A: up", "Caption B: down"), "Which fits?\nCaption A: up\nCaption B: down")),
-}  # fmt: skip
+    "perceptiontest_val_mc": (
+        "perceptiontest/val/perceptiontest_mc.yaml",
+        "mc_question_val",
+        "validation",
+        [
+            {
+                "video_name": "v",
+                "question": MOVE,
+                "question_id": str(i),
+                "options": ["right", "left", "up"],
+                "answer_id": str(i),
+                "area": "physics",
+                "reasoning": "descriptive",
+                "tag": ["motion"],
+            }
+            for i in range(2)
+        ],
+    ),
+    "egoschema_subset": (
+        "egoschema/egoschema_subset.yaml",
+        "Subset",
+        "test",
+        [
+            {
+                "video_idx": "v",
+                "question": MOVE,
+                "option": [*OPTIONS, "E. nowhere"],
+                "answer": str(i),
+                "question_idx": str(i),
+            }
+            for i in range(2)
+        ],
+    ),
+    "tempcompass_multi_choice": (
+        "tempcompass/tempcompass_mc.yaml",
+        "multi-choice",
+        "test",
+        tempcompass(("A. right", "B. left"), MOVE + "\nA. right\nB. left"),
+    ),
+    "tempcompass_yes_no": (
+        "tempcompass/tempcompass_yes_no.yaml",
+        "yes_no",
+        "test",
+        tempcompass(("yes", "no"), "Does the disc move?"),
+    ),
+    "tempcompass_caption_matching": (
+        "tempcompass/tempcompass_caption_matching.yaml",
+        "caption_matching",
+        "test",
+        tempcompass(
+            ("Caption A: up", "Caption B: down"), "Which fits?\nCaption A: up\nCaption B: down"
+        ),
+    ),
+}
 CLIPS = (
-    "videomme/data/v.mp4", "mlvu/v.mp4", "perceptiontest_val/videos/v.mp4", "egoschema/videos/v.mp4",
-    "tempcompass/videos/v.mp4", "video_mmmu/Art/validation_Art_0.mp4", "video_mmmu/Art/validation_Art_1.mp4",
-)  # fmt: skip
+    "videomme/data/v.mp4",
+    "mlvu/v.mp4",
+    "perceptiontest_val/videos/v.mp4",
+    "egoschema/videos/v.mp4",
+    "tempcompass/videos/v.mp4",
+    "video_mmmu/Art/validation_Art_0.mp4",
+    "video_mmmu/Art/validation_Art_1.mp4",
+)
 SUBTITLE = (
     '1\n00:00:00,000 --> 00:00:01,000\n<font color="white" size=".72c">A disc moves.</font>\n\n'
 )
@@ -175,7 +333,7 @@ def features(rows: list[dict]) -> Features:
 
 
 def write(folder: Path) -> dict[str, str]:
-    """Writes everything under `folder`; returns the environment that lmms-eval needs to find it without a network."""
+    """Writes everything under `folder`; returns the environment for lmms-eval without a network."""
     source = Path(importlib.util.find_spec("lmms_eval").submodule_search_locations[0]) / "tasks"
     for name in CLIPS:
         clip(folder / "hf" / name)
@@ -189,14 +347,18 @@ def write(folder: Path) -> dict[str, str]:
         file = f"{split}-00000-of-00001.parquet"
         Dataset.from_list(rows, features=features(rows)).to_parquet(data / file)
         # Without this header `datasets` calls a split "val" "validation".
-        header = f"configs:\n- config_name: {configuration or 'default'}\n  data_files:\n  - split: {split}\n    path: {file}\n"
+        files = f"data_files:\n  - split: {split}\n    path: {file}\n"
+        header = f"configs:\n- config_name: {configuration or 'default'}\n  {files}"
         (data / "README.md").write_text(f"---\n{header}---\n")
         lines = (f"include: {source / yaml}", f"task: fixture_{name}", f"dataset_path: {data}")
         (folder / "tasks" / f"{name}.yaml").write_text("\n".join(lines) + "\n")
     return {
-        "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
         "WANDB_MODE": "disabled",
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -48,9 +48,13 @@ def test_labels_are_the_answers():
 
 def test_the_command_trains_stage_by_stage_from_a_recipe(tmp_path):
     recipe = tmp_path / "recipe.yaml"
-    stage = "{steps: 2, learning_rate: 0.002, adam_learning_rate: 0.001, warmup_steps: 1, decay_share: 0.5, vision_steps: %d}"
+    stage = (
+        "{steps: 2, learning_rate: 0.002, adam_learning_rate: 0.001, warmup_steps: 1, "
+        "decay_share: 0.5, vision_steps: %d}"
+    )
     recipe.write_text(
-        f"stages: [{stage % 1}, {stage % 0}]\ntasks: [shapes]\npictures_per_task: 1\neval_questions: 4\n"
+        f"stages: [{stage % 1}, {stage % 0}]\ntasks: [shapes]\npictures_per_task: 1\n"
+        "eval_questions: 4\n"
         f"output_dir: {tmp_path / 'out'}\n"
     )
     main(["pretrain", str(recipe)])
@@ -64,8 +68,10 @@ def test_the_command_goes_on_from_a_model(tmp_path):
     """With another seed, whose random weights would be far away."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "stages: [{steps: 1, learning_rate: 1.e-4, adam_learning_rate: 1.e-4, warmup_steps: 1, decay_share: 0}]\n"
-        "tasks: [perceive, lecture, tempo, digits]\npictures_per_task: 1\nclips_per_task: 1\neval_questions: 2\n"
+        "stages: [{steps: 1, learning_rate: 1.e-4, adam_learning_rate: 1.e-4, warmup_steps: 1, "
+        "decay_share: 0}]\n"
+        "tasks: [perceive, lecture, tempo, digits]\npictures_per_task: 1\nclips_per_task: 1\n"
+        "eval_questions: 2\n"
         "hidden_size: 64\nlayers: 2\n"
     )
     main(["pretrain", str(recipe), "--output_dir", str(tmp_path / "one")])

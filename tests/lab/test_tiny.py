@@ -51,7 +51,7 @@ def test_its_tokenizer_is_a_prefix_of_qwens():
 
 @pytest.mark.slow
 def test_it_sees():
-    """Dense mean accuracy at least 80 % and 25 points above the text-only prior, on the test split."""
+    """Dense mean accuracy on the test split: at least 80 %, 25 points above the text-only prior."""
     model, processor = load("zipr1/tiny")
     row = table_row(
         "Full",
@@ -64,7 +64,8 @@ def test_it_sees():
 
 @pytest.mark.slow
 def test_it_has_learned_the_families():
-    """Dense mean accuracy at least 65 % over the thirteen, at least ten of them 15 points above their text-only prior."""
+    """Dense mean accuracy at least 65 % over the thirteen, and at least ten of them 15 points above
+    their text-only prior."""
     model, processor = load("zipr1/tiny")
     row = table_row(
         "Full",

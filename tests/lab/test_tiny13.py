@@ -1,4 +1,4 @@
-"""The suite of embedded tasks: rows at one ratio, what they cost, curves, and that it goes on where it stopped."""
+"""The suite of embedded tasks: rows at one ratio, their cost, curves, and resumption."""
 
 import json
 import re
@@ -189,7 +189,8 @@ def test_pairs_by_hand():
 
 
 def test_a_pair_is_drawn_together():
-    """Two questions of one scene right, two of another wrong: a draw is 0, a half or 1, never a quarter."""
+    """Two questions of one scene correct, two of another incorrect: a draw is 0, a half or 1, never
+    a quarter."""
     rows = {"perceive": np.array([1.0, 1, 0, 0]), "chart": np.array([1.0, 1, 0, 0])}
     assert interval({"perceive": rows["perceive"]}) == (0.5, 0.0, 1.0)
     one = [
@@ -298,8 +299,12 @@ def test_curves(suite, records):
         "Fewer frames",
     ]
     for task, curves in found.items():
-        few = [record.correct for name in ("shapes", "motion") if task in (name, "mean")
-               for record in [one for one in records["Full"] if one.task == name][:2]]  # fmt: skip
+        few = [
+            record.correct
+            for name in ("shapes", "motion")
+            if task in (name, "mean")
+            for record in [one for one in records["Full"] if one.task == name][:2]
+        ]
         (full,) = curves.pop("Full")
         assert full["accuracy"] == np.mean(few) and full["questions"] == len(
             few
@@ -329,8 +334,10 @@ def test_it_goes_on_where_it_stopped(suite, trained, tmp_path, capsys):
     assert before.keys() == after.keys() and [
         name for name in before if before[name] != after[name]
     ] == [gone]
-    timeless = [[{k: v for k, v in row.items() if "time" not in k} for row in found] for found in
-                (rows, json.loads((suite / "table.json").read_text())["rows"])]  # fmt: skip
+    timeless = [
+        [{k: v for k, v in row.items() if "time" not in k} for row in found]
+        for found in (rows, json.loads((suite / "table.json").read_text())["rows"])
+    ]
     assert timeless[0] == timeless[1]
     assert (folder / "records.jsonl").read_text() == (suite / "records.jsonl").read_text()
 
