@@ -1,4 +1,4 @@
-"""`zipr1 bench train`: what it counts, and what a step of training computes once. Times belong in docs/results.md."""
+"""`zipr1 bench train`: what it counts, and what a training step computes once."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ TIMES = "step_time", "seconds/probe"
 
 
 def test_the_steps_of_a_run_have_their_parts(tmp_path):
-    """In the metrics of every training; and a picture is encoded once per question, not once per rollout or model."""
+    """And an image is encoded once per question, not once per rollout or model."""
     patches = []
 
     def count(module, args, output):

@@ -11,7 +11,10 @@ import pytest
 from zipr1.cli.main import main
 
 P, QUESTIONS = 0.7, 6
-HOSTILE = "</script><script>document.title = 'owned'</script><!--<script><img src=x onerror=\"document.title = 'owned'\">"
+HOSTILE = (
+    "</script><script>document.title = 'owned'</script><!--<script>"
+    "<img src=x onerror=\"document.title = 'owned'\">"
+)
 
 
 @pytest.fixture(scope="module")

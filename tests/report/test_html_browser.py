@@ -93,14 +93,15 @@ def test_a_browser_shows_the_cards_that_the_hash_asks_for(mixed, tmp_path):
         )
 
 
-# Before the end of the page: what a reader does, by the events of the page's own controls, and what it then says.
+# Before the end of the page: what a reader does with its controls, and what it then shows.
 ACTS = """<script>
 const field = (name) => document.getElementById("filters").elements[name];
 const said = [];
 function tell() {
   const cards = [...document.querySelectorAll("article")].map((card) => card.dataset.id);
   const off = ["previous", "next"].filter((id) => document.getElementById(id).disabled);
-  said.push({ cards, off, count: document.getElementById("count").textContent, hash: location.hash });
+  const count = document.getElementById("count").textContent;
+  said.push({ cards, off, count, hash: location.hash });
 }
 const enter = (name, value) => {
   field(name).value = value;
@@ -113,14 +114,16 @@ enter("show", "lost"); enter("show", "gained"); enter("text", "golf/test/5/"); e
 enter("show", "all"); enter("layer", "2");
 document.querySelector("article .answers button").click(); tell();
 enter("method", "2");
-document.body.append(Object.assign(document.createElement("pre"), { id: "said", textContent: JSON.stringify(said) }));
+const shown = { id: "said", textContent: JSON.stringify(said) };
+document.body.append(Object.assign(document.createElement("pre"), shown));
 </script>"""
 
 
 @browser
 @pytest.mark.slow
 def test_a_browser_turns_pages_and_filters_when_told_to(copy, tmp_path):
-    """30 questions: Full has those with an even number right, ZipVL those that three divides; Downsample's are shorter."""
+    """30 questions: Full is correct on even numbers, ZipVL on multiples of three; Downsample's prompts
+    are shorter."""
     whole, sparse = rows_of(copy)[0], next(row for row in rows_of(copy) if row["method"] == "zipvl")
     rows = []
     for method, divisor, row in (
@@ -184,7 +187,7 @@ def test_a_browser_turns_pages_and_filters_when_told_to(copy, tmp_path):
 @browser
 @pytest.mark.slow
 def test_a_browser_draws_the_tokens_that_were_kept(run, tmp_path):
-    """Outlined and dimmed are the cells that picture.py outlines and dims: of all layers, and of one."""
+    """The page outlines and dims the cells that overlay.py does: of all layers, and of one."""
     page_of(run)
     for task in ("shapes", "motion"):
         row = next(row for row in rows_of(run) if row["method"] == "zipvl" and row["task"] == task)

@@ -158,8 +158,8 @@ def test_records_of_earlier_versions(copy):
     [
         ({"task": "golf", "id": "golf/test/0/0"}, "not a question of the embedded tasks"),
         ({"id": "my own"}, "not a question of the embedded tasks"),
-        ({"expected": "of another version"}, "draws another scene today"),
-        ({"id": "shapes/test/0/999"}, "draws another scene today"),
+        ({"expected": "of another version"}, "renders another scene today"),
+        ({"id": "shapes/test/0/999"}, "renders another scene today"),
     ],
 )
 def test_what_cannot_be_drawn_again_says_so(copy, change, word):

@@ -1,4 +1,4 @@
-"""Times dense and sparse inference in pairs within one run, and compares the speed-up with its bound."""
+"""Times dense and sparse inference in pairs, and compares the speed-up with its bound."""
 
 import csv
 from dataclasses import asdict
@@ -70,7 +70,7 @@ def write(rows: list[dict], config: BenchConfig, folder: Path) -> None:
 
 
 def break_even(rows: list[dict], ratio: float, scope: str) -> int | None:
-    """The shortest measured prompt from which on sparse is never slower: a value for `min_tokens`."""
+    """The shortest measured prompt from which on sparse is never slower, for `min_tokens`."""
     found = None
     for row in sorted(rows, key=lambda row: -row["tokens"]):
         if row["phase"] == "prefill" and (row["rule"], row["ratio"], row["scope"]) == (

@@ -86,7 +86,7 @@ class BenchConfig:
 
 @dataclass
 class BenchTrainConfig:
-    """`zipr1 bench train`: times the parts of a training step with sparse and with dense rollouts."""
+    """`zipr1 bench train`: times the parts of a training step with sparse and dense rollouts."""
 
     recipe: str = "tiny_demo"
     """The recipe of `zipr1 train` to time."""

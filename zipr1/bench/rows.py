@@ -7,7 +7,7 @@ RULES = {"topk": TopK, "recent": Recent, "fastv": FastV}
 
 
 def with_bound(times: dict, bound: float, **more) -> dict:
-    """Times with the theoretical speed-up, the fraction of it that was reached, and more columns."""
+    """Times with the theoretical speed-up, the fraction of it that was reached, and `more`."""
     return times | {"bound": bound, "share_of_bound": times["speedup"] / bound} | more
 
 

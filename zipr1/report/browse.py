@@ -1,4 +1,4 @@
-"""Runs -> the questions and answers that a page can show, with their pictures drawn again."""
+"""Runs -> the questions and answers that a page shows, with their images rendered again."""
 
 import base64
 import io
@@ -14,19 +14,19 @@ from zipr1.report.runs import Run
 from zipr1.tasks import ALL_TASKS
 from zipr1.tasks.base import SPLITS
 
-PAIR = 2  # frames of a clip that share their visual tokens
+PAIR = 2  # frames of a video that share their visual tokens
 Answers = dict[int, Record]  # to one question, by index of method
 
 
 def browsable(runs: list[Run], per_task: int) -> dict:
-    """At most `per_task` questions of each task: first those on which Full and a sparse method disagree, else as they came.
+    """At most `per_task` questions of each task: first those on which Full and a sparse method
+    disagree, else in the order of the records.
 
-    {"asked": number of questions in all, "methods": list of `methods_of`, "questions": list of `entry`}
+    {"asked": number of all questions, "methods": `methods_of`, "questions": list of `entry`}
     """
     methods = methods_of(runs)
-    questions: dict[
-        tuple[str, str], Answers
-    ] = {}  # by what is expected too: a task may have changed between two runs
+    # By the expected answer too: a task may have changed between two runs.
+    questions: dict[tuple[str, str], Answers] = {}
     for index, records in enumerate(records for run in runs for records in run.records.values()):
         for record in records:
             questions.setdefault((record.id, record.expected), {})[index] = record
@@ -39,9 +39,8 @@ def browsable(runs: list[Run], per_task: int) -> dict:
         tasks.setdefault(next(iter(answers.values())).task, []).append(answers)
     known = sorted(tasks, key=lambda task: [*ALL_TASKS, task].index(task))
     chosen = [answers for task in known for answers in tasks[task][:per_task]]
-    bar = progress(
-        chosen, desc="drawing the pictures", unit="question", leave=False
-    )  # the game of the task "ego" takes its time
+    # The frames of the task "ego" take seconds: its game is started.
+    bar = progress(chosen, desc="rendering the images", unit="question", leave=False)
     return {
         "asked": len(questions),
         "methods": methods,
@@ -50,10 +49,10 @@ def browsable(runs: list[Run], per_task: int) -> dict:
 
 
 def methods_of(runs: list[Run]) -> list[dict]:
-    """[{"name", "full": index of the method it is compared with, or None, "shorter": whether it shortens the prompt}], in the
-    order of the runs and their records.
+    """[{"name", "full", "shorter"}] in the order of the runs and their records.
 
-    Compared with is Full of the same run or, where there is none, of the first run that has one.
+    full: index of the method it is compared with (Full of the same run or, where there is none, of
+    the first run that has one), or None. shorter: whether it shortens the prompt.
     """
     kinds = [
         (run.name, name, kind_of(records[0].method))
@@ -90,12 +89,14 @@ def plain(answer: str) -> str:
 
 
 def entry(answers: Answers, methods: list[dict]) -> dict:
-    """A question: "id", "task", "question", "expected", "answers" by method, and its picture or why there is none.
+    """A question: "id", "task", "question", "expected", "answers" by method, and its image, or why
+    there is none ("missing").
 
-    "picture" is a data URI: of a clip the first frame of each pair, on a sheet of "columns"; "alt" its description.
+    "picture" is a data URI: of a video the first frame of each pair, on a sheet of "columns"; "alt"
+    describes it.
     """
     record = next(iter(answers.values()))
-    example = drawn_again(record)
+    example = rendered_again(record)
     found = {"id": record.id, "task": record.task, "expected": record.expected}
     if isinstance(example, str):
         found |= {"question": record.id, "missing": example}
@@ -103,9 +104,7 @@ def entry(answers: Answers, methods: list[dict]) -> dict:
         tiles = [example.image] if example.frames is None else list(example.frames[::PAIR])
         columns = 1 if len(tiles) == 1 else 2
         what = (
-            "The picture"
-            if example.frames is None
-            else f"{len(tiles)} frames of the clip, in rows,"
+            "The image" if example.frames is None else f"{len(tiles)} frames of the video, in rows,"
         )
         found |= {
             "question": example.question,
@@ -115,23 +114,28 @@ def entry(answers: Answers, methods: list[dict]) -> dict:
         found["alt"] = f"{what} of the question: {example.question}"
     found["answers"] = {
         index: {
-            "answer": one.answer, "right": one.correct, "differs": differs(answers, index, methods), "ratio": one.token_ratio,
-            "layers": one.layer_ratios, "grid": one.grid, "kept": one.kept,
+            "answer": one.answer,
+            "right": one.correct,
+            "differs": differs(answers, index, methods),
+            "ratio": one.token_ratio,
+            "layers": one.layer_ratios,
+            "grid": one.grid,
+            "kept": one.kept,
         }
         for index, one in answers.items()
-    }  # fmt: skip
+    }
     return found
 
 
-def drawn_again(record: Record) -> Example | str:
-    """The question with its picture, from its id alone; or a sentence that says why there is none."""
+def rendered_again(record: Record) -> Example | str:
+    """The question with its image, from its id alone; or a sentence that says why there is none."""
     place = re.fullmatch(rf"(\w+)/({'|'.join(SPLITS)})/(\d+)/(\d+)", record.id)
     if place is None or place[1] not in ALL_TASKS:
-        return "No picture: not a question of the embedded tasks, which can be drawn again."
+        return "No image: not a question of the embedded tasks, which can be rendered again."
     scene = ALL_TASKS[place[1]].scene(place[2], int(place[3]))
     number = int(place[4])
     if number >= len(scene.questions) or scene.questions[number][1] != record.expected:
-        return "No picture: the task draws another scene today than when this was asked."
+        return "No image: the task renders another scene today than when this was asked."
     return Example(record.id, record.task, *scene.questions[number], scene.image, scene.frames)
 
 
@@ -145,7 +149,7 @@ def sheet(tiles: list[Image.Image], columns: int) -> Image.Image:
 
 
 def data_uri(image: Image.Image) -> str:
-    """WebP, of a quality at which the loss is not seen: a quarter of a PNG."""
+    """WebP of a quality whose loss is not visible, a quarter of the size of a PNG."""
     file = io.BytesIO()
     image.save(file, "WEBP", quality=90, method=4)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -49,7 +49,7 @@ def report(config: ReportConfig) -> str:
 
 
 def embedded(value) -> Markup:
-    """JSON for a script element: without "<", nothing in it can close the element or open a comment."""
+    """JSON for a script element; without "<" it cannot close the element or open a comment."""
     return Markup(json.dumps(value).replace("<", "\\u003c"))
 
 
