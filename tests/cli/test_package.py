@@ -112,7 +112,7 @@ def test_the_wheel_works_in_an_empty_folder(installed, tmp_path):
     assert "| full" in zipr1_("eval", "runs/train/final", *few, "--tasks", "shapes").lower()
     bench = ("--tokens", "64", "--ratios", "0.5", "--repeats", "1", "--phases", "attention")
     assert "| attention" in zipr1_("bench", *bench)
-    assert "parameters" in zipr1_("plan", "qwen2_5_vl_3b", "--model", "zipr1/tiny")
+    assert "parameters" in zipr1_("plan", "tiny_zipr1")
     assert "2 runs" in zipr1_("report", "runs/demo", "runs/eval", "--output", "page.html")
     assert (tmp_path / "page.html").stat().st_size > 100_000
     # The environment lies in no repository of ours, so no commit is named.
