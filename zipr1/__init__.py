@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers read; the same names as in _HOME
     from zipr1.models.loading import load as load
+    from zipr1.models.positions import correct_positions as correct_positions
     from zipr1.models.saving import save as save
     from zipr1.sparsity.budget import relaxed_count as relaxed_count
     from zipr1.sparsity.context import sparse as sparse
