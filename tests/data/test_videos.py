@@ -166,17 +166,19 @@ def test_each_time_is_one_at_which_the_frame_is_on_screen():
 
 @pytest.mark.parametrize("family", VISION_FAMILIES[:3])
 def test_every_family_is_told_the_true_times(tmp_path, family):
-    """24 frames, 8 a second; frames 0, 8, 15, 23 are on screen at 0, 1, 1.92 and 2.875 seconds."""
-    write_video(tmp_path / "a.mp4")
+    """5 frames, one a second; of 0, 1.33, 2.67 and 4 seconds, frames 0, 1, 3 and 4 are nearest, of
+    which the third begins at 3 seconds."""
+    write_video(tmp_path / "a.mp4", 5, rate=1)
     media = read_media(tmp_path / "a.mp4", 4)
+    assert levels(media["frames"]) == [0, 1, 3, 4]
     processor = family_processor(family)
     inputs = prepare(processor, [Example("a", "", "What?", "", **media)])
     if family == "qwen2_5_vl":
         seconds = torch.as_tensor(inputs["second_per_grid_ts"]).tolist()
-        assert seconds == pytest.approx([2 * 23 / 24])
+        assert seconds == pytest.approx([2 * 4 / 3])
     if family == "qwen3_vl":
         text = processor.tokenizer.decode(inputs["input_ids"][0])
-        assert "<0.5 seconds>" in text and "<2.4 seconds>" in text
+        assert "<0.7 seconds>" in text and "<3.5 seconds>" in text
 
 
 @pytest.mark.parametrize("family", VISION_FAMILIES[:3])
@@ -378,16 +380,17 @@ def test_a_title_in_latin_1(tmp_path):
     assert len(read_video(tmp_path / "titled.mkv", 4).frames) == 4
 
 
-def test_no_other_file_is_opened(tmp_path):
+def test_no_other_file_is_opened(tmp_path, monkeypatch):
     """Playlists with a few binary bytes, so that they pass for a video."""
     write_video(tmp_path / "a.ts", 4)
-    lists = (
-        f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{tmp_path}/a.ts\n#EXT-X-ENDLIST\n",
-        f"ffconcat version 1.0\nfile {tmp_path}/a.ts\n",
-        f"ffconcat version 1.0\nfile file:{tmp_path}/a.ts\n",
-    )
-    for text in lists:
-        (tmp_path / "list.mp4").write_bytes(text.encode() + b"#\x00\x01\xff")
+    monkeypatch.chdir(tmp_path)
+    hls = "#EXTM3U\n#BYTES\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\nPATH\n#EXT-X-ENDLIST\n"
+    lists = (hls, "ffconcat version 1.0\n#BYTES\nfile PATH\n")
+    for text, path in itertools.product(
+        lists, ("a.ts", f"{tmp_path}/a.ts", f"file:{tmp_path}/a.ts")
+    ):
+        content = text.replace("PATH", path).encode().replace(b"BYTES", b"\xff\xfe")
+        (tmp_path / "list.mp4").write_bytes(content)
         with pytest.raises(MediaError, match=r"list\.mp4: neither a readable image nor a readable"):
             read_video(tmp_path / "list.mp4", 4)
 
