@@ -30,6 +30,7 @@ from zipr1.lab.tiny import build_model
 from zipr1.models.encode import encode, extend
 from zipr1.models.loading import load
 from zipr1.models.location import EMBEDDED
+from zipr1.models.positions import correct_positions
 
 
 def pytest_collection_modifyitems(items):
@@ -107,7 +108,9 @@ QWEN_VISION, TEXT = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), ("llama", "qwen2", "
 
 @pytest.fixture(scope="session", params=QWEN_VISION + TEXT)
 def model(request):
-    return random_model(request.param)
+    model = random_model(request.param)
+    correct_positions(model)  # as zipr1.load does
+    return model
 
 
 def family_processor(family: str):
