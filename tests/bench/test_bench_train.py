@@ -98,7 +98,7 @@ def test_a_stopwatch_sums_the_turns_of_a_part():
 
 def test_bench_without_train_is_what_it_was(tmp_path):
     command, config = parse(["bench", "--tokens", "64"])
-    assert command == "bench" and config.tokens == "64"
+    assert command.name == "bench" and config.tokens == "64"
     assert parse(["bench", "train", "--steps", "2"])[1].steps == 2
 
 
