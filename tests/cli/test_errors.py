@@ -43,9 +43,13 @@ def test_a_bug_keeps_its_traceback(capsys, monkeypatch, kind):
 
 def test_ctrl_c_ends_a_command_with_one_line(tmp_path):
     """While libraries are imported, which takes the first seconds of any command."""
-    command = [sys.executable, "-m", "zipr1.cli", "bench", "--output_dir", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    time.sleep(2)
+    code = (
+        "import sys; from zipr1.cli.main import main; print('ready', file=sys.stderr, flush=True); "
+        f"main(['bench', '--output_dir', {str(tmp_path)!r}])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline() == "ready\n"
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     lines = [line for line in err.splitlines() if "importing" not in line]
