@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import zipr1
@@ -53,7 +54,8 @@ def test_no_repository_no_commit(tmp_path):
     assert commit_of(tmp_path) is None
 
 
-def test_versions_and_machine_are_named():
+def test_versions_and_machine_are_named(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/zipr1", "eval", "--tasks", "sign"])
     found = provenance()
     assert found["versions"]["zipr1"] == zipr1.__version__ and found["versions"]["torch"]
-    assert found["device"] and found["threads"] >= 1 and found["command"].startswith("zipr1 ")
+    assert found["device"] and found["threads"] >= 1 and found["command"] == "zipr1 eval --tasks sign"

@@ -316,13 +316,17 @@ def test_a_loss_that_is_not_finite_in_one_process_costs_all_a_step(tmp_path, mon
     settings = {
         "data": str(tmp_path / "rows.jsonl"),
         "probe_data": str(tmp_path / "probe.jsonl"),
-        "max_steps": 1,
     }
     settings |= {"reward_function": "unsure:level", "mini_batches": 1, "max_skipped_steps": 2}
     how = accelerate(f"zero{launcher}.yaml") if isinstance(launcher, int) else TORCHRUN
-    weights, rows = Run(tmp_path, how, **settings, fsdp=launcher == "fsdp2").result()
+    run = Run(tmp_path, how, **settings, fsdp=launcher == "fsdp2")
+    assert run.process.wait(timeout=LIMIT) == 1, run.errors.read_text()[-3000:]
+    assert "the last 2 steps had a loss, gradient or reward that is not" in run.errors.read_text()
     before = load_file(EMBEDDED["zipr1/tiny"] / "model.safetensors")
-    assert rows[1]["skipped"] == 1
+    weights = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    assert [row["skipped"] for row in rows[1:]] == [1, 1] and not (tmp_path / "final").exists()
+    assert weights.keys() == before.keys()
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor.float(), before[name].float(), msg=name)
 

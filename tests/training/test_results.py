@@ -73,7 +73,8 @@ def test_metrics_that_are_not_finite_are_null(tmp_path, monkeypatch):
     assert None in [row["rewards/accuracy"] for row in rows[2:]]
     assert not (out / "final").exists() and (out / "not-finite-0.pt").is_file()
     assert final_row(out)["accuracy"] is not None  # of the probe set, which is finite
-    plot_training({"out": out / "metrics.jsonl"}, tmp_path / "curves.png")
+    plot_training({"out": metrics(out)}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 0
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
