@@ -58,4 +58,6 @@ def test_versions_and_machine_are_named(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/zipr1", "eval", "--tasks", "sign"])
     found = provenance()
     assert found["versions"]["zipr1"] == zipr1.__version__ and found["versions"]["torch"]
-    assert found["device"] and found["threads"] >= 1 and found["command"] == "zipr1 eval --tasks sign"
+    assert (
+        found["device"] and found["threads"] >= 1 and found["command"] == "zipr1 eval --tasks sign"
+    )
