@@ -9,6 +9,7 @@ A family that cannot be sparse stands in NOT_SPARSE with the reason.
 
 from pathlib import Path
 
+import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -64,6 +65,13 @@ def decoder(model) -> nn.Module:
     """The text decoder, the only part whose attention becomes sparse. Raises InputError."""
     check_family(model.config.model_type, type(model).__name__)
     return model.get_decoder()
+
+
+def visual_columns(config, ids: torch.Tensor | None) -> torch.Tensor | None:
+    """(B, L) bool: which of the token ids (B, L) stand for images and videos; None without ids."""
+    names = ("image_token_id", "video_token_id")
+    tokens = [token for name in names if (token := getattr(config, name, None)) is not None]
+    return None if ids is None else torch.isin(ids, ids.new_tensor(tokens))
 
 
 def set_attention(model, implementation: str) -> None:

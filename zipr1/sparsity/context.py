@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 from zipr1.common.errors import InputError, RunError
 from zipr1.common.scope import SCOPES, Scope
-from zipr1.models.families import decoder, set_attention
+from zipr1.models.families import decoder, set_attention, visual_columns
 from zipr1.models.positions import corrected_positions
 from zipr1.models.versions import CACHE, take_cache
 from zipr1.sparsity import attention  # noqa: F401 - registers the attention function
@@ -58,7 +58,14 @@ def sparse(
     if before.startswith(NAME):
         raise RunError("the model is inside a block of zipr1.sparse already: leave that one first")
 
+    visual = None  # of the pass that has begun; the decoder takes it
+
+    def note_visual(module, args, kwargs):
+        nonlocal visual
+        visual = visual_columns(model.config, args[0] if args else kwargs.get("input_ids"))
+
     def start_pass(module, args, kwargs):
+        nonlocal visual
         kwargs = dict(kwargs)
         attentions = kwargs.get("output_attentions")
         if attentions or (attentions is None and text.config.output_attentions):
@@ -79,7 +86,8 @@ def sparse(
             for entries in (trace.kept, trace.relaxed, trace.flipped):
                 entries.clear()
             trace.cache = None if cache is None else weakref.ref(cache)
-        current = ForwardPass(settings, trace, cache, past, kept_rows)
+        current = ForwardPass(settings, trace, cache, past, kept_rows, visual=visual)
+        visual = None
         # A function, since FSDP2 copies every dataclass among a layer's arguments.
         kwargs[NAME] = lambda: current
         return args, kwargs
@@ -102,6 +110,7 @@ def sparse(
             output[0].register_hook(check)
 
     handles = [
+        model.register_forward_pre_hook(note_visual, with_kwargs=True),
         text.register_forward_pre_hook(start_pass, with_kwargs=True),
         text.register_forward_hook(guard),
     ]

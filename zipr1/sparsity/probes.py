@@ -10,6 +10,8 @@ from functools import cached_property
 
 import torch
 
+from zipr1.common.errors import InputError
+
 RECENT, OTHERS = 64, 64  # ZipVL: the last 64 queries and 64 others
 CHUNK = 1 << 20  # elements per chunk on a CPU (fits its cache); 256 times more on a GPU
 
@@ -22,12 +24,14 @@ class Scores:
     valid: (B, L) bool, False on padding and on columns that do not belong to the prompt.
     layer: index of this layer among the sparse layers of the decoder.
     earlier: what each sparse layer before this one kept, (B, prompt columns) bool each.
+    visual_columns: (B, L) bool, see `visual`; None where the pass did not say.
     """
 
     attention: Callable[[], tuple[torch.Tensor, torch.Tensor]]
     valid: torch.Tensor
     layer: int
     earlier: tuple[torch.Tensor, ...] = ()
+    visual_columns: torch.Tensor | None = None
 
     @cached_property
     def probed(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,6 +64,16 @@ class Scores:
     def ranks(self) -> torch.Tensor:
         """(B, L) position of each token within its own prompt, from 0; undefined on padding."""
         return self.valid.long().cumsum(-1) - 1
+
+    @property
+    def visual(self) -> torch.Tensor:
+        """(B, L) bool: the tokens of images and videos. Raises InputError where the model was
+        called with embeddings, which do not say."""
+        if self.visual_columns is None:
+            raise InputError(
+                "scores.visual: unknown in a pass over inputs_embeds; call the model with input_ids"
+            )
+        return self.visual_columns.to(self.valid.device) & self.valid
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ def select_tokens(
             current.probes = find_probes(probe_ranks(prompt.sum(-1), query.shape[2]), prompt)
         return probe_scores(query, key, current.probes, scaling)
 
-    scores = Scores(attention, prompt, layer, tuple(trace.kept[:layer]))
+    earlier = tuple(trace.kept[:layer])
+    scores = Scores(attention, prompt, layer, earlier, current.visual)
     # The scores get a graph only if the relaxed count reads them first, outside of no_grad.
     if training.relax is not None:
         record(trace.relaxed, layer, relaxed(scores, current))

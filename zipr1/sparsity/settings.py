@@ -55,6 +55,7 @@ class ForwardPass:
     past: tokens seen before this pass; 0 for a prefill.
     kept_rows: under scope "layer", which rows the rest of a layer computes.
     probes: found by the first layer that needs scores.
+    visual: (B, L) bool, the tokens of images and videos; None for a pass over embeddings.
     """
 
     settings: Settings
@@ -63,3 +64,4 @@ class ForwardPass:
     past: int = 0
     kept_rows: KeptRows | None = None
     probes: Probes | None = None
+    visual: torch.Tensor | None = None
