@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 from command_line import run
 from media_files import orange_at, orange_corner
-from PIL import Image, ImageCms, ImageFile, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 from zipr1.data.media import MediaError, MissingMedia, NotAnImage, read_image, read_media
 
 ORIENTATION = 0x0112
-
-
-@pytest.fixture(autouse=True)
-def strict(monkeypatch):
-    # Packages that the tests of lmms-eval import switch it on.
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
 
 
 def stored(orientation: int) -> Image.Image:

@@ -5,11 +5,14 @@ import json
 import re
 from io import BytesIO
 
+import datasets
+import numpy as np
 import pytest
-from lmms_requests import ask, image, video
-from PIL import Image
+from lmms_requests import ask, ask_rows, image, video
+from PIL import Image, ImageFile
 
 from zipr1.common.errors import InputError
+from zipr1.data.source import MediaError
 from zipr1.evaluation.lmms_model import ZipR1
 from zipr1.models.loading import load_vision
 from zipr1.models.saving import save
@@ -28,6 +31,8 @@ def media(tmp_path_factory):
     first, *rest = [frame(i) for i in range(4)]
     first.save(folder / "still.gif")
     first.save(folder / "still.png")
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
     moving = {"save_all": True, "append_images": rest, "duration": 200}
     for name in ("moving.gif", "moving.webp", "moving.png"):
         first.save(folder / name, **moving)
@@ -70,10 +75,31 @@ def test_what_is_transparent_is_white(model, media):
     assert found[:2] == white[:2]
 
 
+@pytest.mark.parametrize("truncated_allowed", [False, True])
 @pytest.mark.parametrize("name", ["broken.gif", "missing.png"])
-def test_media_that_cannot_be_read_are_named(model, media, name):
+def test_media_that_cannot_be_read_are_named(model, media, name, truncated_allowed, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", truncated_allowed)
     with pytest.raises((ValueError, OSError), match=re.escape(name)):
         ask(model, image(str(media / name)))
+
+
+@pytest.mark.parametrize("place", ["path", "opened", "data set"])
+def test_truncated_images_are_refused_although_lmms_eval_allows_them(
+    model, media, place, monkeypatch
+):
+    """Importing its tasks makes Pillow fill them with grey, for the whole process."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    (media / "half.png").write_bytes((media / "noise.png").read_bytes()[:9000])
+    if place == "data set":  # as `datasets` decodes a column of images
+        rows = datasets.Dataset.from_dict({"image": [str(media / "half.png")]})
+        rows = rows.cast_column("image", datasets.Image())
+        with pytest.raises(MediaError, match="t, question 0: its media cannot be read"):
+            ask_rows(model, rows)
+    else:
+        url = str(media / "half.png")
+        with pytest.raises(MediaError, match="broken image"):
+            ask(model, image(url if place == "path" else Image.open(url)))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_part_of_a_video_is_refused(model, media):

@@ -6,7 +6,7 @@ import av
 import datasets
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image
 
 PUBLISHED = [  # data type, problem type, options, answer, path
     ("image", "multiple choice", ["A. red", "B. blue"], "A", "./pictures/red.png"),
@@ -21,9 +21,6 @@ PUBLISHED = [  # data type, problem type, options, answer, path
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """Where datasets keeps its Arrow files."""
-    monkeypatch.setattr(
-        ImageFile, "LOAD_TRUNCATED_IMAGES", False
-    )  # packages of lmms-eval's tests switch it on
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 

@@ -7,11 +7,24 @@ QUESTION = {"type": "text", "text": "What colour is the circle?"}
 
 def ask(model, *contents: list[dict]) -> list[tuple[str, float, str]]:
     """(answer, token ratio, media) of each question."""
-    model.task_dict = {"t": {"test": list(contents)}}
 
     def messages(content: list[dict]) -> list[dict]:
         return [{"role": "user", "content": [*content, QUESTION]}]
 
+    return answered(model, list(contents), messages)
+
+
+def ask_rows(model, rows) -> list[tuple[str, float, str]]:
+    """The same about the column "image" of a data set."""
+
+    def messages(row: dict) -> list[dict]:
+        return [{"role": "user", "content": [*image(row["image"]), QUESTION]}]
+
+    return answered(model, rows, messages)
+
+
+def answered(model, docs, messages) -> list[tuple[str, float, str]]:
+    model.task_dict = {"t": {"test": docs}}
     settings = {"max_new_tokens": 4}
     requests = [
         Instance(
@@ -20,7 +33,7 @@ def ask(model, *contents: list[dict]) -> list[tuple[str, float, str]]:
             idx=0,
             metadata={"task": "t", "doc_id": number, "repeats": 1},
         )
-        for number in range(len(contents))
+        for number in range(len(docs))
     ]
     return [
         (result.text, result.token_counts.token_ratio, result.token_counts.medium)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zipr1.common.errors import RunError
 from zipr1.data.content import is_heif
 from zipr1.data.pixels import to_rgb
 from zipr1.data.source import HEAD, MediaError, MediaFile, NotAnImage, media_file, short
+from zipr1.data.whole_images import whole_images_only
 
 # Stubs without a decoder, formats that start another program, and a video format.
 EXCLUDED = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -77,8 +79,9 @@ def open_image(file: MediaFile) -> Iterator[Image.Image]:
 def decoding(file: MediaFile, heif: bool = False) -> Iterator[None]:
     """Only calls of Pillow stand inside: what they raise for a broken file becomes MediaError."""
     try:
-        yield
-    except MediaError:
+        with whole_images_only():
+            yield
+    except (MediaError, RunError):
         raise
     except UnidentifiedImageError as error:
         if heif:  # FFmpeg would decode one of its tiles

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
-from lmms_eval.protocol import ChatMessage
+from lmms_eval.protocol import ChatMessage, ChatMessages
 from PIL import Image
 
 from zipr1.common.errors import InputError
 from zipr1.data.example import Video
 from zipr1.data.images import read_image, upright_rgb
 from zipr1.data.source import MediaError, NotAnImage
+from zipr1.data.whole_images import whole_images_only
 
 VideoReader = Callable[..., Video]  # as data.videos.read_video
 
@@ -52,6 +53,18 @@ class MediaReader:
             source = file_of(image) if isinstance(image, Image.Image) else image
             videos.append(self.read_video(source, self.max_frames, self.fps))
             return {"type": "video"}
+
+
+def read_messages(messages_of: Callable, docs, task: str, doc: int) -> list[ChatMessage]:
+    """The chat of question `doc` of a task; `datasets` decodes its images while it is read.
+
+    Raises MediaError, which names the question, for an image that is truncated or unreadable.
+    """
+    try:
+        with whole_images_only():
+            return ChatMessages(messages=messages_of(docs[doc])).messages
+    except (OSError, SyntaxError) as error:  # what Pillow raises for a broken file
+        raise MediaError(f"{task}, question {doc}: its media cannot be read ({error})") from error
 
 
 def file_of(image: Image.Image) -> str | bytes:

@@ -14,7 +14,6 @@ from accelerate.utils import gather_object
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
-from lmms_eval.protocol import ChatMessages
 from lmms_eval.utils import Collator
 
 from zipr1.common.errors import InputError
@@ -23,7 +22,7 @@ from zipr1.data.processor import frame_size, tensors
 from zipr1.data.videos import read_video
 from zipr1.evaluation.fingerprint import code, weights
 from zipr1.evaluation.lmms_answers import AnswerFile, Counts, saved
-from zipr1.evaluation.lmms_media import MediaReader, media_of
+from zipr1.evaluation.lmms_media import MediaReader, media_of, read_messages
 from zipr1.evaluation.lmms_settings import generation_settings, set_pixels
 from zipr1.evaluation.methods import rule_of, selection_of
 from zipr1.models.encode import check_length
@@ -180,7 +179,7 @@ class ZipR1(lmms):
         doc id, task, split) of each question."""
         chats, images, videos, media = [], [], [], []
         for _, messages_of, _, doc, task, split in batch:
-            messages = ChatMessages(messages=messages_of(self.task_dict[task][split][doc])).messages
+            messages = read_messages(messages_of, self.task_dict[task][split], task, doc)
             chats.append([self.media.turn(message, images, videos) for message in messages])
             media.append(media_of(messages))  # which may close the file of an animation
         inputs = tensors(self.processor, chats, images, videos).to(self.device)
