@@ -16,9 +16,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
 from zipr1.common.errors import InputError, RunError
-from zipr1.sparsity.keys_scope import kept_before_blocks, keys_attention
-from zipr1.sparsity.probes import columns_of, take_tokens
+from zipr1.sparsity.probes import columns_of, flat_positions, scattered, take_tokens
 from zipr1.sparsity.selection import select_tokens
+from zipr1.sparsity.separate import Queries
 from zipr1.sparsity.settings import NAME, ForwardPass
 from zipr1.sparsity.varlen import packable, packed_attention
 
@@ -82,20 +82,24 @@ def prefill_attention(
     """Attention among the selected tokens; evicts the others from the KV cache."""
     batch, _, length, _ = query.shape
     mask = full_padding_mask(attention_mask, query)
-    kept, _ = select_tokens(module.layer_idx, query, key, mask, kwargs["scaling"], current)
-    counts, before = kept.sum(-1), kept_before_blocks(kept)
+    kept, rows, _ = select_tokens(module.layer_idx, query, key, mask, kwargs["scaling"], current)
+    counts = kept.sum(-1)
+    queries = None if rows is None else Queries(rows, kept)
     # The only device synchronisation of a layer: the shapes that follow are Python integers.
-    numbers = [counts.max(), counts.min(), counts.sum(), mask.sum(-1).min(), *before.amax(0)]
-    most, least, total, shortest, *most_before = torch.stack(numbers).tolist()
-    if least == length:
+    numbers = [counts.max(), counts.min(), counts.sum(), mask.sum(-1).min()]
+    numbers += [] if queries is None else queries.numbers
+    most, least, total, shortest, *numbers = torch.stack(numbers).tolist()
+    if queries is not None:
+        queries.read(numbers)
+    if least == length and (queries is None or queries.index is None):
         return sdpa_attention_forward(module, query, key, value, None, **kwargs)
     index, row = columns_of(kept, most), flat_positions(kept, total)
     filled = torch.arange(most, device=kept.device) < counts[:, None]
     kept_key, kept_value = take_tokens(key, index), take_tokens(value, index)
-    if current.settings.scope == "keys":
-        states = query, key, value, kept_key, kept_value
+    if queries is not None:
+        row = queries.positions
         with cudnn_attention_disabled():
-            full = keys_attention(module, *states, kept, before, most_before, **kwargs)
+            full = queries.attend(module, query, key, value, kept_key, kept_value, **kwargs)
     elif least < most and packable(query, kwargs.get("dropout", 0.0)):
         out = packed_attention(query, key, value, row, counts, most, kwargs["scaling"])
         full = scattered(out, row, batch, length)
@@ -119,18 +123,6 @@ def prefill_attention(
     if current.kept_rows is not None:
         current.kept_rows.set(row, (batch, length))
     return full, None
-
-
-def scattered(out: torch.Tensor, row: torch.Tensor, batch: int, length: int) -> torch.Tensor:
-    """out (N, H, D) of the rows (N,) among batch * length -> (B, L, H, D), zero elsewhere."""
-    flat = out.flatten(1)
-    full = flat.new_zeros(batch * length, flat.shape[-1]).index_copy_(0, row, flat)
-    return full.view(batch, length, *out.shape[1:])
-
-
-def flat_positions(tokens: torch.Tensor, total: int) -> torch.Tensor:
-    """tokens (B, L) bool with `total` True -> (total,) their positions among the B * L."""
-    return torch.nonzero_static(tokens.flatten(), size=total)[:, 0]
 
 
 def continued_attention(

@@ -18,6 +18,29 @@ def top_p_count(accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor)
     return torch.where(p >= 1, lengths, torch.minimum(count, lengths))
 
 
+def joint_counts(
+    accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B,) keys and (B,) queries, the least |M_Q| + |M_K| that holds p (Eq. 3 with two masks).
+
+    accumulated (B, L), p (B,), valid (B, L). Approximation: every query spreads its mass of 1 over
+    the keys as the probes do on average, so that m queries hold m * C(n) of the n best keys'
+    fraction C(n), and m = p * l / C(n) rounded up. Ties: fewer keys.
+    """
+    lengths = valid.sum(-1)
+    ordered = accumulated.double().sort(-1, descending=True).values
+    held = ordered.cumsum(-1) / ordered.sum(-1, keepdim=True)  # C(n) at n - 1
+    queries = (p.double() * lengths)[:, None] / held.clamp(min=torch.finfo(held.dtype).tiny)
+    queries = (queries - 1e-6).ceil().clamp(min=1)  # rounding must not cost a query
+    keys = torch.arange(1, held.shape[1] + 1, device=held.device).expand_as(held)
+    possible = (queries <= lengths[:, None]) & (keys <= lengths[:, None])
+    cost = (keys + queries).masked_fill(~possible, float("inf"))
+    best = cost.argmin(-1, keepdim=True)
+    every = (p >= 1) | ~possible.any(-1)
+    counts = keys.gather(1, best)[:, 0], queries.gather(1, best)[:, 0].nan_to_num(0).long()
+    return tuple(torch.where(every, lengths, count) for count in counts)
+
+
 def relaxed_count(
     accumulated: torch.Tensor, p: torch.Tensor, valid: torch.Tensor, floor: float = 0.0
 ) -> torch.Tensor:

@@ -23,6 +23,7 @@ def sparse(
     model,
     rule: Rule,
     *,
+    rows: Rule | None = None,
     scope: Scope = "attention",
     keep_kv: bool = False,
     min_tokens: int = 0,
@@ -35,10 +36,14 @@ def sparse(
     sequence selects tokens by `rule` and writes the trace anew. Later passes on its KV cache attend
     to what was kept.
 
+    rule: selects the tokens that are kept as keys: the KV cache holds those.
+    rows: selects the queries that are computed; None for the same tokens. A query attends to the
+        kept keys before it and to its own key, and a token whose row is not computed can still
+        leave its key (`sparsity.separate`).
     scope: "attention" is ZipVL. Under "layer", dropped tokens also skip the output projection and
         the MLP of that layer, so that the layer's time follows the token ratio
         (`sparsity.layer_scope`); a model that was not trained for it loses accuracy. Under "keys",
-        tokens are dropped as keys only: every query is computed (`sparsity.keys_scope`), and the KV
+        tokens are dropped as keys only: every query is computed (`sparsity.separate`), and the KV
         cache keeps T as under the other scopes.
     keep_kv: the KV cache keeps every prompt token: only the prefill is sparse, for chats whose
         later turns may need the dropped tokens.
@@ -50,9 +55,11 @@ def sparse(
     """
     if scope not in SCOPES:
         raise InputError(f"scope={scope!r}: expected one of {', '.join(SCOPES)}")
-    settings = Settings(rule, scope, keep_kv, min_tokens, prompt_length, training or TrainingPass())
+    settings = Settings(
+        rule, rows, scope, keep_kv, min_tokens, prompt_length, training or TrainingPass()
+    )
     text = decoder(model)
-    trace = Trace(scope=scope)
+    trace = Trace()
     kept_rows = settings.training.kept_rows() if scope == "layer" else None
     before = text.config._attn_implementation
     if before.startswith(NAME):
@@ -83,7 +90,7 @@ def sparse(
             make_sparse(cache)
             past = cache.get_seq_length()
         if past == 0:
-            for entries in (trace.kept, trace.relaxed, trace.flipped):
+            for entries in (trace.kept, trace.rows, trace.relaxed, trace.flipped):
                 entries.clear()
             trace.cache = None if cache is None else weakref.ref(cache)
         current = ForwardPass(settings, trace, cache, past, kept_rows, visual=visual)

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from zipr1.models.families import decoder
 from zipr1.sparsity.attention import full_padding_mask, padding_mask
+from zipr1.sparsity.rules import KeepAll
 from zipr1.sparsity.settings import NAME, Settings
 from zipr1.sparsity.trace import record
 
@@ -63,7 +64,13 @@ def sample_selection(
     """Columns that sample number `sample`, whose prompt has the columns `prompt`, keeps."""
     if settings.training.replay is not None:
         return settings.training.replay[layer][sample].nonzero()[:, 0].tolist()
-    rule = settings.rule
+    return selected_by(settings.rule, sample, prompt, query, key, scaling)
+
+
+def selected_by(rule, sample: int, prompt: list[int], query, key, scaling: float) -> list[int]:
+    """Columns of the sample's prompt that `rule`, TopP or KeepAll, selects."""
+    if isinstance(rule, KeepAll):
+        return prompt
     p = rule.p[sample] if isinstance(rule.p, tuple) else rule.p
     q, k = query[:, prompt].detach(), key[:, prompt].detach()
     return [prompt[i] for i in reference_selection(q, k, scaling, p, rule.choice)]
@@ -85,7 +92,11 @@ def reference_attention(module, query, key, value, attention_mask, scaling: floa
         active[indices + [c for c in columns if c not in prompt]] = True
         group = heads // key.shape[1]
         logits = query[b] @ key[b].repeat_interleave(group, dim=0).transpose(1, 2) * scaling
-        queries = torch.ones_like(active) if settings.scope == "keys" else active
+        queries = torch.ones_like(active) if settings.scope == "keys" else active.clone()
+        if settings.rows is not None:
+            selected = selected_by(settings.rows, b, prompt, query[b], key[b], scaling)
+            queries[prompt] = False
+            queries[selected] = True
         own = torch.eye(length, dtype=torch.bool)
         visible = torch.ones(length, length, dtype=torch.bool).tril() & active[None, :]
         visible |= own & queries[:, None]

@@ -138,6 +138,18 @@ def take_tokens(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return taken.view(batch, -1, heads, size).transpose(1, 2)
 
 
+def scattered(out: torch.Tensor, row: torch.Tensor, batch: int, length: int) -> torch.Tensor:
+    """out (N, H, D) of the rows (N,) among batch * length -> (B, L, H, D), zero elsewhere."""
+    flat = out.flatten(1)
+    full = flat.new_zeros(batch * length, flat.shape[-1]).index_copy_(0, row, flat)
+    return full.view(batch, length, *out.shape[1:])
+
+
+def flat_positions(tokens: torch.Tensor, total: int) -> torch.Tensor:
+    """tokens (B, L) bool with `total` True -> (total,) their positions among the B * L."""
+    return torch.nonzero_static(tokens.flatten(), size=total)[:, 0]
+
+
 def find_probes(ranks: torch.Tensor, prompt: torch.Tensor) -> Probes:
     """ranks (B, P) from `probe_ranks`, prompt (B, L) bool."""
     valid = ranks >= 0

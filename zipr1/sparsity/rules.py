@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import torch
 
 from zipr1.common.errors import InputError
-from zipr1.sparsity.budget import keep_best, top_p_count
+from zipr1.sparsity.budget import joint_counts, keep_best, top_p_count
 from zipr1.sparsity.probes import Scores
 
 
@@ -33,10 +33,14 @@ class TopP:
     the causal bias to early tokens, so the attention that is kept can be a little below p;
     choice="accumulated" chooses by the scores that were counted and keeps the fraction exactly.
     p is a number for all samples, or a tuple with one for each.
+
+    masks: "shared" drops a token as query and as key, as ZipVL does. "joint" selects queries and
+        keys separately, the fewest of both together (Eq. 3 of ZipR1 as printed; `keep_rows`).
     """
 
     p: float | tuple[float, ...] = 0.975
     choice: Literal["normalised", "accumulated"] = "normalised"
+    masks: Literal["shared", "joint"] = "shared"
 
     def __post_init__(self):
         for p in self.p if isinstance(self.p, tuple) else (self.p,):
@@ -46,6 +50,8 @@ class TopP:
                 )
         if self.choice not in ("normalised", "accumulated"):
             raise InputError(f"choice={self.choice!r}: expected 'normalised' or 'accumulated'")
+        if self.masks not in ("shared", "joint"):
+            raise InputError(f"masks={self.masks!r}: expected 'shared' or 'joint'")
 
     def score(self, scores: Scores) -> torch.Tensor:
         """(B, L) what the tokens are chosen by."""
@@ -65,8 +71,14 @@ class TopP:
     def keep(self, scores: Scores) -> torch.Tensor:
         if self.p == 1 or self.p == (1.0,) * len(scores.valid):
             return scores.valid  # no scores are needed
-        count = top_p_count(scores.accumulated, self.thresholds(scores), scores.valid)
-        return keep_best(self.score(scores), count, scores.valid)
+        count = top_p_count if self.masks == "shared" else lambda *args: joint_counts(*args)[0]
+        counts = count(scores.accumulated, self.thresholds(scores), scores.valid)
+        return keep_best(self.score(scores), counts, scores.valid)
+
+    def keep_rows(self, scores: Scores) -> torch.Tensor:
+        """(B, L) bool: the queries that are computed under masks="joint"."""
+        counts = joint_counts(scores.accumulated, self.thresholds(scores), scores.valid)[1]
+        return keep_best(self.score(scores), counts, scores.valid)
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,19 @@ import torch
 from zipr1.common.errors import InputError
 from zipr1.sparsity.probes import Scores, find_probes, probe_ranks, probe_scores
 from zipr1.sparsity.rules import TopP
-from zipr1.sparsity.settings import ForwardPass
+from zipr1.sparsity.settings import ForwardPass, Settings
 from zipr1.sparsity.trace import record
 
 
 class Selection(NamedTuple):
     """kept: (B, L) bool, the tokens that take part: the choice, and every completion token.
 
+    rows: (B, L) bool, the queries that are computed, if they are selected separately, else None.
     scores: what the rule chose by; None for prompts below `min_tokens`.
     """
 
     kept: torch.Tensor
+    rows: torch.Tensor | None
     scores: Scores | None
 
 
@@ -43,7 +45,7 @@ def select_tokens(
     if short and training.replay is None and training.relax is None:
         trace.lengths = prompt.sum(-1)
         record(trace.kept, layer, prompt[:, :end])
-        return Selection(attention_mask, None)
+        return Selection(attention_mask, None, None)
 
     def attention() -> tuple[torch.Tensor, torch.Tensor]:
         if current.probes is None or current.probes.prompt.device != query.device:
@@ -64,7 +66,25 @@ def select_tokens(
             record(trace.flipped, layer, (chosen & ~fresh).sum(-1) / chosen.sum(-1))
         trace.lengths = scores.lengths
         record(trace.kept, layer, chosen[:, :end])
-        return Selection(chosen | (attention_mask & ~prompt), scores)
+        rows = None
+        if settings.separate:
+            rows = query_rows(settings, scores)
+            record(trace.rows, layer, (rows & prompt)[:, :end])
+            rows = rows | (attention_mask & ~prompt)
+        return Selection(chosen | (attention_mask & ~prompt), rows, scores)
+
+
+def query_rows(settings: Settings, scores: Scores) -> torch.Tensor:
+    """(B, L) bool: the queries that are computed, where they are selected separately."""
+    if settings.scope == "keys":
+        return torch.ones_like(scores.valid)
+    chosen = (
+        settings.rule.keep_rows(scores) if settings.rows is None else settings.rows.keep(scores)
+    )
+    if settings.min_tokens:
+        short = (scores.lengths < settings.min_tokens)[:, None]
+        chosen = torch.where(short, scores.valid, chosen)
+    return chosen
 
 
 def relaxed(scores: Scores, current: ForwardPass) -> torch.Tensor:

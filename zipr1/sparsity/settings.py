@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import Cache
 
+from zipr1.common.errors import InputError
 from zipr1.common.scope import Scope
 from zipr1.sparsity.layer_scope import KeptRows
 from zipr1.sparsity.probes import Probes
-from zipr1.sparsity.rules import Rule
+from zipr1.sparsity.rules import Rule, TopP
 from zipr1.sparsity.trace import Trace
 
 NAME = "zipr1"  # of the attention function, the mask function and the keyword argument of a pass
@@ -40,11 +41,33 @@ class Settings:
     """The arguments of `zipr1.sparse`."""
 
     rule: Rule
+    rows: Rule | None = None
     scope: Scope = "attention"
     keep_kv: bool = False
     min_tokens: int = 0
     prompt_length: int | None = None
     training: TrainingPass = field(default_factory=TrainingPass)
+
+    def __post_init__(self):
+        joint = isinstance(self.rule, TopP) and self.rule.masks == "joint"
+        if joint + (self.rows is not None) + (self.scope == "keys") > 1:
+            raise InputError(
+                f"scope={self.scope!r}, rows={self.rows!r}, rule={self.rule!r}: rows=, "
+                "masks='joint' and scope='keys' each say which queries are computed; give one"
+            )
+        if isinstance(self.rows, TopP) and self.rows.masks == "joint":
+            raise InputError("rows=TopP(masks='joint'): give this rule as `rule`, without rows=")
+        if (joint or self.rows is not None) and (self.training.replay or self.training.relax):
+            raise InputError(
+                "rows= and masks='joint' cannot be trained: train with scope='keys' or with one "
+                "mask for queries and keys"
+            )
+
+    @property
+    def separate(self) -> bool:
+        """Whether queries and keys are selected separately."""
+        joint = isinstance(self.rule, TopP) and self.rule.masks == "joint"
+        return self.rows is not None or self.scope == "keys" or joint
 
 
 @dataclass

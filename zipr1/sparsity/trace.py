@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import torch
 
 from zipr1.common.errors import RunError
-from zipr1.common.scope import Scope
 
 
 @dataclass
@@ -14,27 +13,24 @@ class Trace:
     """The last prefill inside a block of `zipr1.sparse`; lists have one entry per layer, in order.
 
     kept: (B, L) bool over the prompt's columns, False on padding.
+    rows: (B, L) bool, the queries that are computed; empty where they are those of `kept`.
     relaxed: (B,) the differentiable count, if the pass records one.
     flipped: (B,) fraction of a replayed choice that a fresh choice would not have made.
     lengths: (B,) prompt tokens without padding.
     cache: the KV cache that this prefill filled; later turns on another cache are not recorded.
-    scope: what follows the kept tokens, see `zipr1.sparse`.
     """
 
     kept: list[torch.Tensor] = field(default_factory=list)
+    rows: list[torch.Tensor] = field(default_factory=list)
     relaxed: list[torch.Tensor] = field(default_factory=list)
     flipped: list[torch.Tensor] = field(default_factory=list)
     lengths: torch.Tensor | None = None
     cache: weakref.ref | None = None
-    scope: Scope = "attention"
 
     @property
     def layer_ratios(self) -> torch.Tensor:
         """(B, layers) fraction of the prompt that each layer kept."""
-        self._check()
-        device = self.lengths.device  # the layers may lie on several
-        counts = torch.stack([kept.sum(-1).to(device) for kept in self.kept], dim=-1)
-        return counts / self.lengths[:, None]
+        return self._ratios(self.kept)
 
     @property
     def token_ratio(self) -> torch.Tensor:
@@ -44,8 +40,7 @@ class Trace:
     @property
     def query_ratio(self) -> torch.Tensor:
         """(B,) mean over layers of the fraction of queries that are computed."""
-        ratio = self.token_ratio
-        return torch.ones_like(ratio) if self.scope == "keys" else ratio
+        return self._ratios(self.rows or self.kept).mean(-1)
 
     @property
     def relaxed_ratio(self) -> torch.Tensor:
@@ -58,6 +53,13 @@ class Trace:
             )
         counts = torch.stack([count.to(self.lengths.device) for count in self.relaxed], dim=-1)
         return counts.mean(-1) / self.lengths
+
+    def _ratios(self, tokens: list[torch.Tensor]) -> torch.Tensor:
+        """(B, layers) `tokens` of each layer, (B, L) bool, as a fraction of the prompt."""
+        self._check()
+        device = self.lengths.device  # the layers may lie on several
+        counts = torch.stack([chosen.sum(-1).to(device) for chosen in tokens], dim=-1)
+        return counts / self.lengths[:, None]
 
     def _check(self) -> None:
         if not self.kept:

@@ -143,7 +143,7 @@ def choice_gradient_attention(module, query, key, value, attention_mask, scaling
             "use_cache=False"
         )
     mask = full_padding_mask(attention_mask, query)
-    kept, scores = select_tokens(module.layer_idx, query, key, mask, scaling, current)
+    kept, _, scores = select_tokens(module.layer_idx, query, key, mask, scaling, current)
     weight, slope = straight_through(current.settings.rule, scores, kept)
     # Under autocast, rotary embedding leaves queries and keys in float32.
     query, key = query.to(value.dtype), key.to(value.dtype)
