@@ -45,12 +45,22 @@ def attention_flops(shape: Shape, tokens: float) -> float:
     return 4 * shape.heads * shape.head * tokens * tokens / 2
 
 
-def layer_flops(shape: Shape, tokens: float, ratio: float = 1.0, scope: str = "attention") -> float:
-    """Of one layer for a prompt of `tokens`, of which it keeps the fraction `ratio`."""
-    rows = ratio if scope == "layer" else 1.0
-    # Each of the l queries attends to a fraction r of the keys before it, or r * l queries do.
-    attention = attention_flops(shape, tokens) * (ratio if scope == "keys" else ratio**2)
-    return 2 * tokens * (shape.inward + rows * shape.outward) + attention
+def layer_flops(
+    shape: Shape,
+    tokens: float,
+    ratio: float = 1.0,
+    scope: str = "attention",
+    rows: float | None = None,
+) -> float:
+    """Of one layer for a prompt of `tokens`, of which it keeps the fraction `ratio` as keys.
+
+    rows: the fraction whose queries are computed; None: all under scope "keys", else `ratio`.
+    """
+    if rows is None:
+        rows = 1.0 if scope == "keys" else ratio
+    attention = attention_flops(shape, tokens) * ratio * rows
+    outward = rows if scope == "layer" else 1.0
+    return 2 * tokens * (shape.inward + outward * shape.outward) + attention
 
 
 def prefill_bound(shape: Shape, tokens: int, ratios: list[float], scope: str) -> float:
