@@ -101,15 +101,16 @@ RECIPES = {
 }  # fmt: skip
 
 
-def small_model(family: str):
-    """A random model of the family with attention that is not flat."""
-    recipe = RECIPES[family]
+def small_model(family: str, text: dict | None = None, top: dict | None = None):
+    """A random model of the family with attention that is not flat; `text` and `top` change the
+    configuration of its decoder and of the whole."""
+    recipe, text, top = RECIPES[family], text or {}, top or {}
     torch.manual_seed(3)
     if recipe.vision is None:
-        config = AutoConfig.for_model(family, **(DECODER | recipe.text))
+        config = AutoConfig.for_model(family, **(DECODER | recipe.text | text))
     else:
-        parts = {"text_config": DECODER | recipe.text, "vision_config": recipe.vision}
-        config = AutoConfig.for_model(family, **parts, **recipe.top)
+        parts = {"text_config": DECODER | recipe.text | text, "vision_config": recipe.vision}
+        config = AutoConfig.for_model(family, **parts, **(recipe.top | top))
     model = auto_class(config).from_config(config)
     with torch.no_grad():
         for weight in decoder(model).layers.parameters():

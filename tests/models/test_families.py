@@ -15,14 +15,12 @@ from zipr1.common.errors import InputError
 from zipr1.models.encode import encode, extend
 from zipr1.models.families import (
     NOT_SPARSE,
-    QWEN_VL_FAMILIES,
     TEXT_FAMILIES,
     VISION_FAMILIES,
     check_family,
     decoder,
     is_vision,
 )
-from zipr1.models.loading import load_vision
 from zipr1.sparsity.naive import REFERENCE, masked_scope
 
 TESTED = [family for family in VISION_FAMILIES + TEXT_FAMILIES if family in RECIPES]
@@ -154,9 +152,6 @@ def test_a_saved_model_is_the_same_model(family, model, batch, tmp_path):
     assert type(again) is type(model)
     with zipr1.sparse(model, RULE), zipr1.sparse(again, RULE):
         assert torch.equal(logits(again, batch), logits(model, batch))
-    if family in VISION_FAMILIES and family not in QWEN_VL_FAMILIES:
-        with pytest.raises(InputError, match="for Qwen-VL models only"):
-            load_vision(tmp_path)
 
 
 @pytest.mark.parametrize("family", NOT_SPARSE)

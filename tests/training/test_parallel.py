@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from data_rows import PUBLISHED, published, video_r1, write
+from family_folders import write_family
 from PIL import Image
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
@@ -329,6 +330,16 @@ def test_a_loss_that_is_not_finite_in_one_process_costs_all_a_step(tmp_path, mon
     assert weights.keys() == before.keys()
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor.float(), before[name].float(), msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fsdp", [False, True], ids=["ddp", "fsdp2"])
+def test_another_family_on_two_processes(tmp_path, fsdp):
+    """Its vision tower has another name, and stays whole all the same."""
+    settings = {"model": str(write_family("internvl", tmp_path / "model"))}
+    (tmp_path / "one").mkdir()
+    expected = Run(tmp_path / "one", [], **settings).result()
+    check_equal(Run(tmp_path, TORCHRUN, **settings, fsdp=fsdp).result(), expected)
 
 
 @pytest.mark.slow

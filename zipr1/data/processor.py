@@ -7,15 +7,17 @@ import numpy as np
 import torch
 from jinja2 import TemplateError
 from PIL import Image
-from torch.nn.functional import pad
-from transformers import BatchFeature
 
 from zipr1.common.errors import InputError
+from zipr1.data.collate import collate
 from zipr1.data.example import Example, Video
 from zipr1.data.special_tokens import check_special_tokens
 from zipr1.models.loading import tokenizer_of
 
-MOST_ELONGATED = 200  # of Qwen's processors: the longer side of an image by the shorter
+MOST_ELONGATED = 200  # of Qwen's and GLM's processors: the longer side of an image by the shorter
+# GLM's images and videos have the same token, and SmolVLM's the same name of their tensors.
+IMAGES_OR_VIDEOS = ("Glm4vProcessor", "Glm46VProcessor", "SmolVLMProcessor")
+PADDED = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
 
 
 def conversation(example: Example, turns: list[tuple[str, str]] | None = None) -> list[dict]:
@@ -36,15 +38,29 @@ def conversation(example: Example, turns: list[tuple[str, str]] | None = None) -
 
 
 def limit_pixels(processor, max_pixels: int | None, video_max_pixels: int | None) -> None:
-    """Makes the processor shrink larger images, and larger frames of videos (of Qwen3-VL: larger
-    videos); None leaves its own limit."""
-    for name, most in (("image_processor", max_pixels), ("video_processor", video_max_pixels)):
+    """Makes the processor shrink larger images, and larger frames of videos (of Qwen3-VL and GLM:
+    larger videos); None leaves its own limit. Raises InputError where it has none."""
+    limits = {"max_pixels": max_pixels, "video_max_pixels": video_max_pixels}
+    for name, (setting, most) in zip(
+        ("image_processor", "video_processor"), limits.items(), strict=True
+    ):
         part = getattr(processor, name, None)  # a text model's has none
-        if part is not None and most is not None:  # called edges, they are areas
-            part.size = {
-                "shortest_edge": min(part.size["shortest_edge"], most),
-                "longest_edge": most,
-            }
+        if part is None or most is None:
+            continue
+        if not has_pixel_bounds(part):
+            raise InputError(
+                f"{setting}={most}: {type(part).__name__} has no bound of pixels; leave it out"
+            )
+        part.size = {  # called edges, they are areas
+            "shortest_edge": min(part.size["shortest_edge"], most),
+            "longest_edge": most,
+        }
+
+
+def has_pixel_bounds(part) -> bool:
+    """Whether the `size` of an image or video processor bounds the number of pixels, as those of
+    Qwen-VL and GLM-V do; elsewhere the same names are sides in pixels."""
+    return hasattr(part, "merge_size") and {"shortest_edge", "longest_edge"} <= {*dict(part.size)}
 
 
 @dataclass(frozen=True)
@@ -84,8 +100,7 @@ def prepare(
     """A left-padded batch (BatchFeature) for `examples`. `chats` replaces the single-question
     conversation of each; `raw` takes the questions as they are, without a chat template.
 
-    Raises InputError for a question that cannot be taken as it is, ValueError from the processor
-    for a chat whose media are missing.
+    Raises InputError for a question that cannot be taken as it is.
     """
     images = [image for example in examples for image in example.all_images]
     videos = [example.video for example in examples if example.frames is not None]
@@ -97,9 +112,7 @@ def prepare(
                 "chat_template: true"
             )
         texts = [example.question for example in examples]
-        return tokenizer_of(processor)(
-            text=texts, padding=True, padding_side="left", return_tensors="pt"
-        )
+        return tokenizer_of(processor)(text=texts, **PADDED)
     prompts = chats is None
     chats = chats or [conversation(example) for example in examples]
     return tensors(processor, chats, images, videos, prompts)
@@ -109,13 +122,25 @@ def check_text_only(images: list, videos: list) -> None:
     """Raises InputError where there is more than text."""
     if images or videos:
         raise InputError(
-            "a text model sees no images or videos: use a Qwen-VL model, or rows without media"
+            "a text model sees no images or videos: use a vision model, or rows without media"
         )
 
 
-def check_shape(media: list[Image.Image]) -> None:
-    """Raises InputError for an image that Qwen's processors refuse."""
-    for image in media:
+def check_media(processor, images: list[Image.Image], videos: list[Video]) -> None:
+    """Raises InputError for images and videos of one chat that its model cannot be shown."""
+    kind = type(processor).__name__
+    if videos and not hasattr(processor, "video_processor"):
+        raise InputError(f"{kind} takes no videos: give images, or use another model")
+    if images and videos and kind in IMAGES_OR_VIDEOS:
+        raise InputError(
+            f"{kind} takes images or videos in one prompt, not both: "
+            f"{len(images)} images and {len(videos)} videos"
+        )
+    if not hasattr(processor.image_processor, "merge_size"):
+        if len({len(video.frames) for video in videos}) > 1:
+            raise InputError(f"{kind} takes videos of equally many frames in one prompt")
+        return
+    for image in [*images, *(video.frames[0] for video in videos)]:
         if max(image.size) >= MOST_ELONGATED * min(image.size):
             raise InputError(
                 f"an image of {image.width} x {image.height} pixels: the longer side must be less "
@@ -133,59 +158,93 @@ def tensors(
     """A left-padded batch of chats; `images` and `videos` in the order in which the chats name
     them.
 
-    All in one call of the processor, so that input_ids, pixel_values, grids and mm_token_type_ids
-    agree. `prompts`: the assistant's turn comes next. Raises InputError for a chat that the model's
-    template refuses, or with text that would be read as one of its special tokens.
+    `prompts`: the assistant's turn comes next. Raises InputError for a chat that the model's
+    template refuses, with text that would be read as one of its special tokens, or with other
+    media than are there.
     """
     for chat in chats:
-        check_special_tokens(tokenizer_of(processor), chat)
+        check_special_tokens(processor, chat)
     if processor is tokenizer_of(processor):  # templates of text models take plain strings
         check_text_only(images, videos)
         chats = [
             [turn | {"content": "".join(part["text"] for part in turn["content"])} for turn in chat]
             for chat in chats
         ]
-    check_shape([*images, *(video.frames[0] for video in videos)])
+        return processor(text=texts_of(processor, chats, prompts), **PADDED)
+    # One chat a call: which images belong together, and SmolVLM's template, depend on the chat.
+    left = {"image": list(images), "video": list(videos)}
+    parts = [chat_tensors(processor, chat, left, prompts) for chat in chats]
+    if left["image"] or left["video"]:
+        raise InputError(
+            f"{len(left['image'])} images and {len(left['video'])} videos more than the chats name"
+        )
+    return parts[0] if len(parts) == 1 else collate(processor, parts)
+
+
+def chat_tensors(processor, chat: list[dict], left: dict[str, list], prompts: bool):
+    """The tensors of one chat, whose media are taken from the front of `left`; errors as
+    `tensors`."""
+    named = [part.get("type") for turn in chat for part in turn["content"]]
+    media = {}
+    for kind, there in left.items():
+        count = named.count(kind)
+        if count > len(there):
+            raise InputError(f"the chat names {count} {kind}s, but {len(there)} are there")
+        media[kind], there[:] = there[:count], there[count:]
+    check_media(processor, media["image"], media["video"])
+    arguments = {}
+    if media["image"]:
+        arguments["images"] = [media["image"]]
+    if media["video"]:
+        joins = hasattr(processor.video_processor, "temporal_patch_size")
+        shown = [paired(video) if joins else video for video in media["video"]]
+        arguments["videos"] = [  # (T, 3, H, W): of other shapes a processor guesses by the sizes
+            np.stack([np.asarray(frame.convert("RGB")) for frame in video.frames]).transpose(
+                0, 3, 1, 2
+            )
+            for video in shown
+        ]
+        arguments["video_metadata"] = [video.metadata for video in shown]
+        arguments["do_sample_frames"] = False
+    text = texts_of(processor, [chat], prompts)
     try:
-        text = processor.apply_chat_template(chats, add_generation_prompt=prompts, tokenize=False)
+        inputs = processor(text=text, **arguments, **PADDED)
+    except ValueError as error:
+        raise refused(processor, media, str(error)) from error
+    tokens = getattr(processor, "image_token_id", None)
+    if (
+        type(processor).__name__ == "PixtralProcessor"
+        and (inputs["input_ids"] == tokens).sum() == 1
+    ):
+        raise refused(processor, media, "Mistral3 fails on a single visual token")
+    return inputs
+
+
+def refused(processor, media: dict[str, list], reason: str) -> InputError:
+    """The error for media that a processor, or its model, cannot be given."""
+    sizes = [image.size for image in media["image"]]
+    sizes += [video.frames[0].size for video in media["video"]]
+    shown = ", ".join(f"{width} x {height} pixels" for width, height in sizes[:4])
+    return InputError(
+        f"{type(processor).__name__} does not take the chat with its media ({shown}): "
+        f"{reason[:200]}; resize or crop them"
+    )
+
+
+def texts_of(processor, chats: list[list[dict]], prompts: bool) -> list[str]:
+    """The chats in the model's template. Raises InputError for one that it refuses."""
+    try:
+        return processor.apply_chat_template(chats, add_generation_prompt=prompts, tokenize=False)
     except TemplateError as error:
         raise InputError(
             f"the model's chat template refuses the chat ({error}): fix its roles"
         ) from error
-    media = {}
-    if images:
-        media["images"] = images
-    if videos:
-        pairs = [paired(video) for video in videos]
-        media["videos"] = [
-            np.stack([np.asarray(frame.convert("RGB")) for frame in video.frames])
-            for video in pairs
-        ]
-        media["video_metadata"] = [video.metadata for video in pairs]
-        media["do_sample_frames"] = False
-    return processor(text=text, **media, padding=True, padding_side="left", return_tensors="pt")
 
 
 def paired(video: Video) -> Video:
     """A video of one frame shows it twice: Qwen-VL joins frames in pairs, and Qwen3-VL's processor
     refuses a single one, where those before it repeat it."""
     return Video(video.frames * 2, video.fps, (0.0, 0.0)) if len(video.frames) == 1 else video
-
-
-def collate(processor, parts: list) -> BatchFeature:
-    """One left-padded batch of single prompts."""
-    longest = max(part["input_ids"].shape[1] for part in parts)
-    fill = {"input_ids": tokenizer_of(processor).pad_token_id}
-    together = {}
-    for name in dict.fromkeys(name for part in parts for name in part):
-        values = [torch.as_tensor(part[name]) for part in parts if name in part]
-        if name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-            values = [
-                pad(value, (longest - value.shape[1], 0), value=fill.get(name, 0))
-                for value in values
-            ]
-        together[name] = torch.cat(values)
-    return BatchFeature(together)
 
 
 def visual_grid(inputs, row: int, processor) -> tuple[int, int, int]:

@@ -1,15 +1,17 @@
 """Special tokens that a user typed: they would end a turn, or stand for a missing image."""
 
 from zipr1.common.errors import InputError
+from zipr1.models.loading import tokenizer_of
 
 
-def check_special_tokens(tokenizer, chat: list[dict]) -> None:
-    """Raises InputError for a chat whose texts or roles contain a special token of `tokenizer`.
+def check_special_tokens(processor, chat: list[dict]) -> None:
+    """Raises InputError for a chat whose texts or roles contain a special token of the tokenizer,
+    or a placeholder that the processor replaces by an image or a video.
 
     A tokenizer cannot tell them from those that the chat template sets. `chat` holds messages with
     a role and a content of parts.
     """
-    tokens = special_tokens(tokenizer)
+    tokens = special_tokens(processor)
     for message in chat:
         # Adjacent texts are joined by the template; between them a medium stands as a line feed.
         parts = [part.get("text", "\n") for part in message["content"]]
@@ -22,7 +24,11 @@ def check_special_tokens(tokenizer, chat: list[dict]) -> None:
                 )
 
 
-def special_tokens(tokenizer) -> list[str]:
-    """All texts that the tokenizer reads as one special token, the longest first."""
+def special_tokens(processor) -> list[str]:
+    """All texts that the tokenizer reads as one special token, or that the processor replaces; the
+    longest first."""
+    tokenizer = tokenizer_of(processor)
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
+    names = ("image_token", "video_token")
+    replaced = [token for name in names if (token := getattr(processor, name, None))]
+    return sorted({*added, *tokenizer.all_special_tokens, *replaced}, key=len, reverse=True)

@@ -110,7 +110,7 @@ def visual_masks(processor, examples: list[Example], inputs, kept: list) -> list
 
 
 def has_grid(inputs) -> bool:
-    """Whether the processor says how the visual tokens lie in rows and columns, as Qwen-VL's do."""
+    """Whether the processor says how the visual tokens lie in rows and columns, as those of Qwen-VL and GLM-V do."""
     names = ("image_grid_thw", "video_grid_thw")
     return "mm_token_type_ids" in inputs and any(name in inputs for name in names)
 
@@ -126,7 +126,10 @@ def shortened(processor, examples: list[Example], inputs, shortener: Shortener):
     Raises InputError for a model whose visual tokens have no grid.
     """
     if not has_grid(inputs):
-        raise InputError("downsample and fewer_frames need a model of a Qwen-VL family")
+        raise InputError(
+            "downsample and fewer_frames need a model of a Qwen-VL or GLM-V family, whose visual "
+            "tokens lie in rows and columns"
+        )
     part = processor.image_processor if "image_grid_thw" in inputs else processor.video_processor
     cell = part.patch_size * part.merge_size
     shorter = [

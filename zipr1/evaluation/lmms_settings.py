@@ -1,6 +1,7 @@
 """Settings inside lmms-eval: a task's generation settings, and pixel bounds."""
 
 from zipr1.common.errors import InputError
+from zipr1.data.processor import has_pixel_bounds
 
 SAMPLING = ("temperature", "top_p", "top_k", "num_beams", "do_sample")
 
@@ -26,7 +27,7 @@ def set_pixels(processor, part: str, least: int | None, most: int | None) -> Non
     if not given:
         return
     found = getattr(processor, part, None)
-    if found is None or not given.keys() <= dict(found.size).keys():
+    if found is None or not has_pixel_bounds(found):
         raise InputError(
             f"{type(processor).__name__}: its {part} has no pixel bounds; leave out min_pixels, "
             "max_pixels, video_min_pixels and video_max_pixels"

@@ -35,6 +35,7 @@ def answer(config: AnswerConfig) -> dict:
         model, processor = load_model(config, prompt)
     inputs = prompt.inputs(processor).to(model.device)
     check_length(model, inputs, config.max_new_tokens)
+    sizes = grids(prompt, inputs, processor) if config.picture else []
     with (
         announced("answering"),
         sparse(model, rule, scope=config.scope or trained.scope) as trace,
@@ -66,7 +67,7 @@ def answer(config: AnswerConfig) -> dict:
             f"{prompt.chat[-1]['content'][-1]['text']} {result['answer']} "
             f"(token ratio {result['token_ratio']:.0%}, p = {rule.p:g})"
         )
-        draw(Path(config.picture), prompt, inputs, processor, trace, caption)
+        draw(Path(config.picture), prompt, inputs, sizes, trace, caption)
         result["picture"] = config.picture
     return result
 
@@ -78,7 +79,7 @@ def load_model(config: AnswerConfig, prompt: Prompt) -> tuple:
     if prompt.media and not is_vision(model.config):
         raise InputError(
             f"{config.model}: a text model ({model.config.model_type}) takes no images; use a "
-            "Qwen-VL model"
+            "vision model"
         )
     return (model.to("cuda") if torch.cuda.is_available() else model), processor
 
@@ -100,11 +101,11 @@ def token_bytes(cache) -> int:
     return 2 * keys.shape[1] * keys.shape[3] * keys.element_size()
 
 
-def draw(path: Path, prompt: Prompt, inputs, processor, trace, caption: str) -> None:
+def draw(path: Path, prompt: Prompt, inputs, sizes: list, trace, caption: str) -> None:
     """Writes the kept tokens over the images and videos of the prompt."""
     visual = inputs["mm_token_type_ids"][0].bool().cpu()
     kept = torch.stack([layer[0].cpu()[visual] for layer in trace.kept]).numpy()
-    drawn = tiles(prompt, kept, grids(prompt, inputs, processor))
+    drawn = tiles(prompt, kept, sizes)
     save_pages(kept_pages(drawn, trace.layer_ratios[0].tolist(), caption), path)
 
 

@@ -67,6 +67,14 @@ def decoder(model) -> nn.Module:
     return model.get_decoder()
 
 
+def vision_parts(model) -> dict[str, nn.Module]:
+    """The vision tower, its projector and all else beside the text decoder, by their names in
+    `model.base_model`; none of a text model."""
+    base, text = model.base_model, decoder(model)
+    children = {} if base is text else dict(base.named_children())
+    return {name: part for name, part in children.items() if part is not text}
+
+
 def visual_columns(config, ids: torch.Tensor | None) -> torch.Tensor | None:
     """(B, L) bool: which of the token ids (B, L) stand for images and videos; None without ids."""
     names = ("image_token_id", "video_token_id")

@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 from transformers.utils import cached_file
 
-from zipr1.common.errors import InputError
+from zipr1.common.errors import InputError, MissingExtra
 from zipr1.models.adapters import add_adapter, find_adapter, first_line
-from zipr1.models.families import QWEN_VL_FAMILIES, auto_class, check_family, is_vision
+from zipr1.models.families import auto_class, check_family, is_vision
 from zipr1.models.location import EMBEDDED, locate, split_options
 from zipr1.models.positions import correct_positions
 from zipr1.models.weights import check_keys
@@ -107,6 +107,8 @@ def load_processor(name: str | Path, **options):
         )
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: no processor could be loaded ({first_line(error)})") from error
+    except ImportError as error:  # of a package that this processor needs: its message says which
+        raise MissingExtra(f"{name}: no processor could be loaded ({first_line(error)})") from error
     tokenizer = tokenizer_of(processor)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -116,18 +118,14 @@ def load_processor(name: str | Path, **options):
 def load_vision(name: str | Path, **kwargs) -> tuple:
     """`load` for the commands that show images: on a GPU where there is one.
 
-    Raises InputError for a text model, and for a family whose processor the commands do not know.
+    Raises InputError for a text model.
     """
     model, processor = load(name, **kwargs)
     if torch.cuda.is_available() and "device_map" not in kwargs:
         model.to("cuda")
-    family = model.config.model_type
     if not is_vision(model.config):
-        raise InputError(f"{name}: a text model ({family}) takes no images; use a Qwen-VL model")
-    if family not in QWEN_VL_FAMILIES:
         raise InputError(
-            f"{name}: the commands prepare images and videos for Qwen-VL models only, not for "
-            f"{family}; use zipr1.load and zipr1.sparse in Python, with the model's own processor"
+            f"{name}: a text model ({model.config.model_type}) takes no images; use a vision model"
         )
     return model, processor
 

@@ -121,13 +121,23 @@ class WeightedRows(KeptRows):
         return torch.where(self.sampled > 0, partial, weight) + slope * (self.weight - weight)
 
     def attach(self, layers: nn.ModuleList) -> list[RemovableHandle]:
-        norms = [
-            norm
-            for layer in layers
-            for norm in (layer.input_layernorm, layer.post_attention_layernorm)
-        ]
-        handles = [norm.register_forward_pre_hook(self.keep_residual) for norm in norms]
-        return handles + super().attach(layers)
+        handles = []
+        for layer in layers:
+            for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+                handles.append(norm.register_forward_pre_hook(self.keep_residual))
+            for module in residual_branches(layer):
+                handles.append(module.register_forward_hook(self.scatter))
+        return handles
+
+
+def residual_branches(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The two modules whose outputs a decoder layer adds to its residual.
+
+    GLM-V normalises the outputs of o_proj and of the MLP, which would undo a weight on them.
+    """
+    if hasattr(layer, "post_self_attn_layernorm"):
+        return layer.post_self_attn_layernorm, layer.post_mlp_layernorm
+    return layer.self_attn.o_proj, layer.mlp
 
 
 def choice_gradient_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):

@@ -55,7 +55,7 @@ class Ablation:
 
 @dataclass
 class TrainConfig:
-    """`zipr1 train`: ZipR1 post-training of a Qwen-VL model, or of a text model on rows.
+    """`zipr1 train`: ZipR1 post-training of a vision model, or of a text model on rows.
 
     --plan, with the options of `zipr1 plan`, prints what a step would take and trains nothing.
     """

@@ -7,8 +7,8 @@ import torch
 from accelerate import Accelerator
 
 from zipr1.common.clock import Stopwatch
+from zipr1.data.collate import alike, collate
 from zipr1.data.example import Example
-from zipr1.data.processor import collate
 from zipr1.rewards.reward import Reward
 from zipr1.training.learner import Learner
 from zipr1.training.modes import Mode
@@ -83,6 +83,7 @@ def gather_experience(
         for part in batch.inputs
     ]
     groups, parts = micro_batches(lengths, max_tokens), []
+    groups = [part for group in groups for part in media_alike(learner.processor, batch, group)]
     # Where each pass is one of all processes, a process with fewer repeats its last group.
     missing = largest(len(groups), accelerator) - len(groups) if synced else 0
     for group in groups + groups[-1:] * missing:
@@ -115,6 +116,12 @@ def gather_experience(
     return parts + [replace(parts[-1], weight=0.0)] * (
         largest(len(parts), accelerator) - len(parts)
     )
+
+
+def media_alike(processor, batch: Batch, group: list[int]) -> list[list[int]]:
+    """The questions of a micro-batch, in parts that the model takes in one pass."""
+    parts = alike(processor, [batch.inputs[i] for i in group])
+    return [[group[place] for place in part] for part in parts]
 
 
 def micro_batches(lengths: Sequence[int], budget: int | None) -> list[list[int]]:

@@ -132,9 +132,8 @@ def load_learner(config: TrainConfig, source: str | Path, accelerator: Accelerat
     if config.use_peft:
         add_lora(model, config)
     else:
-        model.requires_grad_(True)
-        if hasattr(model.config, "vision_config"):
-            model.model.visual.requires_grad_(False)
+        for part in (decoder(model), model.get_output_embeddings()):
+            part.requires_grad_(True)
         copy = load(config.model, dtype=frozen)[0]
     for parameter in trainable(model):
         parameter.data = parameter.data.float()
@@ -164,9 +163,21 @@ def new_adamw(policy: nn.Module, rate: float, weight_decay: float) -> torch.opti
 
 
 def add_lora(model, config: TrainConfig) -> None:
-    """A fresh adapter on the projections of the text decoder; the rest stays frozen."""
+    """A fresh adapter on the projections of the text decoder; the rest stays frozen. Raises
+    InputError for a projection that its layers do not have."""
     from peft import LoraConfig
 
+    layers = [
+        name.split(".")[-1]
+        for name, module in decoder(model).layers.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    if absent := [name for name in config.lora_target_modules if name not in layers]:
+        raise InputError(
+            f"lora_target_modules={','.join(config.lora_target_modules)}: the layers of a "
+            f"{model.config.model_type} model have no {', '.join(absent)}; choose among "
+            f"{','.join(dict.fromkeys(layers))}"
+        )
     name = next(name for name, module in model.named_modules() if module is decoder(model))
     modules = "|".join(config.lora_target_modules)
     targets = rf"{re.escape(name)}\.layers\.\d+\..*\.({modules})"

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from zipr1.models.families import auto_class
+from zipr1.models.families import auto_class, vision_parts
 from zipr1.models.flops import Shape, layer_flops
 from zipr1.models.loading import load_config
 from zipr1.training.choice_gradient import BYTES_PER_SCORE, chunk_size
@@ -167,14 +167,14 @@ def sizes_of(config: TrainConfig, prompt: int, ratio: float, processes: int) -> 
     with torch.device("meta"):
         model = auto_class(settings).from_config(settings)
     model.tie_weights()
-    named = [(f".{name}", part.numel()) for name, part in model.named_parameters()]
+    vision = [weight for part in vision_parts(model).values() for weight in part.parameters()]
     text = settings.get_text_config()
     return Sizes(
         config,
         Shape.of(text),
         text.vocab_size,
-        parameters=sum(count for _, count in named),
-        visual=sum(count for name, count in named if ".visual." in name),
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        visual=sum(weight.numel() for weight in vision),
         prompt=prompt,
         ratio=ratio,
         processes=processes,

@@ -12,7 +12,6 @@ from zipr1.data.processor import frame_size, limit_pixels, prepare
 from zipr1.data.rows import Rows, open_rows, order
 from zipr1.data.special_tokens import check_special_tokens
 from zipr1.models.families import is_vision
-from zipr1.models.loading import tokenizer_of
 from zipr1.rewards.graders import GRADERS, grade
 from zipr1.tasks import ALL_TASKS, examples_of
 from zipr1.training.config import TrainConfig
@@ -134,7 +133,7 @@ def checked(example: Example, processor, config: TrainConfig, longest: int):
     try:
         if config.completions == "given" and config.chat_template:
             answer = {"role": "assistant", "content": [{"type": "text", "text": example.answer}]}
-            check_special_tokens(tokenizer_of(processor), [answer])
+            check_special_tokens(processor, [answer])
         inputs = prepare(processor, [example], raw=not config.chat_template)
     except ValueError as error:
         raise InputError(f"row {example.id}: {error}") from error
@@ -159,7 +158,7 @@ def probe_questions(config: TrainConfig, processor, longest: int) -> list[Exampl
 def open_part(data: str, config: TrainConfig, processor) -> Rows:
     """The rows of `data` or `probe_data`, read as the run's settings say."""
     videos = getattr(processor, "video_processor", None)  # a text model has none
-    frames = min(config.max_frames, videos.max_frames) if videos else config.max_frames
+    frames = min(config.max_frames, getattr(videos, "max_frames", config.max_frames))
     return open_rows(data, config.media_root, frames, config.think, frame_size(processor))
 
 
@@ -172,7 +171,7 @@ def check_prompts(model, config: TrainConfig) -> None:
         )
     if vision and not config.chat_template:
         raise InputError(
-            "chat_template=false: a Qwen-VL model has its images in the template; leave it true"
+            "chat_template=false: a vision model has its images in the template; leave it true"
         )
 
 

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from zipr1.common.errors import InputError
-from zipr1.models.families import decoder
+from zipr1.models.families import decoder, vision_parts
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -140,9 +140,8 @@ class Fsdp2(Replicated):
         for layer in decoder(policy.model).layers:  # each moves to the device when it is sharded
             fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(**dtypes))
         # Not the vision tower: a process without images would leave the others waiting.
-        visual, ignored = getattr(policy.model.model, "visual", None), set()
-        if visual is not None:
-            ignored = set(visual.to(device).parameters())
+        vision = vision_parts(policy.model).values()
+        ignored = {weight for part in vision for weight in part.to(device).parameters()}
         whole = MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False)
         return fully_shard(policy, mesh=mesh, mp_policy=whole, ignored_params=ignored)
 

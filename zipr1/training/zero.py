@@ -17,6 +17,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from zipr1.common.errors import InputError
 from zipr1.common.files import CheckpointError
+from zipr1.models.families import vision_parts
 from zipr1.training.sharding import Policy, Replicated, trainable
 
 TAG = "state"  # name of the one set of files that DeepSpeed writes to a folder
@@ -78,8 +79,10 @@ class Zero(Replicated):
     def set_vision_apart(self, model) -> None:
         """The vision tower becomes an attribute that is no submodule, which DeepSpeed does not see:
         whole in every process, or one whose batch has no image would leave the others waiting."""
-        if visual := model.model._modules.pop("visual", None):
-            model.model.__dict__["visual"] = visual.to(self.accelerator.device)
+        self.apart = vision_parts(model)
+        for name, part in self.apart.items():
+            del model.base_model._modules[name]
+            model.base_model.__dict__[name] = part.to(self.accelerator.device)
 
     def unwrap(self, policy: nn.Module) -> nn.Module:
         return getattr(policy, "module", policy).model
@@ -109,9 +112,9 @@ class Zero(Replicated):
         from deepspeed.utils import safe_get_full_fp32_param
 
         model, weights = self.unwrap(policy), {}
-        if hasattr(model.model, "visual") and not adapter:
-            for name, part in model.model.visual.state_dict().items():
-                weights[f"model.visual.{name}"] = part.cpu()
+        for name in () if adapter else self.apart:
+            for key, part in getattr(model.base_model, name).state_dict().items():
+                weights[f"{model.base_model_prefix}.{name}.{key}"] = part.cpu()
         for name, part in model.state_dict(keep_vars=True).items():
             if part.requires_grad:
                 whole = safe_get_full_fp32_param(part)
