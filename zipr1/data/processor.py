@@ -198,12 +198,9 @@ def chat_tensors(processor, chat: list[dict], left: dict[str, list], prompts: bo
     if media["video"]:
         joins = hasattr(processor.video_processor, "temporal_patch_size")
         shown = [paired(video) if joins else video for video in media["video"]]
-        arguments["videos"] = [  # (T, 3, H, W): of other shapes a processor guesses by the sizes
-            np.stack([np.asarray(frame.convert("RGB")) for frame in video.frames]).transpose(
-                0, 3, 1, 2
-            )
-            for video in shown
-        ]
+        arrays = [np.stack([np.asarray(f.convert("RGB")) for f in one.frames]) for one in shown]
+        # (T, 3, H, W): of (T, H, W, 3) a processor guesses by the sizes which are the colours.
+        arguments["videos"] = [[array.transpose(0, 3, 1, 2) for array in arrays]]
         arguments["video_metadata"] = [video.metadata for video in shown]
         arguments["do_sample_frames"] = False
     text = texts_of(processor, [chat], prompts)
