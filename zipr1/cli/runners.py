@@ -35,6 +35,13 @@ def evaluate(config) -> str:
     return json.dumps(rows) if config.json else table
 
 
+def serve(config) -> str:
+    from zipr1.vllm.serve import serve
+
+    serve(config)
+    return ""
+
+
 def bench(config) -> str:
     from zipr1.bench.bench import run_bench
 

