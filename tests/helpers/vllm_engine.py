@@ -71,7 +71,8 @@ class Expected:
 
 
 def transformers_answer(model, question: Question, rule=None, scope="attention") -> Expected:
-    settings = dict(max_new_tokens=question.tokens, min_new_tokens=question.tokens, do_sample=False)
+    settings = {"max_new_tokens": question.tokens, "min_new_tokens": question.tokens}
+    settings |= {"do_sample": False}
     length = len(question.ids)
     with torch.no_grad():
         if rule is None:
@@ -94,28 +95,31 @@ def engine(model=EMBEDDED["zipr1/tiny"], transfer=None, **settings):
     """A vLLM engine in this process; ended on leaving."""
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
+    from vllm.distributed.kv_transfer import ensure_kv_transfer_shutdown
 
-    defaults = dict(
-        dtype="float32",
-        enforce_eager=True,
-        max_model_len=1024,
-        max_num_batched_tokens=4096,
-        block_size=32,
-        max_num_seqs=16,
-        kv_cache_memory_bytes=64 << 20,
-        enable_chunked_prefill=False,
-        enable_prefix_caching=False,
-        limit_mm_per_prompt={"image": 3, "video": 1},
-        disable_log_stats=True,
-        seed=0,
-    )
+    defaults = {
+        "dtype": "float32",
+        "enforce_eager": True,
+        "max_model_len": 1024,
+        "max_num_batched_tokens": 4096,
+        "block_size": 32,
+        "max_num_seqs": 16,
+        "kv_cache_memory_bytes": 64 << 20,
+        "enable_chunked_prefill": False,
+        "enable_prefix_caching": False,
+        "limit_mm_per_prompt": {"image": 3, "video": 1},
+        "disable_log_stats": True,
+        "seed": 0,
+    }
     transfer = connector() if transfer is None else transfer
-    llm = LLM(str(model), kv_transfer_config=transfer or None, **defaults | settings)
+    llm = None
     try:
+        llm = LLM(str(model), kv_transfer_config=transfer or None, **defaults | settings)
         yield llm
     finally:
-        llm.llm_engine.engine_core.shutdown()
-        del llm
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+        ensure_kv_transfer_shutdown()
         cleanup_dist_env_and_memory()
 
 

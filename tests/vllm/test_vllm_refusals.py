@@ -38,7 +38,7 @@ def test_another_connector(llama):
         "kv_role": "kv_both",
         "kv_connector_extra_config": {"connectors": [v.connector()]},
     }
-    with pytest.raises(InputError, match="another KV connector.*must name Zipr1Connector alone"):
+    with pytest.raises(InputError, match=r"another KV connector.*must name Zipr1Connector alone"):
         refuse(model=llama, transfer=transfer)
 
 
@@ -59,7 +59,7 @@ def test_a_sliding_window(llama, tmp_path):
 
 
 def test_a_wrong_default(llama):
-    with pytest.raises(InputError, match="zipr1_p=1.5"):
+    with pytest.raises(InputError, match=r"zipr1_p=1\.5"):
         refuse(model=llama, transfer=v.connector(p=1.5))
 
 

@@ -4,6 +4,7 @@ import inspect
 from importlib.metadata import entry_points
 
 import pytest
+import torch
 
 pytestmark = pytest.mark.vllm
 
@@ -35,11 +36,8 @@ def test_the_plugin_registers_twice_and_keeps_vllms_own_specs():
 
     register()
     register()
-    managers = KVCacheSpecRegistry._ensure_registered, KVCacheSpecRegistry.get_manager_class
-    import torch
-
-    common = dict(block_size=16, num_kv_heads=1, head_size=8, dtype=torch.float32)
-    find = managers[1]
+    common = {"block_size": 16, "num_kv_heads": 1, "head_size": 8, "dtype": torch.float32}
+    find = KVCacheSpecRegistry.get_manager_class
     assert find(SparseSpec(**common)) is SparseManager
     assert find(FullAttentionSpec(**common)).__module__.startswith("vllm.")
     assert find(SlidingWindowSpec(**common, sliding_window=4)) is SlidingWindowManager

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from conftest import random_model, tiny_processor
 
 import zipr1
 from zipr1.common.errors import InputError
+from zipr1.models.location import EMBEDDED
 from zipr1.models.saving import save
 from zipr1.vllm.blocks import compact_table, empty_blocks, slots_of
 from zipr1.vllm.config import ServeConfig
@@ -55,22 +57,16 @@ def value_of(command: list[str], flag: str) -> str:
 def test_the_command_has_the_flags_that_sparse_prompts_need(monkeypatch):
     monkeypatch.delenv("VLLM_PLUGINS", raising=False)
     config = ServeConfig("zipr1/tiny", p=0.8, min_tokens=64, vllm=["--seed", "1"])
-    command, environment = command_line(config, "/folder/of/tiny" and str(tiny_folder()))
+    command, environment = command_line(config, str(EMBEDDED["zipr1/tiny"]))
     transfer = json.loads(value_of(command, "--kv-transfer-config"))
     defaults = transfer["kv_connector_extra_config"]["defaults"]
     assert RequestSettings(**defaults) == RequestSettings(p=0.8, min_tokens=64)
     assert "--no-enable-chunked-prefill" in command
     longest = value_of(command, "--max-model-len")
-    assert value_of(command, "--max-num-batched-tokens") == longest == "2048"
+    assert value_of(command, "--max-num-batched-tokens") == longest == "4096"
     assert value_of(command, "--served-model-name") == "zipr1/tiny"
     assert command[-2:] == ["--seed", "1"]
     assert "zipr1" in environment["VLLM_PLUGINS"].split(",")
-
-
-def tiny_folder():
-    from zipr1.models.location import EMBEDDED
-
-    return EMBEDDED["zipr1/tiny"]
 
 
 def test_the_defaults_are_those_that_the_model_was_trained_for(tmp_path):
@@ -106,11 +102,11 @@ def test_an_adapter_is_merged_for_the_server(tmp_path):
     expected = zipr1.load(adapter)[0](**ids).logits
     plain = zipr1.load(base)[0](**ids).logits
     with servable(str(adapter)) as folder:
-        assert not list(__import__("pathlib").Path(folder).glob("adapter*"))
+        assert not list(Path(folder).glob("adapter*"))
         merged = zipr1.load(folder)[0](**ids).logits
     torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-5)
     assert (merged - plain).abs().max() > 0.01
-    assert not __import__("pathlib").Path(folder).exists()
+    assert not Path(folder).exists()
 
 
 @pytest.mark.parametrize(

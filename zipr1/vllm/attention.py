@@ -157,11 +157,6 @@ class SparseBuilder:
     # The state of a step belongs to one block table, so metadata is not handed on between them.
     supports_update_block_table = False
 
-    def __init__(self, kv_cache_spec, layer_names, vllm_config, device, *args, **kwargs):
-        super().__init__(kv_cache_spec, layer_names, vllm_config, device, *args, **kwargs)
-        self.block_state = None
-        self.layer_places = {name: place for place, name in enumerate(layer_names)}
-
     def build(self, common_prefix_len, common_attn_metadata, fast_build=False):
         metadata = super().build(common_prefix_len, common_attn_metadata, fast_build)
         metadata.zipr1 = Step(self, common_attn_metadata)

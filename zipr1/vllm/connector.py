@@ -79,8 +79,8 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
             return
         start = Start(request.request_id, request.num_prompt_tokens, settings)
         dense = None if settings.sparse else "all tokens were asked for"
-        if dense is None and start.prompt < settings.min_tokens:
-            dense = SHORT
+        if dense is None and start.prompt < max(settings.min_tokens, 2):
+            dense = SHORT if start.prompt < settings.min_tokens else "a prompt of one token"
         self.requests[start.request] = Request(start, dense)
         if dense is None:
             request.skip_reading_prefix_cache = True
@@ -164,6 +164,7 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
     def register_kv_caches(self, kv_caches) -> None:
         check_alone(self)
         check_layers(self._vllm_config, kv_caches)
+        self.worker.allocate(self._kv_cache_config.kv_cache_groups, kv_caches)
 
     def bind_connector_metadata(self, connector_metadata: StepMetadata) -> None:
         super().bind_connector_metadata(connector_metadata)

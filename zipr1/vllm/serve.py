@@ -96,13 +96,17 @@ def merge(adapter: str, folder: Path) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     model, processor = load(adapter)
-    for name, module in list(model.named_modules()):
+    for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, module.get_base_layer())
-    model._hf_peft_config_loaded = False
-    save(model, processor, folder)
+    weights = {
+        name.replace(".base_layer", ""): weight
+        for name, weight in model.state_dict().items()
+        if ".lora_" not in name
+    }
+    base = find_adapter(adapter)
+    options = {} if base.revision is None else {"revision": base.revision}
+    save(load(base.base, **options)[0], processor, folder, weights=weights)
 
 
 def command_line(config: ServeConfig, folder: str) -> tuple[list[str], dict[str, str]]:

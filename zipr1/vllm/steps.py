@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from vllm.model_executor.models.utils import extract_layer_index
 
+from zipr1.common.errors import RunError
 from zipr1.sparsity.probes import Probes, find_probes, probe_ranks
 from zipr1.vllm.blocks import compact_table, empty_blocks, slots_of
 from zipr1.vllm.messages import Report, Start
@@ -79,12 +80,12 @@ class Step:
         return self.entered
 
     def _enter(self, kv_cache: torch.Tensor) -> BlockState:
-        builder = self.builder
-        if builder.block_state is None:
-            layers, blocks = len(builder.layer_names), kv_cache.shape[0]
-            builder.block_state = BlockState(layers, blocks, self.first.device)
-            self.worker.blocks.append(builder.block_state)
-        state = builder.block_state
+        state = self.worker.blocks[self.builder.layer_names[0]]
+        if kv_cache.shape[0] != state.removed.shape[1]:
+            raise RunError(
+                f"zipr1 in vLLM: the attention kernel splits KV blocks of {self.block_size} tokens; "
+                "set --block-size to a size that it takes whole"
+            )
         fresh = (self.common.seq_lens == self.lengths) & (self.lengths > 0)
         # Rows that continue write to block 0, vLLM's null block, whose entries are always 0.
         begun = torch.where(fresh, self.first, 0)
@@ -122,7 +123,7 @@ class Step:
 
     def index_of(self, layer_name: str) -> int:
         """The place of a layer among those of this block table."""
-        return self.builder.layer_places[layer_name]
+        return self.entered.places[layer_name]
 
     @cached_property
     def row_of_token(self) -> torch.Tensor:
