@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from conftest import extended, front, prompts, random_model
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 
 from zipr1.common.errors import InputError
 from zipr1.common.scope import SCOPES
@@ -19,9 +19,9 @@ RULE = TopP(0.9)
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
 
-def generate(model, inputs, rule=RULE, **settings):
+def generate(model, inputs, rule=RULE, block: dict | None = None, **settings):
     settings = {"max_new_tokens": 5, "do_sample": False} | settings
-    with torch.no_grad(), sparse(model, rule) as trace:
+    with torch.no_grad(), sparse(model, rule, **block or {}) as trace:
         return model.generate(**inputs, **settings), trace
 
 
@@ -258,28 +258,14 @@ def test_a_new_picture_in_the_second_turn(model, processor):
         )
 
 
-def test_a_prompt_read_in_chunks_counts_the_chunks_that_stay_whole(model, batch):
-    length = batch["input_ids"].shape[1]
-    try:
-        with torch.no_grad():
-            model.generate(
-                **batch, max_new_tokens=5, do_sample=False, prefill_chunk_size=length - 6
-            )
-    except RuntimeError:
-        pytest.skip(
-            f"dense transformers {transformers.__version__} cannot read this prompt in chunks"
-        )  # pictures in 5.17
-    out, trace = generate(model, batch, prefill_chunk_size=length - 6)
-    assert out.shape[1] == length + 5
-    lengths = batch["attention_mask"].sum(-1)
-    assert [kept.shape[1] for kept in trace.kept] == [length] * len(trace.kept)
-    assert torch.equal(trace.lengths, lengths)
-    assert all(kept[:, -6:].all() for kept in trace.kept)
-    assert (trace.token_ratio < 1).all()
-    whole = {"max_new_tokens": 5, "prefill_chunk_size": length - 6}
-    with torch.no_grad():
-        dense = model.generate(**batch, do_sample=False, **whole)
-    assert generate(model, batch, KeepAll(), **whole)[0].tolist() == dense.tolist()
+def test_a_prefill_in_chunks_is_refused(model, batch):
+    """The tokens of a chunk cannot be selected before the last queries of the prompt are known."""
+    for given in (
+        {"prefill_chunk_size": 32},
+        {"generation_config": GenerationConfig(prefill_chunk_size=32, max_new_tokens=2)},
+    ):
+        with pytest.raises(InputError, match=r"prefill_chunk_size=32.*leave it out"):
+            generate(model, batch, KeepAll(), **given)
 
 
 @pytest.mark.parametrize("kind", ["static", "quantized"])
@@ -297,21 +283,62 @@ def test_another_kind_of_cache_says_what_to_use(model, batch, kind):
         generate(model, batch, **settings)
 
 
-def test_assisted_decoding_says_what_to_use(model, processor):
-    row = prompts(
-        processor, [Example("a", "none", "What is red? What is", "red")]
-    )  # repeats, so that there is a draft
-    with torch.no_grad():
-        assert (
-            model.generate(
-                **row, max_new_tokens=5, do_sample=False, prompt_lookup_num_tokens=2
-            ).shape[0]
-            == 1
+@pytest.mark.parametrize("scope", SCOPES)
+def test_assisted_decoding_generates_the_same_tokens(model, processor, scope):
+    """Drafts, in the first pass and later, are no part of the prompt; those refused are cropped."""
+    question = "What is red? A red thing is. What is red? A red"
+    row = prompts(processor, [Example("a", "none", question, "red")])
+    settings = {"max_new_tokens": 9, "do_sample": False}
+    with torch.no_grad(), sparse(model, TopP(0.8), scope=scope) as trace:
+        expected = model.generate(**row, **settings)
+        kept = [layer.clone() for layer in trace.kept]
+        drafts = random_model(model.config.model_type)  # of the same weights: most are accepted
+        for assistant in ({"prompt_lookup_num_tokens": 3}, {"assistant_model": drafts}):
+            out = model.generate(**row, **settings, **assistant, return_dict_in_generate=True)
+            assert out.sequences.tolist() == expected.tolist()
+            for one, other in zip(kept, trace.kept, strict=True):
+                assert torch.equal(one, other)
+            stored = out.past_key_values.layers[0]
+            assert stored.seen == expected.shape[1] - 1
+            count = int(kept[0].sum()) + 8
+            assert stored.keys.shape[2] == stored.valid.shape[1] == count
+    assert trace.token_ratio < 1
+    with pytest.raises(InputError, match="leave out keep_kv"):
+        generate(
+            model,
+            row,
+            TopP(0.8),
+            {"scope": scope, "keep_kv": True},
+            **settings,
+            prompt_lookup_num_tokens=3,
         )
-    with pytest.raises(NotImplementedError, match="plain generate"):
-        generate(model, row, prompt_lookup_num_tokens=2)
-    with pytest.raises(NotImplementedError, match="plain generate"):
-        generate(model, row, assistant_model=random_model(model.config.model_type))
+
+
+def test_a_cache_is_cropped_by_generated_tokens_only(model, processor, examples):
+    with torch.no_grad(), sparse(model, TopP(0.6)):
+        out = model.generate(
+            **prompts(processor, examples[:1]), max_new_tokens=4, do_sample=False,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+    with pytest.raises(RuntimeError, match="cropped by 4 tokens, 3 were generated"):
+        out.past_key_values.crop(-4)
+    out.past_key_values.crop(-3)
+    with pytest.raises(RuntimeError, match="cropped by 1 tokens, 0 were generated"):
+        out.past_key_values.crop(-1)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("beams", [1, 2])
+def test_generation_without_a_cache_is_the_same(model, batch, scope, beams):
+    settings = {"max_new_tokens": 5, "do_sample": False, "num_beams": beams}
+    outs = []
+    for use_cache in (True, False):
+        with torch.no_grad(), sparse(model, TopP(0.8), scope=scope) as trace:
+            outs.append(model.generate(**batch, **settings, use_cache=use_cache))
+            outs.append(trace.token_ratio)
+    assert outs[0].tolist() == outs[2].tolist() and torch.equal(outs[1], outs[3])
+    with torch.no_grad(), sparse(model, KeepAll()):
+        assert model.generate(**batch, **settings).tolist() != outs[0].tolist()
 
 
 @pytest.mark.parametrize("scope", SCOPES)

@@ -283,9 +283,8 @@ def test_gradient_checkpointing_recomputes_the_same_selection(model, batch, scop
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         model.zero_grad()
-        with sparse(
-            model, TopP((0.6, 0.8, 0.9, 0.95)), training=TrainingPass(relax=FLOORED), scope=scope
-        ) as trace:
+        settings = {"training": TrainingPass(relax=FLOORED), "prompt_length": 10_000}
+        with sparse(model, TopP((0.6, 0.8, 0.9, 0.95)), scope=scope, **settings) as trace:
             out = model(**batch, use_cache=False)
             loss = out.logits[:, -1].logsumexp(-1).sum() + trace.relaxed_ratio.sum()
             loss.backward()
@@ -301,7 +300,7 @@ def test_gradient_checkpointing_recomputes_the_same_selection(model, batch, scop
 def test_backward_outside_the_block_is_refused_under_checkpointing(model, batch):
     model = random_model(model.config.model_type).requires_grad_(True).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    with sparse(model, TopP(0.7)):
+    with sparse(model, TopP(0.7), prompt_length=10_000):
         loss = model(**batch, use_cache=False).logits.sum()
     with pytest.raises(RuntimeError, match="inside the"):
         loss.backward()

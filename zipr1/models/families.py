@@ -10,6 +10,7 @@ A family that cannot be sparse stands in NOT_SPARSE with the reason.
 from pathlib import Path
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
@@ -59,6 +60,12 @@ def is_vision(config) -> bool:
 def auto_class(config) -> type:
     """The transformers class that builds a model, with its language head, from `config`."""
     return AutoModelForImageTextToText if is_vision(config) else AutoModelForCausalLM
+
+
+def inner_model(model) -> nn.Module:
+    """The transformers model inside a PEFT model, a compiled one, or one for several processes."""
+    model = extract_model_from_parallel(model, keep_fp32_wrapper=True, keep_torch_compile=False)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def decoder(model) -> nn.Module:

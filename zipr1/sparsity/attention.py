@@ -16,8 +16,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function
 
 from zipr1.common.errors import InputError, RunError
+from zipr1.sparsity.faults import check_faults
 from zipr1.sparsity.probes import columns_of, flat_positions, scattered, take_tokens
-from zipr1.sparsity.selection import select_tokens
+from zipr1.sparsity.selection import prompt_columns, select_tokens
 from zipr1.sparsity.separate import Queries
 from zipr1.sparsity.settings import NAME, ForwardPass
 from zipr1.sparsity.varlen import packable, packed_attention
@@ -82,13 +83,18 @@ def prefill_attention(
     """Attention among the selected tokens; evicts the others from the KV cache."""
     batch, _, length, _ = query.shape
     mask = full_padding_mask(attention_mask, query)
-    kept, rows, _ = select_tokens(module.layer_idx, query, key, mask, kwargs["scaling"], current)
+    selected = select_tokens(module.layer_idx, query, key, mask, kwargs["scaling"], current)
+    kept, rows, faults = selected.kept, selected.rows, selected.faults
     counts = kept.sum(-1)
     queries = None if rows is None else Queries(rows, kept)
     # The only device synchronisation of a layer: the shapes that follow are Python integers.
-    numbers = [counts.max(), counts.min(), counts.sum(), mask.sum(-1).min()]
+    completions = (counts - faults[0].chosen.sum(-1)).min()
+    flags = [flag for fault in faults for flag in fault.flags]
+    numbers = [*flags, counts.max(), counts.min(), counts.sum(), mask.sum(-1).min(), completions]
     numbers += [] if queries is None else queries.numbers
-    most, least, total, shortest, *numbers = torch.stack(numbers).tolist()
+    numbers = torch.stack(numbers).tolist()
+    check_faults(faults, numbers[: len(flags)])
+    most, least, total, shortest, completions, *numbers = numbers[len(flags) :]
     if queries is not None:
         queries.read(numbers)
     if least == length and (queries is None or queries.index is None):
@@ -119,7 +125,7 @@ def prefill_attention(
         if current.settings.keep_kv:
             stored.valid, stored.ragged = mask, shortest < length
         else:
-            stored.evict(kept_key, kept_value, filled, ragged=least < most)
+            stored.evict(kept_key, kept_value, filled, least < most, completions)
     if current.kept_rows is not None:
         current.kept_rows.set(row, (batch, length))
     return full, None
@@ -138,7 +144,8 @@ def continued_attention(
         if attention_mask is not None:  # turns of unequal length are padded
             stored.valid[:, -new:] &= attention_mask[:, -new:].bool()
             stored.ragged = True
-        record_turn(current, module.layer_idx, stored.valid[:, -new:])
+        _, end = prompt_columns(stored.valid[:, -new:], current.prompt_length)
+        record_turn(current, module.layer_idx, stored.valid[:, -new:][:, :end])
     with cudnn_attention_disabled():
         if new > 1:
             causal = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)

@@ -16,15 +16,16 @@ class KeptLayer(DynamicLayer):
         masks continue as if nothing had been dropped.
     ragged: whether `valid` may hold a False, known without a device synchronisation.
     evicted: whether tokens were dropped, or moved to align a ragged batch.
+    removable: tokens at the end that `crop` may remove: those after the prompt.
     open: set by `zipr1.sparse` before each pass; stock attention would take invalid places for
         tokens.
     """
 
-    is_croppable = False
+    is_croppable = True
 
     def __init__(self):
         super().__init__()
-        self.seen = 0
+        self.seen = self.removable = 0
         self.valid: torch.Tensor | None = None
         self.ragged = self.evicted = False
         self.open = True
@@ -40,15 +41,24 @@ class KeptLayer(DynamicLayer):
         batch, _, length, _ = key_states.shape
         new = torch.ones(batch, length, dtype=torch.bool, device=key_states.device)
         self.valid = new if self.seen == 0 else torch.cat([self.valid, new], dim=-1)
-        self.seen += length
+        self.seen, self.removable = self.seen + length, self.removable + length
         return keys, values
 
     def evict(
-        self, keys: torch.Tensor, values: torch.Tensor, valid: torch.Tensor, ragged: bool
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        valid: torch.Tensor,
+        ragged: bool,
+        completions: int,
     ) -> None:
-        """Replaces what is stored by the kept tokens (B, Hkv, K, D) and their validity (B, K)."""
+        """Replaces what is stored by the kept tokens (B, Hkv, K, D) and their validity (B, K).
+
+        completions: tokens after the prompt, at the end of every row.
+        """
         self.keys, self.values, self.valid = keys, values, valid
         self.ragged, self.evicted = ragged, True
+        self.removable = 0 if ragged else completions
 
     def get_seq_length(self) -> int:
         return self.seen
@@ -58,14 +68,26 @@ class KeptLayer(DynamicLayer):
 
     def reset(self) -> None:
         super().reset()
-        self.seen, self.valid, self.ragged, self.evicted, self.open = 0, None, False, False, True
+        self.seen = self.removable = 0
+        self.valid, self.ragged, self.evicted, self.open = None, False, False, True
 
     def crop(self, tokens_to_remove: int) -> None:
-        if tokens_to_remove:
-            raise NotImplementedError(
-                "a sparse KV cache cannot be cropped, its dropped tokens are gone: "
-                "use plain generate() instead of assisted decoding"
+        """Removes the last -tokens_to_remove tokens, as assisted decoding does with drafts.
+
+        Before transformers 5.2x a positive number is the length to keep. Raises RunError for tokens
+        of the prompt, some of which are gone.
+        """
+        keep = tokens_to_remove > 0
+        count = max(self.seen - tokens_to_remove, 0) if keep else -tokens_to_remove
+        if count > self.removable:
+            raise RunError(
+                f"a sparse KV cache cannot be cropped by {count} tokens, {self.removable} were "
+                "generated: tokens of the prompt were dropped, and the others moved"
             )
+        if count:
+            super().crop(-count)
+            self.valid = self.valid[:, :-count]
+            self.seen, self.removable = self.seen - count, self.removable - count
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)

@@ -1,20 +1,15 @@
 """`zipr1.sparse`: the block in which a model is sparse."""
 
-import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from transformers import DynamicCache
+import torch
 
-from zipr1.common.errors import InputError, RunError
+from zipr1.common.errors import InputError
 from zipr1.common.scope import SCOPES, Scope
-from zipr1.models.families import decoder, set_attention, visual_columns
-from zipr1.models.positions import corrected_positions
-from zipr1.models.versions import CACHE, take_cache
-from zipr1.sparsity import attention  # noqa: F401 - registers the attention function
-from zipr1.sparsity.cache import make_sparse
+from zipr1.sparsity.block import Block
 from zipr1.sparsity.rules import Rule
-from zipr1.sparsity.settings import NAME, ForwardPass, Settings, TrainingPass
+from zipr1.sparsity.settings import Settings, TrainingPass
 from zipr1.sparsity.trace import Trace
 
 
@@ -27,7 +22,7 @@ def sparse(
     scope: Scope = "attention",
     keep_kv: bool = False,
     min_tokens: int = 0,
-    prompt_length: int | None = None,
+    prompt_length: int | Sequence[int] | None = None,
     training: TrainingPass | None = None,
 ) -> Iterator[Trace]:
     """Makes every forward and generate() of `model` sparse inside the block.
@@ -48,86 +43,42 @@ def sparse(
     keep_kv: the KV cache keeps every prompt token: only the prefill is sparse, for chats whose
         later turns may need the dropped tokens.
     min_tokens: shorter prompts stay dense; the trace shows a ratio of 1 for them.
-    prompt_length: columns of the batch that are the prompt. The others are completion tokens, which
-        are never dropped, so that one pass over (prompt, completion) equals prefill and decoding.
-        None: all columns are the prompt.
+    prompt_length: columns of the batch that are the prompt, or a number for each row. The others
+        are completion tokens, which are never dropped, so that one pass over (prompt, completion)
+        equals prefill and decoding. None: read from the call, as trainers make it: up to the first
+        label that is not -100, or to the first position whose logits `logits_to_keep` asks for; a
+        training pass (gradients, model in training mode) that has neither is refused; of any other
+        pass all columns are the prompt.
     training: what only a trainer sets.
+
+    The block belongs to the thread that opened it and to those started since (`sparsity.threads`).
+    Copies of the model made inside are dense.
     """
     if scope not in SCOPES:
         raise InputError(f"scope={scope!r}: expected one of {', '.join(SCOPES)}")
-    settings = Settings(
-        rule, rows, scope, keep_kv, min_tokens, prompt_length, training or TrainingPass()
-    )
-    text = decoder(model)
-    trace = Trace()
-    kept_rows = settings.training.kept_rows() if scope == "layer" else None
-    before = text.config._attn_implementation
-    if before.startswith(NAME):
-        raise RunError("the model is inside a block of zipr1.sparse already: leave that one first")
-
-    visual = None  # of the pass that has begun; the decoder takes it
-
-    def note_visual(module, args, kwargs):
-        nonlocal visual
-        visual = visual_columns(model.config, args[0] if args else kwargs.get("input_ids"))
-
-    def start_pass(module, args, kwargs):
-        nonlocal visual
-        kwargs = dict(kwargs)
-        attentions = kwargs.get("output_attentions")
-        if attentions or (attentions is None and text.config.output_attentions):
-            raise InputError(
-                "output_attentions: sparse attention makes no full score matrix; leave the block, "
-                "and load the model with attn_implementation='eager'"
-            )
-        cache = take_cache(kwargs)
-        use_cache = kwargs.get("use_cache")
-        if cache is None and (text.config.use_cache if use_cache is None else use_cache):
-            cache = DynamicCache(config=text.config)
-        past = 0
-        if cache is not None:
-            kwargs[CACHE] = cache
-            make_sparse(cache)
-            past = cache.get_seq_length()
-        if past == 0:
-            for entries in (trace.kept, trace.rows, trace.relaxed, trace.flipped):
-                entries.clear()
-            trace.cache = None if cache is None else weakref.ref(cache)
-        current = ForwardPass(settings, trace, cache, past, kept_rows, visual=visual)
-        visual = None
-        # A function, since FSDP2 copies every dataclass among a layer's arguments.
-        kwargs[NAME] = lambda: current
-        return args, kwargs
-
-    inside = True
-
-    def guard(module, args, output):
-        """A checkpointed layer recomputed outside the block would run dense: a wrong gradient."""
-
-        def check(gradient):
-            if not inside:
-                raise RunError(
-                    "gradient checkpointing: call backward() inside the `with zipr1.sparse(...)` "
-                    "block"
-                )
-
-        if output[0].requires_grad and any(
-            getattr(part, "gradient_checkpointing", False) for part in module.modules()
-        ):
-            output[0].register_hook(check)
-
-    handles = [
-        model.register_forward_pre_hook(note_visual, with_kwargs=True),
-        text.register_forward_pre_hook(start_pass, with_kwargs=True),
-        text.register_forward_hook(guard),
-    ]
-    handles += kept_rows.attach(text.layers) if kept_rows is not None else []
+    lengths = checked_lengths(prompt_length)
+    training = training or TrainingPass()
+    block = Block(model, Settings(rule, rows, scope, keep_kv, min_tokens, lengths, training))
     try:
-        set_attention(model, settings.training.implementation)
-        with corrected_positions(model):
-            yield trace
+        try:
+            block.open()
+            yield block.trace
+        finally:
+            block.close()
     finally:
-        inside = False
-        for handle in handles:
-            handle.remove()
-        set_attention(model, before)
+        block.close()  # again, where Ctrl-C came before close() began
+
+
+def checked_lengths(prompt_length) -> int | list[int] | None:
+    """`prompt_length` without tensors. Raises InputError for numbers below 1."""
+    if prompt_length is None:
+        return None
+    if isinstance(prompt_length, torch.Tensor):
+        prompt_length = prompt_length.tolist()
+    numbers = prompt_length if isinstance(prompt_length, (list, tuple)) else [prompt_length]
+    if not numbers or any(type(number) is not int or number < 1 for number in numbers):
+        raise InputError(
+            f"prompt_length={prompt_length!r}: expected a number of columns, at least 1, or one "
+            "per row"
+        )
+    return prompt_length

@@ -5,9 +5,13 @@ this scope the dropped rows are left out of the input of both modules and get ze
 residual stream carries them on unchanged. Hooks gather and scatter; no module is replaced.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
+
+from zipr1.sparsity.methods import Hook
 
 
 class KeptRows:
@@ -20,6 +24,8 @@ class KeptRows:
     def __init__(self):
         self.rows: torch.Tensor | None = None  # (N,) long; None: all rows
         self.shape = (0, 0)  # B, L
+        self.handles: list[RemovableHandle] = []
+        self.modules: list[nn.Module] = []  # that have the hooks
 
     def set(self, rows: torch.Tensor | None, shape: tuple[int, int] = (0, 0)) -> None:
         """The kept rows (N,) and (B, L); None for a pass that drops nothing."""
@@ -39,14 +45,28 @@ class KeptRows:
         full = output.new_zeros(batch * length, output.shape[-1])
         return full.index_copy_(0, self.rows, output[0]).view(batch, length, -1)
 
-    def attach(self, layers: nn.ModuleList) -> list[RemovableHandle]:
-        """Hooks the modules that the scope covers; removing the handles restores the layers."""
+    def hooks(self, layers: nn.ModuleList) -> list[tuple[nn.Module, str, Callable]]:
+        """The modules that the scope covers, how a hook of each is registered, and the hook."""
         modules = [module for layer in layers for module in (layer.self_attn.o_proj, layer.mlp)]
-        return [
-            handle
-            for module in modules
-            for handle in (
-                module.register_forward_pre_hook(self.gather),
-                module.register_forward_hook(self.scatter),
-            )
+        before, after = "register_forward_pre_hook", "register_forward_hook"
+        return [(module, before, self.gather) for module in modules] + [
+            (module, after, self.scatter) for module in modules
         ]
+
+    def attach(self, layers: nn.ModuleList) -> None:
+        """Registers the hooks; again where an adapter has replaced a module since."""
+        hooks = self.hooks(layers)
+        modules = [module for module, *_ in hooks]
+        if modules == self.modules:
+            return
+        self.detach()
+        self.modules = modules
+        self.handles = [
+            getattr(module, register)(Hook(function)) for module, register, function in hooks
+        ]
+
+    def detach(self) -> None:
+        """Removes the hooks, which restores the layers."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles, self.modules, self.rows = [], [], None

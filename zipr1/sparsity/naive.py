@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from zipr1.models.families import decoder
 from zipr1.sparsity.attention import full_padding_mask, padding_mask
 from zipr1.sparsity.rules import KeepAll
+from zipr1.sparsity.selection import prompt_columns
 from zipr1.sparsity.settings import NAME, Settings
 from zipr1.sparsity.trace import record
 
@@ -82,10 +83,11 @@ def reference_attention(module, query, key, value, attention_mask, scaling: floa
     settings = current.settings
     batch, heads, length, _ = query.shape
     attention_mask = full_padding_mask(attention_mask, query)
-    outputs, kept = [], torch.zeros(batch, settings.prompt_length or length, dtype=torch.bool)
+    prompts, end = prompt_columns(attention_mask, current.prompt_length)
+    outputs, kept = [], torch.zeros(batch, end, dtype=torch.bool)
     for b in range(batch):
         columns = attention_mask[b].nonzero()[:, 0].tolist()
-        prompt = [c for c in columns if c < kept.shape[1]]
+        prompt = prompts[b].nonzero()[:, 0].tolist()
         indices = sample_selection(module.layer_idx, b, prompt, query[b], key[b], scaling, settings)
         kept[b, indices] = True
         active = torch.zeros(length, dtype=torch.bool)
@@ -104,7 +106,7 @@ def reference_attention(module, query, key, value, attention_mask, scaling: floa
         logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
         out = logits.softmax(-1).to(value.dtype) @ value[b].repeat_interleave(group, dim=0)
         outputs.append(out * queries[None, :, None])
-    current.trace.lengths = attention_mask[:, : settings.prompt_length].sum(-1)
+    current.trace.lengths = prompts.sum(-1)
     record(current.trace.kept, module.layer_idx, kept)
     return torch.stack(outputs).transpose(1, 2), None
 

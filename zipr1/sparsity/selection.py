@@ -1,10 +1,12 @@
 """Which tokens take part in one layer: the choice of the rule, or a replayed one."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from zipr1.common.errors import InputError
+from zipr1.sparsity.faults import Faults, checked_choice
 from zipr1.sparsity.probes import Scores, find_probes, probe_ranks, probe_scores
 from zipr1.sparsity.rules import TopP
 from zipr1.sparsity.settings import ForwardPass, Settings
@@ -16,11 +18,13 @@ class Selection(NamedTuple):
 
     rows: (B, L) bool, the queries that are computed, if they are selected separately, else None.
     scores: what the rule chose by; None for prompts below `min_tokens`.
+    faults: of the choices, for the caller to check together with its own device synchronisation.
     """
 
     kept: torch.Tensor
     rows: torch.Tensor | None
     scores: Scores | None
+    faults: tuple[Faults, ...]
 
 
 def select_tokens(
@@ -36,55 +40,79 @@ def select_tokens(
     query (B, H, L, D), key (B, Hkv, L, D) after rotary embedding, attention_mask (B, L) bool.
     Writes the trace. Raises InputError for a replayed choice that does not fit.
     """
-    settings, trace = current.settings, current.trace
-    training, end = settings.training, settings.prompt_length
-    prompt = attention_mask.clone()
-    if end is not None:
-        prompt[:, end:] = False
-    short = query.shape[2] < settings.min_tokens
-    if short and training.replay is None and training.relax is None:
-        trace.lengths = prompt.sum(-1)
-        record(trace.kept, layer, prompt[:, :end])
-        return Selection(attention_mask, None, None)
+    settings, trace, training = current.settings, current.trace, current.settings.training
+    prompt, end = prompt_columns(attention_mask, current.prompt_length)
+    lengths = prompt.sum(-1)
 
     def attention() -> tuple[torch.Tensor, torch.Tensor]:
         if current.probes is None or current.probes.prompt.device != query.device:
-            current.probes = find_probes(probe_ranks(prompt.sum(-1), query.shape[2]), prompt)
+            current.probes = find_probes(probe_ranks(lengths, query.shape[2]), prompt)
         return probe_scores(query, key, current.probes, scaling)
 
+    # A copy, since a rule may change in place what it is given.
     earlier = tuple(trace.kept[:layer])
-    scores = Scores(attention, prompt, layer, earlier, current.visual)
+    scores = Scores(attention, prompt.clone(), layer, earlier, current.visual)
+    trace.lengths = lengths
+    short = query.shape[2] < settings.min_tokens
+    if short and training.replay is None and training.relax is None:
+        record(trace.kept, layer, prompt[:, :end])
+        faults = (Faults(settings.rule, layer, prompt, prompt),)
+        return Selection(attention_mask, None, None, faults)
+
     # The scores get a graph only if the relaxed count reads them first, outside of no_grad.
     if training.relax is not None:
         record(trace.relaxed, layer, relaxed(scores, current))
     with torch.no_grad():
-        chosen = settings.rule.keep(scores)
+        chosen = checked_choice(settings.rule, scores)
         if settings.min_tokens:
-            chosen = torch.where((scores.lengths < settings.min_tokens)[:, None], prompt, chosen)
+            chosen = torch.where((lengths < settings.min_tokens)[:, None], prompt, chosen)
         if training.replay is not None:
             fresh, chosen = chosen, replayed(training.replay[layer], prompt, layer)
             record(trace.flipped, layer, (chosen & ~fresh).sum(-1) / chosen.sum(-1))
-        trace.lengths = scores.lengths
         record(trace.kept, layer, chosen[:, :end])
+        faults = (Faults(settings.rule, layer, chosen, prompt, query.dtype, scores),)
         rows = None
         if settings.separate:
-            rows = query_rows(settings, scores)
+            rows = query_rows(settings, scores, prompt)
+            if settings.rows is not None:
+                faults += (Faults(settings.rows, layer, rows, prompt),)
             record(trace.rows, layer, (rows & prompt)[:, :end])
             rows = rows | (attention_mask & ~prompt)
-        return Selection(chosen | (attention_mask & ~prompt), rows, scores)
+        return Selection(chosen | (attention_mask & ~prompt), rows, scores, faults)
 
 
-def query_rows(settings: Settings, scores: Scores) -> torch.Tensor:
+def query_rows(settings: Settings, scores: Scores, prompt: torch.Tensor) -> torch.Tensor:
     """(B, L) bool: the queries that are computed, where they are selected separately."""
     if settings.scope == "keys":
-        return torch.ones_like(scores.valid)
-    chosen = (
-        settings.rule.keep_rows(scores) if settings.rows is None else settings.rows.keep(scores)
-    )
+        return torch.ones_like(prompt)
+    if settings.rows is None:
+        chosen = settings.rule.keep_rows(scores)
+    else:
+        chosen = checked_choice(settings.rows, scores)
     if settings.min_tokens:
-        short = (scores.lengths < settings.min_tokens)[:, None]
-        chosen = torch.where(short, scores.valid, chosen)
+        chosen = torch.where((prompt.sum(-1) < settings.min_tokens)[:, None], prompt, chosen)
     return chosen
+
+
+def prompt_columns(
+    attention_mask: torch.Tensor, prompt_length: int | Sequence[int] | None
+) -> tuple[torch.Tensor, int]:
+    """(B, L) bool, the tokens of the prompts, and the number of columns they lie in.
+
+    Raises InputError for a list of lengths that does not fit the batch.
+    """
+    batch, length = attention_mask.shape
+    if prompt_length is None:
+        return attention_mask.clone(), length
+    lengths = [prompt_length] if isinstance(prompt_length, int) else list(prompt_length)
+    if len(lengths) not in (1, batch):
+        raise InputError(
+            f"prompt_length has {len(lengths)} values for a batch of {batch}: give one number, or "
+            "one per row"
+        )
+    ends = torch.tensor(lengths, device=attention_mask.device)[:, None]
+    columns = torch.arange(length, device=attention_mask.device)
+    return attention_mask & (columns < ends), min(max(lengths), length)
 
 
 def relaxed(scores: Scores, current: ForwardPass) -> torch.Tensor:

@@ -45,7 +45,7 @@ class Settings:
     scope: Scope = "attention"
     keep_kv: bool = False
     min_tokens: int = 0
-    prompt_length: int | None = None
+    prompt_length: int | Sequence[int] | None = None
     training: TrainingPass = field(default_factory=TrainingPass)
 
     def __post_init__(self):
@@ -77,6 +77,7 @@ class ForwardPass:
     cache: the KV cache that the pass fills or continues.
     past: tokens seen before this pass; 0 for a prefill.
     kept_rows: under scope "layer", which rows the rest of a layer computes.
+    prompt_length: columns of the pass that belong to a prompt, of all rows or of each; None: all.
     probes: found by the first layer that needs scores.
     visual: (B, L) bool, the tokens of images and videos; None for a pass over embeddings.
     """
@@ -86,5 +87,6 @@ class ForwardPass:
     cache: Cache | None = None
     past: int = 0
     kept_rows: KeptRows | None = None
+    prompt_length: int | Sequence[int] | None = None
     probes: Probes | None = None
     visual: torch.Tensor | None = None

@@ -4,6 +4,7 @@ import weakref
 from dataclasses import dataclass, field
 
 import torch
+from transformers import Cache
 
 from zipr1.common.errors import RunError
 
@@ -26,6 +27,12 @@ class Trace:
     flipped: list[torch.Tensor] = field(default_factory=list)
     lengths: torch.Tensor | None = None
     cache: weakref.ref | None = None
+
+    def clear(self, cache: Cache | None) -> None:
+        """Begins the record of a prefill that fills `cache`."""
+        for entries in (self.kept, self.rows, self.relaxed, self.flipped):
+            entries.clear()
+        self.cache = None if cache is None else weakref.ref(cache)
 
     @property
     def layer_ratios(self) -> torch.Tensor:

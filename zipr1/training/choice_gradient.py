@@ -10,17 +10,17 @@ Such a pass computes attention over all tokens and, under scope="layer", the out
 the MLP of all rows. Score matrices are made in the backward pass only, in chunks of queries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from zipr1.common.errors import InputError
 from zipr1.sparsity.attention import cudnn_attention_disabled, full_padding_mask, padding_mask
+from zipr1.sparsity.faults import check_faults
 from zipr1.sparsity.layer_scope import KeptRows
 from zipr1.sparsity.probes import Scores
 from zipr1.sparsity.rules import TopP
@@ -120,14 +120,18 @@ class WeightedRows(KeptRows):
         slope = torch.where(self.sampled > 0, 2 * partial * self.sampled, weight)
         return torch.where(self.sampled > 0, partial, weight) + slope * (self.weight - weight)
 
-    def attach(self, layers: nn.ModuleList) -> list[RemovableHandle]:
-        handles = []
+    def hooks(self, layers: nn.ModuleList) -> list[tuple[nn.Module, str, Callable]]:
+        found = []
         for layer in layers:
             for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-                handles.append(norm.register_forward_pre_hook(self.keep_residual))
+                found.append((norm, "register_forward_pre_hook", self.keep_residual))
             for module in residual_branches(layer):
-                handles.append(module.register_forward_hook(self.scatter))
-        return handles
+                found.append((module, "register_forward_hook", self.scatter))
+        return found
+
+    def detach(self) -> None:
+        super().detach()
+        self.weight = None
 
 
 def residual_branches(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -153,7 +157,8 @@ def choice_gradient_attention(module, query, key, value, attention_mask, scaling
             "use_cache=False"
         )
     mask = full_padding_mask(attention_mask, query)
-    kept, _, scores = select_tokens(module.layer_idx, query, key, mask, scaling, current)
+    kept, _, scores, faults = select_tokens(module.layer_idx, query, key, mask, scaling, current)
+    check_faults(faults, [flag for fault in faults for flag in fault.flags.tolist()])
     weight, slope = straight_through(current.settings.rule, scores, kept)
     # Under autocast, rotary embedding leaves queries and keys in float32.
     query, key = query.to(value.dtype), key.to(value.dtype)

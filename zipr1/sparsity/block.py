@@ -1,0 +1,188 @@
+"""Opening and closing a block of `zipr1.sparse`, and the forward passes inside it."""
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+from zipr1.common.errors import InputError, RunError
+from zipr1.models.families import decoder, inner_model, set_attention, visual_columns
+from zipr1.models.positions import affected, correct_positions
+from zipr1.models.versions import CACHE, take_cache
+from zipr1.sparsity import attention  # noqa: F401 - registers the attention function
+from zipr1.sparsity.cache import make_sparse
+from zipr1.sparsity.calls import Calls
+from zipr1.sparsity.methods import Hook, Method, SparseName
+from zipr1.sparsity.settings import NAME, ForwardPass, Settings
+from zipr1.sparsity.threads import Threads
+from zipr1.sparsity.trace import Trace
+
+OPEN: "weakref.WeakKeyDictionary[nn.Module, Block]" = weakref.WeakKeyDictionary()  # by decoder
+
+
+class Block:
+    """A block of `zipr1.sparse`: replaces three methods of the model while it is open.
+
+    forward() and generate() of the model tell what is the prompt; forward() of the decoder starts a
+    pass. Hooks read the same as forward(), which PEFT calls without hooks and TRL replaces. A PEFT model, a compiled one, or one wrapped for several processes stands for the
+    transformers model inside it.
+    """
+
+    def __init__(self, model, settings: Settings):
+        self.given, self.model = model, inner_model(model)
+        self.text = decoder(self.model)
+        self.settings, self.trace = settings, Trace()
+        self.kept_rows = settings.training.kept_rows() if settings.scope == "layer" else None
+        self.calls, self.threads = Calls(), Threads()
+        self.closed = False
+        self.undo: list[Callable[[], object]] = []  # run from the end; each may run again
+
+    def open(self) -> None:
+        """Makes the model sparse. Raises RunError inside another block of this model."""
+        if (other := OPEN.get(self.text)) is not None and other.closed:
+            other.close()  # what Ctrl-C has left
+        self.undo.append(self.release)
+        if (other := OPEN.setdefault(self.text, self)) is not self:
+            other.refuse_another()
+        decoder_forward = Method(self.text, "forward", self.decoder_forward)
+        model_forward = Method(self.model, "forward", self.model_forward)
+        generate = Method(self.model, "generate", self.generate)
+        self.run_decoder, self.run_model = decoder_forward.original, model_forward.original
+        self.run_generate = generate.original
+        for method in (decoder_forward, model_forward, generate):
+            self.undo.append(method.restore)
+            method.install()
+        for module in {self.given, self.model}:
+            before, after = Hook(self.calls.before), Hook(self.calls.after)
+            self.undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            self.undo.append(module.register_forward_hook(after, always_call=True).remove)
+        if self.kept_rows is not None:
+            self.undo.append(self.kept_rows.detach)
+        parts = [part for part in affected(self.model) if "get_rope_index" not in vars(part)]
+        self.undo.append(lambda: [vars(part).pop("get_rope_index", None) for part in parts])
+        correct_positions(self.model)
+        dense = str(self.text.config._attn_implementation)
+        self.undo.append(lambda: set_attention(self.model, dense))
+        set_attention(self.model, SparseName.of(self.settings.training.implementation, dense))
+
+    def release(self) -> None:
+        """Lets another block of this model open."""
+        if OPEN.get(self.text) is self:
+            del OPEN[self.text]
+
+    def refuse_another(self) -> None:
+        """Raises RunError for a second block of this model."""
+        opener = self.threads.opener
+        if opener is threading.current_thread():
+            raise RunError("the model is inside a block of zipr1.sparse already: leave that first")
+        raise RunError(
+            f"the model is inside a block of zipr1.sparse already, which thread {opener.name!r} has "
+            "opened: zipr1.sparse is not thread-safe, a model has one block at a time. Put a lock "
+            "around the block, or serve requests with vLLM"
+        )
+
+    def close(self) -> None:
+        """Makes the model what it was before, whole also where Ctrl-C comes meanwhile."""
+        self.closed, interrupt = True, None
+        while self.undo:
+            try:
+                self.threads.wait_for_others()
+                self.undo[-1]()
+                self.undo.pop()
+                if not self.undo:
+                    self.threads.refuse_late(self.text)
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def model_forward(self, *args, **kwargs):
+        """In place of the model's forward()."""
+        if self.closed:
+            return self.run_model(*args, **kwargs)
+        with self.calls.forward(self.run_model, args, kwargs):
+            return self.run_model(*args, **kwargs)
+
+    def generate(self, *args, **kwargs):
+        """In place of the model's generate()."""
+        if self.closed:
+            return self.run_generate(*args, **kwargs)
+        with self.calls.generate(self.run_generate, args, kwargs):
+            return self.run_generate(*args, **kwargs)
+
+    def decoder_forward(self, *args, **kwargs):
+        """In place of the decoder's forward(): one sparse pass."""
+        if self.closed:  # Ctrl-C came before anything was restored, or someone keeps this method
+            self.close()
+            return self.run_decoder(*args, **kwargs)
+        with self.threads.forward():
+            output = self.run_decoder(*args, **self.start_pass(args, kwargs))
+        self.guard_backward(output[0])
+        return output
+
+    def start_pass(self, args: tuple, kwargs: dict) -> dict:
+        """The decoder's keyword arguments with a cache that drops tokens, and with the pass."""
+        text, trace, kwargs = self.text, self.trace, dict(kwargs)
+        attentions = kwargs.get("output_attentions")
+        if attentions or (attentions is None and text.config.output_attentions):
+            raise InputError(
+                "output_attentions: sparse attention makes no full score matrix; leave the block, "
+                "and load the model with attn_implementation='eager'"
+            )
+        cache = take_cache(kwargs)
+        use_cache = kwargs.get("use_cache")
+        if cache is None and (text.config.use_cache if use_cache is None else use_cache):
+            cache = DynamicCache(config=text.config)
+        past = 0
+        if cache is not None:
+            kwargs[CACHE] = cache
+            make_sparse(cache)
+            past = cache.get_seq_length()
+        inputs = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+        length = next(part for part in inputs if part is not None).shape[1]
+        prompt = self.settings.prompt_length if past == 0 else None
+        if prompt is None:
+            training = text.training and torch.is_grad_enabled()
+            prompt = self.calls.prompt_length(length, past, cache is not None, training)
+        if past == 0:
+            self.check_keep_kv(prompt, length)
+            trace.clear(cache)
+            if cache is not None:
+                cache.media = self.calls.media
+        if self.kept_rows is not None:
+            self.kept_rows.attach(text.layers)
+        visual = visual_columns(self.model.config, self.calls.arguments.get("input_ids"))
+        current = ForwardPass(
+            self.settings, trace, cache, past, self.kept_rows, prompt, visual=visual
+        )
+        # A function, since FSDP2 copies every dataclass among a layer's arguments.
+        kwargs[NAME] = lambda: current
+        return kwargs
+
+    def check_keep_kv(self, prompt: int | Sequence[int] | None, length: int) -> None:
+        """Raises InputError for completion tokens that would see less than in decoding."""
+        ends = [prompt] if isinstance(prompt, int) else prompt or [length]
+        if self.settings.keep_kv and min(ends) < length:
+            raise InputError(
+                "keep_kv=True: completion tokens in the pass of their prompt (labels, "
+                "logits_to_keep, drafts of assisted decoding) attend to the kept tokens only, "
+                "in decoding to all; leave out keep_kv, or the assistant"
+            )
+
+    def guard_backward(self, hidden: torch.Tensor) -> None:
+        """A checkpointed layer recomputed outside the block would run dense: a wrong gradient."""
+
+        def check(gradient):
+            if self.closed:
+                raise RunError(
+                    "gradient checkpointing: call backward() inside the `with zipr1.sparse(...)` "
+                    "block"
+                )
+
+        if hidden.requires_grad and any(
+            getattr(part, "gradient_checkpointing", False) for part in self.text.modules()
+        ):
+            hidden.register_hook(check)

@@ -1,0 +1,74 @@
+"""Which threads may call a model while a block of `zipr1.sparse` is open.
+
+The block belongs to the thread that opened it and to the threads that were started since, such as
+the one that runs generate() for a TextIteratorStreamer. Python does not tell who has started a
+thread; a thread that ran before the block was opened is not part of it, and is refused.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakSet
+
+from torch import nn
+
+from zipr1.common.errors import RunError
+from zipr1.sparsity.methods import Method
+
+POLL = 0.01  # seconds between looks at the threads that are within a pass
+
+
+class Threads:
+    """The threads of one block."""
+
+    def __init__(self):
+        self.opener = threading.current_thread()
+        self.earlier = WeakSet(set(threading.enumerate()) - {self.opener})
+        self.called = WeakSet()
+        self.running: set[threading.Thread] = set()
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Around a forward pass; raises RunError in a thread that is no part of the block."""
+        thread = threading.current_thread()
+        if thread in self.earlier:
+            raise RunError(
+                f"thread {thread.name!r} calls a model that thread {self.opener.name!r} has made "
+                "sparse: a model is sparse or dense for all threads at once (zipr1.sparse is not "
+                "thread-safe). Open the block in the thread that calls the model, with a lock "
+                "around it, or start the thread inside the block"
+            )
+        self.called.add(thread)
+        self.running.add(thread)
+        try:
+            yield
+        finally:
+            self.running.discard(thread)
+
+    def wait_for_others(self) -> None:
+        """Returns once no other thread is within a forward pass, half of which would be dense."""
+        own = threading.current_thread()
+        while any(thread.is_alive() for thread in self.running - {own}):
+            time.sleep(POLL)
+
+    def refuse_late(self, module: nn.Module) -> None:
+        """After the block: a thread that was started inside, but has not called the model yet,
+        must not run dense. The refusal goes once these threads have ended."""
+        known = {self.opener, *self.earlier, *self.called}
+        late = WeakSet(set(threading.enumerate()) - known)
+        if not late:
+            return
+
+        def refuse(*args, **kwargs):
+            if threading.current_thread() in late:
+                raise RunError(
+                    "the block of zipr1.sparse in which this thread was started was left before "
+                    "the thread called the model: join the thread inside the block"
+                )
+            if not any(thread.is_alive() for thread in late):
+                method.restore()
+            return method.original(*args, **kwargs)
+
+        method = Method(module, "forward", refuse)
+        method.install()
