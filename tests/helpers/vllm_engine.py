@@ -2,7 +2,7 @@
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -10,6 +10,7 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -28,16 +29,30 @@ class Question:
     text: str
     tokens: int
     images: int = 0
+    video: bool = False
     inputs: dict = field(default_factory=dict)
     ids: list[int] = field(default_factory=list)
     prompt: str = ""
 
     @property
     def media(self) -> dict:
+        """For vLLM. Images differ in size; the video has more frame pairs than rows of tokens."""
         image = Image.open(SHAPES).convert("RGB")
-        return {"image": [image] * self.images} if self.images else {}
+        images = [image.resize((image.width - 16 * n, image.height)) for n in range(self.images)]
+        return ({"image": images} if images else {}) | (
+            {"video": [(FRAMES, METADATA)]} if self.video else {}
+        )
 
 
+FRAMES = np.random.default_rng(0).integers(0, 255, (24, 64, 48, 3), dtype=np.uint8)
+METADATA = {
+    "fps": 2.0,
+    "total_num_frames": 24,
+    "duration": 12.0,
+    "frames_indices": list(range(24)),
+    "do_sample_frames": False,
+    "video_backend": "opencv",
+}
 QUESTIONS = (
     Question("What colour is the circle?", 8, images=1),
     Question("How many shapes are there?", 8, images=1),
@@ -50,12 +65,24 @@ QUESTIONS = (
 
 def prepare(processor, question: Question) -> Question:
     """Fills in the rendered prompt, its inputs and its token ids."""
-    content = [{"type": "image"}] * question.images + [{"type": "text", "text": question.text}]
-    chat = [{"role": "user", "content": content}]
+    if not hasattr(processor, "image_processor"):  # a text model's tokenizer
+        question.prompt = question.text
+        question.inputs = processor(question.text, return_tensors="pt")
+        question.ids = question.inputs["input_ids"][0].tolist()
+        return question
+    content = [{"type": "video"}] * question.video + [{"type": "image"}] * question.images
+    chat = [{"role": "user", "content": [*content, {"type": "text", "text": question.text}]}]
     question.prompt = processor.apply_chat_template(
         chat, tokenize=False, add_generation_prompt=True
     )
     media = {"images": question.media["image"]} if question.images else {}
+    if question.video:
+        metadata = {key: value for key, value in METADATA.items() if key != "do_sample_frames"}
+        media |= {
+            "videos": [torch.from_numpy(FRAMES).permute(0, 3, 1, 2)],
+            "video_metadata": [metadata],
+            "do_sample_frames": False,
+        }
     question.inputs = processor(text=[question.prompt], return_tensors="pt", **media)
     question.ids = question.inputs["input_ids"][0].tolist()
     return question
@@ -140,7 +167,7 @@ def ask(llm, jobs, suppressed=()) -> list:
     """The outputs of jobs (question, request settings), all in one call."""
     prompts = [
         {"prompt": question.prompt, "multi_modal_data": question.media}
-        if question.images
+        if question.media
         else {"prompt": question.prompt}
         for question, _ in jobs
     ]
@@ -174,3 +201,26 @@ def stock_backend():
     finally:
         register()
         _cached_get_attn_backend.cache_clear()
+
+
+def differences(keys, outputs, answers) -> list[str]:
+    """What differs from the transformers path, one line each."""
+    found = []
+    for key, output in zip(keys, outputs, strict=True):
+        want, said = answers[key], answer_of(output)
+        got = list(output.outputs[0].token_ids)
+        if got != want.tokens:
+            at = next(i for i, (a, b) in enumerate(zip(got, want.tokens, strict=True)) if a != b)
+            found.append(f"{key}: token {at} is {got[at]}, not {want.tokens[at]}")
+        if want.kept is None:
+            continue
+        if said.get("kept_tokens") != want.kept:
+            found.append(f"{key}: kept {said.get('kept')}, not {[len(k) for k in want.kept]}")
+        elif abs(said["token_ratio"] - want.ratio) > 1e-6:
+            found.append(f"{key}: ratio {said['token_ratio']}, not {want.ratio}")
+    return found
+
+
+def copied(question: Question) -> Question:
+    """The same question, to be prepared for another processor."""
+    return replace(question, inputs={}, ids=[], prompt="")

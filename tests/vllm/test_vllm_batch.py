@@ -28,30 +28,12 @@ def jobs_of(questions, repeat=1):
     return keys, jobs
 
 
-def differences(keys, outputs, answers, kept=True) -> list[str]:
-    """What differs from the transformers path, one line each."""
-    found = []
-    for key, output in zip(keys, outputs, strict=True):
-        want, said = answers[key], v.answer_of(output)
-        got = list(output.outputs[0].token_ids)
-        if got != want.tokens:
-            at = next(i for i, (a, b) in enumerate(zip(got, want.tokens, strict=True)) if a != b)
-            found.append(f"{key}: token {at} is {got[at]}, not {want.tokens[at]}")
-        if key[1] == 1:
-            continue
-        if said.get("kept_tokens") != want.kept:
-            found.append(f"{key}: kept {said.get('kept')}, not {[len(k) for k in want.kept]}")
-        elif abs(said["token_ratio"] - want.ratio) > 1e-6:
-            found.append(f"{key}: ratio {said['token_ratio']}, not {want.ratio}")
-    return found
-
-
 def test_a_mixed_batch_equals_transformers(expected):
     questions, answers, suppressed = expected
     keys, jobs = jobs_of(questions)
     with v.engine() as llm:
         outputs = v.ask(llm, jobs, suppressed)
-    assert differences(keys, outputs, answers) == []
+    assert v.differences(keys, outputs, answers) == []
 
 
 def count_preemptions(llm) -> list[int]:
@@ -88,7 +70,7 @@ def test_preempted_requests_resume_exactly_and_blocks_are_given_back(expected):
         assert sum(given_back) > 0
         assert pool.get_num_free_blocks() == free
         assert not (scheduler.connector.requests or scheduler.connector.sparse)
-    assert differences(keys, outputs, answers) == []
+    assert v.differences(keys, outputs, answers) == []
 
 
 def test_prefix_caching_serves_dense_requests_only(expected):
@@ -99,8 +81,8 @@ def test_prefix_caching_serves_dense_requests_only(expected):
     with v.engine(enable_prefix_caching=True, max_num_seqs=3) as llm:
         outputs = v.ask(llm, [jobs[i] for i in order], suppressed)
         again = v.ask(llm, jobs, suppressed)
-    assert differences([keys[i] for i in order], outputs, answers) == []
-    assert differences(keys, again, answers) == []
+    assert v.differences([keys[i] for i in order], outputs, answers) == []
+    assert v.differences(keys, again, answers) == []
     hits = {key: output.num_cached_tokens for key, output in zip(keys, again, strict=True)}
     assert any(hits[key] for key in keys if key[1] == 1)
     assert not any(hits[key] for key in keys if key[1] < 1)
@@ -118,7 +100,7 @@ def test_a_split_prompt_stays_dense_and_says_so(expected):
             split += 1
             assert said["token_ratio"] == 1 and "split" in said["dense"]
             key = (key[0], 1)
-        assert differences([key], [output], answers) == []
+        assert v.differences([key], [output], answers) == []
     assert split > 0
 
 
@@ -131,9 +113,9 @@ def test_short_prompts_stay_dense_under_min_tokens(expected):
     with v.engine(transfer=v.connector(p=0.9)) as llm:
         outputs = v.ask(llm, jobs, suppressed)
         default = v.ask(llm, [(questions[0], {"return_kept": 1})], suppressed)
-    assert differences([(0, 0.8), (5, 1)], outputs, answers) == []
+    assert v.differences([(0, 0.8), (5, 1)], outputs, answers) == []
     assert v.answer_of(outputs[1])["dense"] == "the prompt is shorter than min_tokens"
-    assert differences([(0, 0.9)], default, answers) == []
+    assert v.differences([(0, 0.9)], default, answers) == []
 
 
 def test_an_aborted_request_leaves_nothing_behind(expected):
@@ -155,7 +137,7 @@ def test_an_aborted_request_leaves_nothing_behind(expected):
         outputs = v.ask(
             llm, [(questions[4], {}), (questions[4], {"p": 0.6, "return_kept": 1})], suppressed
         )
-    assert differences([(4, 1), (4, 0.6)], outputs, answers) == []
+    assert v.differences([(4, 1), (4, 0.6)], outputs, answers) == []
 
 
 def test_without_a_sparse_request_the_outputs_are_those_of_stock_vllm(expected):
@@ -177,7 +159,7 @@ def logprobs(llm, questions, suppressed) -> list:
     prompts, params = [], []
     for question in questions:
         prompts.append({"prompt": question.prompt, "multi_modal_data": question.media})
-        if not question.images:
+        if not question.media:
             prompts[-1].pop("multi_modal_data")
         params.append(v.sampling(question, suppressed))
         params[-1].logprobs = 3

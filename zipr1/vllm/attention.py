@@ -12,8 +12,8 @@ from vllm.distributed import (
 )
 from vllm.model_executor.models.utils import extract_layer_index
 
-from zipr1.sparsity.keys_scope import kept_before_blocks, keys_attention
 from zipr1.sparsity.probes import Scores, probe_scores
+from zipr1.sparsity.separate import Queries
 from zipr1.vllm.blocks import slots_of
 from zipr1.vllm.steps import SparsePrompt, Step
 
@@ -127,6 +127,7 @@ class SparseImpl:
                 if prompt.start.settings.scope == "layer":
                     rows[prompt.tokens] = take[prompt.tokens]
             step.worker.kept_rows.rows = rows.nonzero()[:, 0]
+            step.worker.kept_rows.total = len(rows)
         for prompt in step.prompts:
             if prompt.start.settings.scope == "keys":
                 span = slice(prompt.begin, prompt.begin + prompt.read)
@@ -136,19 +137,11 @@ class SparseImpl:
     def attend_to_kept_keys(self, query, key, value, kept: torch.Tensor) -> torch.Tensor:
         """(L, H, D): every query of a prompt attends to the kept keys and to its own."""
         states = [one.transpose(0, 1)[None] for one in (query, key, value)]
+        kept_states = [one[:, :, kept] for one in states[1:]]
+        queries = Queries(torch.ones_like(kept)[None], kept[None])
+        queries.read(torch.stack(queries.numbers).tolist())
         module = SimpleNamespace(num_key_value_groups=query.shape[1] // key.shape[1])
-        before = kept_before_blocks(kept[None])
-        out = keys_attention(
-            module,
-            *states,
-            states[1][:, :, kept],
-            states[2][:, :, kept],
-            kept[None],
-            before,
-            before[0].tolist(),
-            scaling=self.scale,
-        )
-        return out[0]
+        return queries.attend(module, *states, *kept_states, scaling=self.scale)[0]
 
 
 class SparseBuilder:

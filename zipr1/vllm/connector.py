@@ -13,13 +13,16 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.model_executor.models.utils import extract_layer_index
 
+from zipr1.common.errors import InputError
 from zipr1.vllm.checks import check_alone, check_engine, check_layers
+from zipr1.vllm.guard import Guard
 from zipr1.vllm.messages import Report, Reports, Start, StepMetadata
 from zipr1.vllm.metrics import RequestStats, SparseProm
 from zipr1.vllm.request import RequestSettings, asked, settings_of
 from zipr1.vllm.worker import WorkerState
 
 SHORT = "the prompt is shorter than min_tokens"
+NOT_COMPILED = "scope layer needs a server with --enforce-eager"
 
 
 @dataclass
@@ -50,6 +53,9 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         check_engine(vllm_config, kv_cache_config)
         self.default = RequestSettings(**extra.get("defaults", {}))
+        self.eager = vllm_config.model_config.enforce_eager
+        if self.default.scope == "layer" and not self.eager:
+            raise InputError(f"zipr1 in vLLM: {NOT_COMPILED}")
         self.worker = WorkerState() if role is KVConnectorRole.WORKER else None
         self.requests: dict[str, Request] = {}
         self.sparse: dict[str, Start] = {}  # shared with the managers of KV blocks
@@ -79,6 +85,8 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
             return
         start = Start(request.request_id, request.num_prompt_tokens, settings)
         dense = None if settings.sparse else "all tokens were asked for"
+        if dense is None and settings.scope == "layer" and not self.eager:
+            dense = NOT_COMPILED
         if dense is None and start.prompt < max(settings.min_tokens, 2):
             dense = SHORT if start.prompt < settings.min_tokens else "a prompt of one token"
         self.requests[start.request] = Request(start, dense)
@@ -157,6 +165,8 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
 
     @classmethod
     def build_prom_metrics(cls, vllm_config, metric_types, labelnames, per_engine_labelvalues):
+        # In the server's process, which learns here whether scope "layer" is to be had.
+        Guard.eager = vllm_config.model_config.enforce_eager
         return SparseProm(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
     # Workers.

@@ -19,6 +19,10 @@ CONNECTOR = "zipr1.vllm.connector"
 
 
 class Guard(LogitsProcessor, LogitsProcessorV2):
+    """eager: whether the engine runs with --enforce-eager; None where that is not known."""
+
+    eager: bool | None = None
+
     def __init__(self, *args):
         pass
 
@@ -34,7 +38,9 @@ class Guard(LogitsProcessor, LogitsProcessorV2):
                 f"{PREFIX}{next(iter(found))}: this server runs without zipr1: start it with "
                 "`zipr1 serve`, or with the kv_transfer_config of zipr1.vllm.serve"
             )
-        settings_of(sampling_params.extra_args, RequestSettings())
+        settings = settings_of(sampling_params.extra_args, RequestSettings())
+        if settings.scope == "layer" and cls.eager is False:
+            raise InputError(f"{PREFIX}scope='layer': needs a server with --enforce-eager")
 
     def is_argmax_invariant(self) -> bool:
         return True

@@ -9,9 +9,11 @@ def register() -> None:
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
     from zipr1.vllm.memory import register_spec
+    from zipr1.vllm.models import register_models
 
     if current_platform.is_cpu():
         register_backend(AttentionBackendEnum.CPU_ATTN, "zipr1.vllm.cpu.SparseCPUBackend")
     else:
         register_backend(AttentionBackendEnum.CUSTOM, "zipr1.vllm.cuda.SparseFlashBackend")
     register_spec()
+    register_models()

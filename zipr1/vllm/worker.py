@@ -29,9 +29,10 @@ class BlockState:
 
 @dataclass
 class KeptRows:
-    """The rows of the step that the current layer keeps, for scope "layer"; None: all of them."""
+    """The rows of the step that the current layer keeps, for scope "layer"; None: all of `total`."""
 
     rows: torch.Tensor | None = None
+    total: int = 0
 
 
 @dataclass

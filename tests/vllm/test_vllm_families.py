@@ -1,0 +1,77 @@
+"""Every family and scope in vLLM equals the transformers path, images and videos included."""
+
+import pytest
+import vllm_engine as v
+from conftest import family_processor, random_model
+
+import zipr1
+from zipr1.models.positions import correct_positions
+from zipr1.models.saving import save
+
+pytestmark = pytest.mark.vllm
+
+TEXT = (
+    v.Question(f"Read this list. {v.LIST} What colour is the circle?", 24),
+    v.Question("Say a word.", 24),
+)
+VISION = (
+    v.Question("What colour is the circle?", 24, images=1),
+    v.Question("Which of the two?", 24, images=2),
+    *TEXT[:1],
+)
+VIDEO = (
+    v.Question("What happens in the video?", 24, video=True),
+    v.Question("Is the image in the video?", 24, images=1, video=True),
+)
+CASES = [  # scope, rule, settings of the request
+    ("attention", None, {}),
+    *(
+        (scope, rule, {"scope": scope, "return_kept": 1} | settings)
+        for scope in ("attention", "layer", "keys")
+        for rule, settings in (
+            (zipr1.TopP(0.9), {"p": 0.9}),
+            (zipr1.TopP(0.5), {"p": 0.5}),
+            (zipr1.TopK(0.3), {"ratio": 0.3}),
+        )
+    ),
+]
+
+
+def compare(folder, model, processor, questions, suppressed=(), cases=CASES):
+    questions = [v.prepare(processor, v.copied(question)) for question in questions]
+    keys, jobs, answers = [], [], {}
+    for number, question in enumerate(questions):
+        for scope, rule, settings in cases:
+            key = (number, scope, rule)
+            answers[key] = v.transformers_answer(model, question, rule, scope)
+            keys.append(key)
+            jobs.append((question, settings))
+    with v.engine(model=folder) as llm:
+        outputs = v.ask(llm, jobs, suppressed)
+    for (question, _), output in zip(jobs, outputs, strict=True):
+        assert list(output.prompt_token_ids) == question.ids, "the same prompt in both engines"
+    assert v.differences(keys, outputs, answers) == []
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "qwen2_vl", "qwen3_vl"])
+def test_a_family_of_random_weights(family, tmp_path):
+    model, processor = random_model(family), family_processor(family)
+    correct_positions(model)
+    save(model, processor, tmp_path)
+    questions = TEXT if family in ("llama", "qwen2", "qwen3") else VISION
+    compare(tmp_path, model, processor, questions + VIDEO * (family == "qwen2_vl"))
+
+
+def test_the_embedded_model_which_was_trained_on_positions_of_its_own(tmp_path):
+    model, processor = zipr1.load("zipr1/tiny")
+    assert model.config.positions_after_video == "spatial"
+    suppressed = model.generation_config.suppress_tokens or ()
+    compare(v.EMBEDDED["zipr1/tiny"], model, processor, VISION + VIDEO, suppressed)
+
+
+def test_qwen2_5_vl_with_the_positions_of_its_published_weights(tmp_path):
+    model, processor = random_model("qwen2_5_vl"), family_processor("qwen2_5_vl")
+    model.config.positions_after_video = "any axis"
+    correct_positions(model)
+    save(model, processor, tmp_path)
+    compare(tmp_path, model, processor, VIDEO, cases=CASES[:3])
