@@ -4,6 +4,7 @@ import pytest
 import vllm_engine as v
 
 import zipr1
+from zipr1.vllm.serve import kv_transfer_config
 
 pytestmark = pytest.mark.vllm
 
@@ -49,11 +50,14 @@ def count_preemptions(llm) -> list[int]:
     return seen
 
 
-def test_preempted_requests_resume_exactly_and_blocks_are_given_back(expected):
+@pytest.mark.parametrize("buckets", [1, 5])
+def test_preempted_requests_resume_exactly_and_blocks_are_given_back(expected, buckets):
     questions, answers, suppressed = expected
     keys, jobs = jobs_of(questions)
-    with v.engine(num_gpu_blocks_override=38) as llm:
+    transfer = kv_transfer_config(buckets=buckets)
+    with v.engine(transfer=transfer, num_gpu_blocks_override=38 * buckets) as llm:
         scheduler = v.core_of(llm).scheduler
+        assert len(scheduler.connector.managers) == buckets
         pool = scheduler.kv_cache_manager.block_pool
         preempted, free = count_preemptions(llm), pool.get_num_free_blocks()
         given_back = []

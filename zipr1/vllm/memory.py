@@ -40,7 +40,8 @@ class SparseSpec(FullAttentionSpec):
     @classmethod
     def merge(cls, specs):
         if len({spec.bucket for spec in specs}) > 1:
-            raise ValueError("layers of different buckets have block tables of their own")
+            # The exception by which vLLM's own specs say that they cannot be merged.
+            raise AssertionError("layers of different buckets have block tables of their own")
         merged = super().merge([replace(spec, bucket=0) for spec in specs])
         return replace(merged, bucket=specs[0].bucket)
 

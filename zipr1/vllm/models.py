@@ -151,7 +151,8 @@ def positions_of(stock):
 
 
 def spatial_positions(length: int, media) -> tuple[torch.Tensor, int]:
-    """Positions (3, length) and the delta of the next token, as transformers 5 has them.
+    """Positions (3, length) and the delta of the next token, as generate() of transformers 5 has
+    them: there, tokens go on after the last one of the prompt, whatever the largest position is.
 
     media: (offset, time, height, width, temporal positions per step) of each image or video.
     """
@@ -164,4 +165,4 @@ def spatial_positions(length: int, media) -> tuple[torch.Tensor, int]:
         done = offset + time * height * width
     parts.append(torch.arange(length - done).expand(3, -1) + start)
     positions = torch.cat(parts, dim=1)
-    return positions, int(positions.max()) + 1 - length
+    return positions, int(positions[:, -1].max()) + 1 - length
