@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_processor
-from family_folders import PLACEHOLDERS, new_family
+from family_folders import IMAGES_ONLY, PLACEHOLDERS, new_family
 from PIL import Image
 
 from zipr1.common.errors import InputError
@@ -51,7 +51,7 @@ EXAMPLES = {
 
 def rows_of(family: str) -> list[Example]:
     names = ["image", "text", "two images", "video", "one frame"]
-    return [EXAMPLES[name] for name in (names[:3] if family == "mistral3" else names)]
+    return [EXAMPLES[name] for name in (names[:3] if family in IMAGES_ONLY else names)]
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def test_what_is_shown_changes_the_answer(family, model_and_processor):
     one, other = EXAMPLES["image"], EXAMPLES["two images"]
     pairs = [(other, Example("c", "", "Which?", "", images=(other.images[0], noise(7, 90, 40))))]
     pairs.append((one, Example("a", "", "What colour?", "", image=noise(8, 60, 100))))
-    if family != "mistral3":
+    if family not in IMAGES_ONLY:
         video = EXAMPLES["video"]
         changed = (*video.frames[:-1], noise(30, 48, 64))
         pairs.append((video, Example("d", "", "Which way?", "", frames=changed)))
@@ -104,8 +104,8 @@ def chat(*kinds: str, text: str = "What?") -> list[dict]:
 def test_images_beside_videos(family, model_and_processor):
     _, processor = model_and_processor
     given = {"images": [noise(0, 40, 40)], "videos": [Video(frames(4), 2.0)]}
-    if family == "mistral3":
-        with pytest.raises(InputError, match="PixtralProcessor takes no videos"):
+    if family in IMAGES_ONLY:
+        with pytest.raises(InputError, match="Processor takes no videos"):
             tensors(processor, [chat("video")], [], given["videos"])
     elif family in (*GLM, "smolvlm"):
         with pytest.raises(InputError, match="takes images or videos in one prompt, not both"):
@@ -119,7 +119,7 @@ def test_images_beside_videos(family, model_and_processor):
 
 def test_two_videos_in_one_prompt(family, model_and_processor):
     model, processor = model_and_processor
-    if family == "mistral3":
+    if family in IMAGES_ONLY:
         pytest.skip("takes no videos")
     videos = [Video(frames(4), 2.0), Video(frames(4, seed=20), 2.0)]
     both = [last_logits(model, tensors(processor, [chat("video", "video")], [], order))

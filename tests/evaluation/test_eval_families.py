@@ -5,7 +5,7 @@ import json
 import pytest
 from command_line import run
 from conftest import family_processor, random_model
-from family_folders import PLACEHOLDERS, write_family
+from family_folders import IMAGES_ONLY, PLACEHOLDERS, write_family
 from lmms_requests import ask, image, video
 from PIL import Image
 
@@ -32,7 +32,7 @@ def test_every_vision_family_is_here():
 
 
 def test_eval_measures_images_and_videos(capsys, folder, tmp_path):
-    videos = not folder.name.startswith("mistral3")
+    videos = not folder.name.startswith(IMAGES_ONLY)
     flags = ("--questions", "2", "--threads", "1", "--p", "0.8", "--json")
     command = ("eval", str(folder), *flags, "--output_dir", str(tmp_path), "--tasks")
     status, out, error = run(capsys, *command, "shapes,motion" if videos else "shapes")
@@ -42,7 +42,7 @@ def test_eval_measures_images_and_videos(capsys, folder, tmp_path):
     assert list(zipvl["per_task"]) == (["shapes", "motion"] if videos else ["shapes"])
     if not videos:
         status, _, error = run(capsys, *command, "motion")
-        assert status == 2 and "PixtralProcessor takes no videos" in error
+        assert status == 2 and "Processor takes no videos" in error
 
 
 def test_lmms_answers_about_images_and_videos(folder):
@@ -56,8 +56,8 @@ def test_lmms_answers_about_images_and_videos(folder):
         assert one[1] == pytest.approx(other[1], abs=1e-6)
     file = folder / "moving.gif"
     pictures[0].save(file, save_all=True, append_images=pictures[1:] * 3, duration=200)
-    if folder.name.startswith("mistral3"):
-        with pytest.raises(InputError, match="PixtralProcessor takes no videos"):
+    if folder.name.startswith(IMAGES_ONLY):
+        with pytest.raises(InputError, match="Processor takes no videos"):
             ask(model, video(str(file)))
     else:
         ((text, ratio, _),) = ask(model, video(str(file)))

@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 from conftest import tiny_processor
 from family_models import RECIPES, small_model
 from transformers import (
+    Gemma3ImageProcessor,
+    Gemma3Processor,
     Glm4vImageProcessor,
     Glm4vProcessor,
     Glm4vVideoProcessor,
@@ -43,11 +45,16 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 GLM = ("<|begin_of_image|><|image|><|end_of_image|>", "<|begin_of_video|><|video|><|end_of_video|>")
+QWEN = (
+    "<|vision_start|><|image_pad|><|vision_end|>",
+    "<|vision_start|><|video_pad|><|vision_end|>",
+)
+QWEN_FAMILIES = ("qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")  # with the processor of Qwen3-VL
 PLACEHOLDERS = {  # of an image and of a video
-    "qwen3_vl_moe": (
-        "<|vision_start|><|image_pad|><|vision_end|>",
-        "<|vision_start|><|video_pad|><|vision_end|>",
-    ),
+    "qwen3_vl_moe": QWEN,
+    "qwen3_5": QWEN,
+    "qwen3_5_moe": QWEN,
+    "gemma3": ("<start_of_image>", ""),
     "glm4v": GLM,
     "glm46v": GLM,
     "internvl": ("<IMG_CONTEXT>\n", "<video>\n"),
@@ -55,13 +62,18 @@ PLACEHOLDERS = {  # of an image and of a video
     "smolvlm": ("<image>", "<video>"),
     "mistral3": ("[IMG]", ""),
 }
+IMAGES_ONLY = ("gemma3", "mistral3")  # whose processors take no videos
 GLM_TOKENS = {
     "image_token": "<|image|>", "video_token": "<|video|>", "image_start": "<|begin_of_image|>",
     "image_end": "<|end_of_image|>", "video_start": "<|begin_of_video|>",
     "video_end": "<|end_of_video|>",
 }  # fmt: skip
 TOKENS = {
-    "qwen3_vl_moe": {},
+    **dict.fromkeys(QWEN_FAMILIES, {}),
+    "gemma3": {
+        "image_token": "<image_soft_token>", "boi_token": "<start_of_image>",
+        "eoi_token": "<end_of_image>",
+    },
     "glm4v": GLM_TOKENS,
     "glm46v": GLM_TOKENS,
     "internvl": {
@@ -89,7 +101,7 @@ def new_processor(family: str):
     for name, text in zip(("IMAGE", "VIDEO"), PLACEHOLDERS[family], strict=True):
         template = template.replace(name, text)
     chat = {"chat_template": template}
-    if family == "qwen3_vl_moe":
+    if family in QWEN_FAMILIES:
         images = deepcopy(tiny_processor().image_processor)  # whose bounds a test may change
         videos = Qwen3VLVideoProcessor(**VIDEO_PIXELS)
         return Qwen3VLProcessor(images, tokenizer, videos, **chat)
@@ -99,6 +111,9 @@ def new_processor(family: str):
     if family == "glm46v":
         images, videos = Glm46VImageProcessor(**PIXELS), Glm46VVideoProcessor(**VIDEO_PIXELS)
         return Glm46VProcessor(images, tokenizer, videos, **chat)
+    if family == "gemma3":
+        images = Gemma3ImageProcessor(**SQUARE)
+        return Gemma3Processor(images, tokenizer, image_seq_length=4, **chat)
     if family == "internvl":
         images = GotOcr2ImageProcessor(**SQUARE, crop_to_patches=True, max_patches=4)
         videos = InternVLVideoProcessor(**SQUARE)
@@ -136,7 +151,7 @@ def with_tokens(tokens: dict):
 def ids_of(family: str, processor) -> dict:
     """The token ids in the configuration of the family's model."""
     id_of = processor.tokenizer.convert_tokens_to_ids
-    if family == "qwen3_vl_moe":
+    if family in QWEN_FAMILIES:
         return {
             "image_token_id": id_of("<|image_pad|>"), "video_token_id": id_of("<|video_pad|>"),
             "vision_start_token_id": id_of("<|vision_start|>"),
@@ -150,6 +165,11 @@ def ids_of(family: str, processor) -> dict:
         }
         named |= {"image_token_id": id_of("<|image|>"), "video_token_id": id_of("<|video|>")}
         return named
+    if family == "gemma3":
+        return {
+            "image_token_id": id_of("<image_soft_token>"), "boi_token_index": id_of("<start_of_image>"),
+            "eoi_token_index": id_of("<end_of_image>"),
+        }  # fmt: skip
     named = {"image_token_id": processor.image_token_id}
     if family == "llava_onevision":
         named |= {

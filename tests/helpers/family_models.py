@@ -52,6 +52,7 @@ class Recipe:
     top: dict = field(default_factory=dict)
     pixels: str | None = None  # "patches", "images", "batch" or "anyres"
     tokens: int = 4  # per image
+    model_type: str | None = None  # where the recipe is not named after it
 
 
 RECIPES = {
@@ -60,6 +61,8 @@ RECIPES = {
         QWEN_TOKENS, "patches",
     ),
     "qwen3_5": Recipe(MIXED, QWEN_VISION, QWEN_TOKENS, "patches"),
+    "qwen3_5_text": Recipe(MIXED),
+    "qwen3_5_moe_text": Recipe(MIXED | EXPERTS | {"shared_expert_intermediate_size": 48}),
     "qwen3_5_moe": Recipe(
         MIXED | EXPERTS | {"shared_expert_intermediate_size": 48}, QWEN_VISION, QWEN_TOKENS, "patches"
     ),
@@ -98,6 +101,9 @@ RECIPES = {
     "phi3": Recipe({"sliding_window": None}),
     "gemma2": Recipe(SLIDING | {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
     "gemma3_text": Recipe(SLIDING),
+    "qwen2_sliding": Recipe(
+        SLIDING | {"use_sliding_window": True}, model_type="qwen2",
+    ),
 }  # fmt: skip
 
 
@@ -107,7 +113,8 @@ def small_model(family: str, text: dict | None = None, top: dict | None = None):
     recipe, text, top = RECIPES[family], text or {}, top or {}
     torch.manual_seed(3)
     if recipe.vision is None:
-        config = AutoConfig.for_model(family, **(DECODER | recipe.text | text))
+        kind = recipe.model_type or family
+        config = AutoConfig.for_model(kind, **(DECODER | recipe.text | text))
     else:
         parts = {"text_config": DECODER | recipe.text | text, "vision_config": recipe.vision}
         config = AutoConfig.for_model(family, **parts, **(recipe.top | top))
@@ -116,6 +123,8 @@ def small_model(family: str, text: dict | None = None, top: dict | None = None):
         for weight in decoder(model).layers.parameters():
             if weight.ndim == 2:
                 weight.mul_(1.5)
+        if family == "gemma3":  # begins at zero, blind to images
+            model.model.multi_modal_projector.mm_input_projection_weight.normal_(std=0.2)
     model.generation_config.eos_token_id = None  # random models would stop at random
     return model.requires_grad_(False).eval()
 
@@ -140,6 +149,8 @@ def small_batch(family: str, rows=(0, 1, 2)) -> dict:
         batch |= media_of(recipe.pixels, torch.stack(images), [row != 1 for row in rows])
         if recipe.pixels == "patches":
             batch["mm_token_type_ids"] = (ids == IMAGE).long()
+    if family == "gemma3":  # which tokens see each other in both directions
+        batch["token_type_ids"] = (ids == IMAGE).long()
     return batch
 
 

@@ -14,7 +14,7 @@ from zipr1.models.flops import (
     prefill_bound,
 )
 
-SMALL = Shape(layers=2, hidden=8, heads=2, kv_heads=1, head=4, mlp=16)
+SMALL = Shape(layers=2, hidden=8, heads=2, kv_heads=1, head=4, mlp=16, sparse=2)
 
 
 def test_flops_by_hand():

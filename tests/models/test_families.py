@@ -24,12 +24,16 @@ from zipr1.models.families import (
 from zipr1.sparsity.naive import REFERENCE, masked_scope
 
 TESTED = [family for family in VISION_FAMILIES + TEXT_FAMILIES if family in RECIPES]
+MIXED = ["qwen2_sliding"]  # decoders of families that are tested elsewhere
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # float32, logits of magnitude 1 to 10
+# transformers computes linear attention in float32, in chunks that begin at the first column: padding
+# moves the dense model's logits as much.
+LINEAR = {"rtol": 1e-3, "atol": 1e-3}
 RULE = zipr1.TopP((0.7, 0.8, 0.9))
 both_scopes = pytest.mark.parametrize("scope", ["attention", "layer"])
 
 
-@pytest.fixture(scope="module", params=TESTED)
+@pytest.fixture(scope="module", params=TESTED + MIXED)
 def family(request):
     return request.param
 
@@ -62,7 +66,9 @@ def test_keeping_everything_equals_dense_and_leaving_restores(model, batch, scop
     with zipr1.sparse(model, rule, scope=scope) as trace:
         torch.testing.assert_close(logits(model, batch)[real], dense[real], **TOLERANCE)
     assert trace.token_ratio.tolist() == [1.0] * 3
-    assert len(trace.kept) == len(decoder(model).layers)
+    types = getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"] * 4
+    full = [number for number, kind in enumerate(types) if kind == "full_attention"]
+    assert list(trace.layers) == full and len(trace.kept) == len(full)
     with zipr1.sparse(model, RULE, scope=scope):
         assert not torch.allclose(logits(model, batch)[real], dense[real], atol=1e-2)
     assert torch.equal(logits(model, batch), dense)
@@ -78,10 +84,23 @@ def test_a_padded_batch_equals_single_rows(model, family, batch, scope):
         length = single["input_ids"].shape[1]
         with zipr1.sparse(model, zipr1.TopP(RULE.p[row]), scope=scope) as alone:
             torch.testing.assert_close(
-                logits(model, single)[0], together[row, -length:], **TOLERANCE
+                logits(model, single)[0],
+                together[row, -length:],
+                **(LINEAR if family.startswith("qwen3_5") else TOLERANCE),
             )
         for one, other in zip(alone.kept, trace.kept, strict=True):
             assert torch.equal(one[0], other[row, -length:])
+
+
+def one_pass(model, batch, new) -> torch.Tensor:
+    """Hidden states of prompt and completion; Gemma 3, which is not trained, by its own forward."""
+    if "token_type_ids" in batch:
+        added = {"input_ids": new, "attention_mask": new * 0 + 1, "token_type_ids": new * 0}
+        whole = {name: torch.cat([batch[name], part], dim=1) for name, part in added.items()}
+        return model.model(**batch | whole, use_cache=False)[0]
+    encoded = encode(model, batch)
+    inputs = extend(model, encoded.embeds, encoded.prompt_ids, new, torch.ones_like(new) == 1)
+    return decoder(model)(**inputs, use_cache=False)[0]
 
 
 @both_scopes
@@ -95,10 +114,8 @@ def test_one_pass_equals_prefill_and_decode(model, batch, scope):
     length = batch["input_ids"].shape[1]
     new = out.sequences[:, length:]
     with torch.no_grad():
-        encoded = encode(model, batch)
-        inputs = extend(model, encoded.embeds, encoded.prompt_ids, new, torch.ones_like(new) == 1)
         with zipr1.sparse(model, RULE, prompt_length=length, scope=scope) as once:
-            hidden = decoder(model)(**inputs, use_cache=False)[0]
+            hidden = one_pass(model, batch, new)
     for one, other in zip(prefill.kept, once.kept, strict=True):
         assert torch.equal(one, other)
     expected = torch.stack(out.logits, dim=1).log_softmax(-1)
@@ -150,8 +167,10 @@ def test_a_saved_model_is_the_same_model(family, model, batch, tmp_path):
     )
     again, _ = zipr1.load(tmp_path, dtype=torch.float32)
     assert type(again) is type(model)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
     with zipr1.sparse(model, RULE), zipr1.sparse(again, RULE):
-        assert torch.equal(logits(again, batch), logits(model, batch))
+        torch.testing.assert_close(logits(again, batch), logits(model, batch), **TOLERANCE)
 
 
 @pytest.mark.parametrize("family", NOT_SPARSE)

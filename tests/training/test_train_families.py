@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from command_line import run
 from conftest import tiny_processor
 from data_rows import write
-from family_folders import PLACEHOLDERS, new_family, write_family
+from family_folders import IMAGES_ONLY, PLACEHOLDERS, new_family, write_family
 from family_models import small_model
 from media_files import orange_corner, write_video
 from PIL import Image
@@ -41,11 +41,12 @@ from zipr1.training.modes import mode_of
 from zipr1.training.questions import Questions
 from zipr1.training.step import relaxation
 
-TEXT = ("mistral", "phi3", "qwen3_moe")
+TEXT = ("mistral", "phi3", "qwen3_moe", "gemma2")
 LORA = {
     "phi3": "qkv_proj,o_proj,gate_up_proj,down_proj",
     "qwen3_moe": "q_proj,k_proj,v_proj,o_proj",
     "qwen3_vl_moe": "q_proj,k_proj,v_proj,o_proj",
+    "qwen3_5_moe": "q_proj,k_proj,v_proj,o_proj",
     "glm4v": "q_proj,o_proj,gate_up_proj,down_proj",
     "glm46v": "q_proj,o_proj,gate_up_proj,down_proj",
 }
@@ -53,7 +54,7 @@ SMALL = {"prompts_per_step": 2, "num_generations": 2, "probe_per_task": 2, "thre
 COMMON = ("internvl", "smolvlm", "phi3")  # the rest is slow
 ALL = [
     pytest.param(family, marks=() if family in COMMON else pytest.mark.slow)
-    for family in (*sorted(PLACEHOLDERS), *TEXT)
+    for family in (*sorted(PLACEHOLDERS.keys() - {"gemma3"}), *TEXT)
 ]
 
 
@@ -74,7 +75,7 @@ def folder(request, tmp_path_factory):
             Image.fromarray(orange_corner()).rotate(90 * number).save(path / f"{number}.png")
         rows.append({"prompt": "Which colour?", "image": "0.png", "answer": "red"})
         rows.append({"prompt": "Which?", "images": ["0.png", "1.png"], "answer": "one"})
-    if family in PLACEHOLDERS and family != "mistral3":
+    if family in PLACEHOLDERS and family not in IMAGES_ONLY:
         write_video(path / "a.mp4", 8)
         rows.append({"prompt": "Which way?", "video": "a.mp4", "answer": "left"})
     write(path / "rows.jsonl", rows * (8 // len(rows)))
@@ -117,6 +118,13 @@ def test_two_steps(capsys, folder, tmp_path, preset):
     assert any("layers.0." in name for name in moved)
 
 
+def test_gemma3_is_refused_before_anything_is_sampled(capsys, tmp_path):
+    write_family("gemma3", tmp_path / "model")
+    write(tmp_path / "rows.jsonl", [{"prompt": "Say a word.", "answer": "word"}] * 8)
+    status, error = train(capsys, tmp_path, tmp_path / "out")
+    assert status == 2 and "gemma3 cannot be trained: its image tokens attend to later" in error
+
+
 @pytest.mark.parametrize("folder", ALL, indirect=True)
 def test_two_steps_of_an_adapter(capsys, folder, tmp_path):
     family = json.loads((folder / "model" / "config.json").read_text())["model_type"]
@@ -126,8 +134,8 @@ def test_two_steps_of_an_adapter(capsys, folder, tmp_path):
     assert status == 0, error
     trained, base = load(tmp_path / "out" / "final")[0], load(folder / "model")[0]
     adapted = [name for name, _ in trained.named_parameters() if "lora_B" in name]
-    layers = len(decoder(base).layers)
-    assert len(adapted) == layers * len(names.split(","))
+    inside = [name.split(".")[-1] for name, _ in decoder(base).layers.named_modules()]
+    assert len(adapted) == sum(name in names.split(",") for name in inside)
     assert any(trained.get_parameter(name).abs().max() > 0 for name in adapted)
     if family in LORA:
         status, error = train(capsys, folder, tmp_path / "other", "--use_peft", "true")

@@ -17,7 +17,7 @@ from zipr1.models.flops import Shape
 from zipr1.sparsity.attention import sparse_attention
 from zipr1.sparsity.rules import FastV, TopP
 from zipr1.sparsity.selection import select_tokens
-from zipr1.sparsity.settings import NAME, ForwardPass, Settings
+from zipr1.sparsity.settings import ForwardPass, Settings
 from zipr1.sparsity.trace import Trace
 
 
@@ -34,7 +34,7 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
     everything = torch.ones(1, tokens, dtype=torch.bool, device=device)
 
     def select():
-        current = ForwardPass(Settings(TopP(0.975)), Trace())
+        current = ForwardPass(Settings(TopP(0.975)), Trace((0,)))
         select_tokens(0, query, key, everything, settings["scaling"], current)
 
     def dense():
@@ -49,7 +49,7 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
                 current = Settings(rule, scope=scope)
 
                 def run(current=current):
-                    extra = {NAME: lambda: ForwardPass(current, Trace())} | settings
+                    extra = {"current": ForwardPass(current, Trace((0,)))} | settings
                     sparse_attention(module, query, key, value, None, **extra)
 
                 times = paired(dense, run, config.repeats, device)

@@ -8,7 +8,7 @@ from zipr1.common.errors import InputError
 from zipr1.models.loading import tokenizer_of
 
 MEDIA = ("pixel_values", "pixel_values_videos")
-TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")  # (1, L) each
+TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")  # (1, L) each
 
 
 def collate(processor, parts: list) -> BatchFeature:

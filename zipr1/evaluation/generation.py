@@ -12,6 +12,7 @@ from zipr1.evaluation.config import MAX_NEW_TOKENS
 from zipr1.evaluation.input_baselines import Shortener, without_minimum
 from zipr1.evaluation.records import packed
 from zipr1.models.encode import check_length
+from zipr1.models.families import sparse_layers
 from zipr1.models.loading import tokenizer_of
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import Rule
@@ -78,7 +79,7 @@ def generate(
         "synced_gpus": settings.synced,
     }
     if rule is None or shortener:
-        layers = model.config.get_text_config().num_hidden_layers
+        layers = len(sparse_layers(model.config, type(model).__name__))
         out, kept = model.generate(**inputs, **options), None
         ratios = (inputs["attention_mask"].sum(-1) / lengths)[:, None].expand(-1, layers)
     else:

@@ -24,8 +24,8 @@ class Record:
     """One answer.
 
     p: threshold of a Top-p rule, else None. token_ratio: fraction of the prompt's tokens that were
-    kept, mean over layers; layer_ratios: that of each layer, rounded to four digits. tokens: length
-    of the prompt under dense attention. grid: (frame pairs, rows, columns) of the visual tokens,
+    kept, mean over the sparse layers; layer_ratios: that of each of them, rounded to four digits.
+    tokens: length of the prompt under dense attention. grid: (frame pairs, rows, columns) of the visual tokens,
     and kept: per layer a bit mask of them (`packed`); both None under dense attention, for prompts
     with several images or videos, and in files of early versions.
     """

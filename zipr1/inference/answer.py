@@ -41,13 +41,14 @@ def answer(config: AnswerConfig) -> dict:
         sparse(model, rule, scope=config.scope or trained.scope) as trace,
     ):
         text, cache = generate(model, processor, inputs, config.max_new_tokens)
-    length, per_token = inputs["input_ids"].shape[1], token_bytes(cache)
+    length, per_token = inputs["input_ids"].shape[1], token_bytes(cache.layers[trace.layers[0]])
     kept = [int(layer.sum()) for layer in trace.kept]
     result = {
         "answer": text,
         "token_ratio": trace.token_ratio.item(),
         "p": rule.p,
         "tokens": length,
+        "sparse_layers": list(trace.layers),
         "kept_tokens_per_layer": kept,
         "kv_bytes_kept": per_token * sum(kept),
         "kv_bytes_saved": per_token * (length * len(kept) - sum(kept)),
@@ -95,9 +96,9 @@ def generate(model, processor, inputs, max_new_tokens: int) -> tuple[str, object
     ).strip(), out.past_key_values
 
 
-def token_bytes(cache) -> int:
-    """Bytes of the keys and values of one token in one layer."""
-    keys = cache.layers[0].keys
+def token_bytes(layer) -> int:
+    """Bytes of the keys and values of one token in a layer of the KV cache."""
+    keys = layer.keys
     return 2 * keys.shape[1] * keys.shape[3] * keys.element_size()
 
 
@@ -106,7 +107,8 @@ def draw(path: Path, prompt: Prompt, inputs, sizes: list, trace, caption: str) -
     visual = inputs["mm_token_type_ids"][0].bool().cpu()
     kept = torch.stack([layer[0].cpu()[visual] for layer in trace.kept]).numpy()
     drawn = tiles(prompt, kept, sizes)
-    save_pages(kept_pages(drawn, trace.layer_ratios[0].tolist(), caption), path)
+    ratios = trace.layer_ratios[0].tolist()
+    save_pages(kept_pages(drawn, ratios, caption, trace.layers), path)
 
 
 def check_picture(path: Path) -> None:

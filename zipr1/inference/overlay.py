@@ -2,7 +2,7 @@
 for each layer."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +38,20 @@ def shade(image: Image.Image, fraction: np.ndarray) -> Image.Image:
     return shaded
 
 
-def kept_pages(tiles: list[Tile], ratios: list[float], caption: str) -> Iterator[Image.Image]:
+def kept_pages(
+    tiles: list[Tile], ratios: list[float], caption: str, layers: Sequence[int] | None = None
+) -> Iterator[Image.Image]:
     """First all layers, each cell as bright as the fraction of layers that kept it; then a page for
     each layer.
 
     ratios: fraction of the whole prompt that each layer kept, drawn as a strip under every page.
+    layers: which of the decoder's layers these are (`Trace.layers`); None: all.
     """
-    yield sheet([shade(image, masks.mean(0)) for image, masks in tiles], ratios, None, caption)
-    for layer in range(len(ratios)):
-        shaded = [shade(image, masks[layer]) for image, masks in tiles]
-        yield sheet(shaded, ratios, layer, caption)
+    yield sheet([shade(image, masks.mean(0)) for image, masks in tiles], ratios, caption)
+    for place, number in enumerate(layers or range(len(ratios))):
+        shaded = [shade(image, masks[place]) for image, masks in tiles]
+        name = f"layer {number + 1}, {place + 1} of {len(ratios)} that are sparse"
+        yield sheet(shaded, ratios, caption, place, f"{name}: {ratios[place]:.0%}")
 
 
 def save_pages(pages: Iterator[Image.Image], path: Path) -> None:
@@ -62,17 +66,18 @@ def save_pages(pages: Iterator[Image.Image], path: Path) -> None:
 
 
 def sheet(
-    shaded: list[Image.Image], ratios: list[float], layer: int | None, caption: str
+    shaded: list[Image.Image],
+    ratios: list[float],
+    caption: str,
+    layer: int | None = None,
+    which: str = "all layers",
 ) -> Image.Image:
     """The shaded images in two columns, the strip of ratios below (the bar of `layer`, or all, in
-    gold), and the caption."""
+    gold), the caption, and `which` layer it is."""
     columns = min(len(shaded), 2)
     width, height = (max(image.size[side] for image in shaded) for side in (0, 1))
     wide = max(columns * width, LEAST_SIDE)  # a tall image leaves no room for the strip
     font = ImageFont.load_default(16)
-    which = "all layers"
-    if layer is not None:
-        which = f"layer {layer + 1} of {len(ratios)}: {ratios[layer]:.0%}"
     lines = [*wrap(caption, font, wide - 2 * MARGIN), which]
     bottom = math.ceil(len(shaded) / columns) * height
     page = Image.new("RGB", (wide, bottom + STRIP + MARGIN + LINE * len(lines)), PAPER)

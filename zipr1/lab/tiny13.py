@@ -32,7 +32,7 @@ from zipr1.evaluation.statistics import mean_of, pairs_of, table_row, unlearned
 from zipr1.evaluation.tables import Table
 from zipr1.lab.cost import PrefillClock, counted_cost
 from zipr1.lab.tiny13_tables import write_suite_curves, write_suite_table
-from zipr1.models.families import decoder
+from zipr1.models.families import decoder, sparse_layers
 from zipr1.models.flops import Shape
 from zipr1.models.loading import load_vision
 from zipr1.sparsity.rules import FastV, Random, Recent, Rule, TopK, TopP
@@ -79,7 +79,7 @@ def run_tiny13(config: EvalConfig) -> tuple[list[TableRow], str]:
     for other in trained_models(config.trained).values():
         loaded(other)  # a missing model is named before anything is measured
     check_folder(config)
-    measured, priors = measure(config, model.config.get_text_config().num_hidden_layers)
+    measured, priors = measure(config, len(sparse_layers(model.config, config.model)))
     torch.set_num_threads(1)
     table = {point: records for point, records in measured.items() if point.main}
     write_records([one for records in table.values() for one in records], folder / "records.jsonl")

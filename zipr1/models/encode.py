@@ -80,7 +80,11 @@ def encode_vision(model, inputs) -> Encoded:
         positions = text_positions(mask)
         if hasattr(model.model, "get_rope_index"):
             positions = positions.expand(3, -1, -1)
-    arguments = {"inputs_embeds": found["inputs_embeds"], "attention_mask": mask}
+    masks = found["attention_mask"]  # of each kind of layer, where they are more than causal
+    arguments = {
+        "inputs_embeds": found["inputs_embeds"],
+        "attention_mask": masks if isinstance(masks, dict) else mask,
+    }
     arguments["position_ids"] = positions
     tokens = (model.config.image_token_id, getattr(model.config, "video_token_id", None))
     visual = torch.isin(ids, torch.tensor([t for t in tokens if t is not None], device=ids.device))
@@ -175,8 +179,10 @@ def extend(
     """The decoder's input for (prompt, completion) in one pass.
 
     tokens and mask (B, T): the completions, mask False after their end. prompt_ids (B, L) as in
-    `Encoded`: of a prompt only the visual tokens are taken as they were encoded.
+    `Encoded`: of a prompt only the visual tokens are taken as they were encoded. Raises InputError
+    for a model whose masks are more than causal.
     """
+    check_causal(model)
     words = model.get_input_embeddings()(torch.cat([prompt_ids.clamp(min=0), tokens], dim=1))
     new, length = words[:, prompt_ids.shape[1] :], prompt_ids.shape[1]
     # The reference may be of another dtype than the policy that encoded the prompt.
@@ -198,6 +204,15 @@ def extend(
             layer.to(new.dtype) for layer in embeds["deepstack_visual_embeds"]
         ]
     return together
+
+
+def check_causal(model) -> None:
+    """Raises InputError for a model that cannot be trained: see `extend`."""
+    if model.config.model_type == "gemma3":
+        raise InputError(
+            "gemma3 cannot be trained: its image tokens attend to later ones, and a training pass "
+            "over prompt and completion is causal; inference is supported"
+        )
 
 
 def check_length(model, inputs, new_tokens: int) -> None:

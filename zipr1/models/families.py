@@ -1,6 +1,9 @@
 """The supported model families (`model_type` in config.json) and what their text decoders share.
 
-To add a family whose decoder has plain causal self-attention in every layer:
+A decoder may mix kinds of layers: those with full attention become sparse, those with a sliding
+window or linear attention stay what they are (`sparse_layers`).
+
+To add a family:
 1. add its `model_type` to one of the two tuples below;
 2. add a recipe of a small random model to RECIPES in tests/helpers/family_models.py;
 3. run `pytest tests/models/test_families.py`: the same tests run on every family.
@@ -12,14 +15,23 @@ from pathlib import Path
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from zipr1.common.errors import InputError
 
 # Qwen's vision towers, whose processors the commands know and whose inputs have the same names.
-QWEN_VL_FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+QWEN_VL_FAMILIES = (
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "qwen3_5",
+    "qwen3_5_moe",
+)
 VISION_FAMILIES = (
     *QWEN_VL_FAMILIES,
+    "gemma3",
     "glm4v",
     "glm46v",
     "internvl",
@@ -27,7 +39,18 @@ VISION_FAMILIES = (
     "mistral3",
     "smolvlm",
 )
-TEXT_FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "phi3", "qwen3_moe")
+TEXT_FAMILIES = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "mistral",
+    "phi3",
+    "qwen3_moe",
+    "qwen3_5_text",
+    "qwen3_5_moe_text",
+    "gemma2",
+    "gemma3_text",
+)
 
 LATENT = "its latent attention (MLA) caches one compressed vector per token instead of keys"
 # Why a known family cannot be sparse by selecting the tokens of a layer.
@@ -38,8 +61,6 @@ NOT_SPARSE = {
     "deepseek_v4": f"{LATENT}, and it selects tokens by its own indexer",
     "deepseek_ocr2": LATENT,
     "qwen4_exp": "it selects tokens by its own indexer",
-    "gemma2": "it caps the attention logits, which fused attention kernels cannot do",
-    "gemma3": "its image tokens attend to each other in both directions, not causally",
 }
 
 
@@ -50,6 +71,39 @@ def check_family(family: str, name: str | Path) -> None:
     if family not in VISION_FAMILIES + TEXT_FAMILIES:
         known = ", ".join(VISION_FAMILIES + TEXT_FAMILIES)
         raise InputError(f"{name}: model family {family!r} is not supported; use one of {known}")
+
+
+def sparse_layers(config, name: str | Path) -> tuple[int, ...]:
+    """Indices of the decoder's layers with full attention, the ones that become sparse.
+
+    config: of the model or of its decoder. Asks the KV cache that transformers makes for it. Raises
+    InputError for a model without such a layer, and for one whose attention has a soft cap; `name`
+    is the model the message names.
+    """
+    text = config.get_text_config(decoder=True)
+    cap = getattr(text, "attn_logit_softcapping", None)
+    if cap is not None:
+        raise InputError(
+            f"{name}: attn_logit_softcapping={cap}: it caps the attention logits, which fused "
+            "attention kernels cannot do; a model trained with null there can be sparse"
+        )
+    if getattr(text, "use_bidirectional_attention", None):
+        raise InputError(
+            f"{name}: use_bidirectional_attention: its tokens attend to later ones, which have no "
+            "place in a KV cache that drops tokens"
+        )
+    layers = DynamicCache(config=text).layers
+    found = tuple(number for number, layer in enumerate(layers) if type(layer) is DynamicLayer)
+    if not found:
+        window = getattr(text, "sliding_window", None)
+        kinds = ", ".join(sorted({type(layer).__name__ for layer in layers}))
+        advice = f"every layer sees a window of {window} tokens; set sliding_window to null in "
+        advice += "config.json if no prompt is longer, which gives the same answers"
+        raise InputError(
+            f"{name}: no layer of it has full attention, so none can be sparse: "
+            + (advice if window else f"its KV cache consists of {kinds}")
+        )
+    return found
 
 
 def is_vision(config) -> bool:

@@ -7,10 +7,15 @@ speed-up stays below its bound.
 
 from dataclasses import dataclass
 
+from zipr1.models.families import sparse_layers
+
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder: D hidden size, H query heads, Hkv key heads of size d, F the MLP's width."""
+    """A decoder: D hidden size, H query heads, Hkv key heads of size d, F the MLP's width.
+
+    sparse: how many of its layers have full attention, the only ones that can be sparse.
+    """
 
     layers: int
     hidden: int
@@ -18,6 +23,7 @@ class Shape:
     kv_heads: int
     head: int
     mlp: int
+    sparse: int
 
     @classmethod
     def of(cls, config) -> "Shape":
@@ -26,7 +32,13 @@ class Shape:
         head = getattr(config, "head_dim", None) or config.hidden_size // heads
         kv = config.num_key_value_heads
         return cls(
-            config.num_hidden_layers, config.hidden_size, heads, kv, head, config.intermediate_size
+            config.num_hidden_layers,
+            config.hidden_size,
+            heads,
+            kv,
+            head,
+            config.intermediate_size,
+            len(sparse_layers(config, config.model_type)),
         )
 
     @property
@@ -63,6 +75,16 @@ def layer_flops(
     return 2 * tokens * (shape.inward + outward * shape.outward) + attention
 
 
+def decoder_flops(
+    shape: Shape, tokens: float, ratio: float = 1.0, scope: str = "attention"
+) -> float:
+    """Of all layers, of which the sparse ones keep `ratio`; the others count without attention,
+    which a window or a state bounds."""
+    dense = 2 * tokens * (shape.inward + shape.outward)
+    sparse = shape.sparse * layer_flops(shape, tokens, ratio, scope)
+    return sparse + (shape.layers - shape.sparse) * dense
+
+
 def prefill_bound(shape: Shape, tokens: int, ratios: list[float], scope: str) -> float:
     """The largest speed-up of a prefill whose layers keep `ratios`, one number per layer."""
     return (
@@ -73,8 +95,8 @@ def prefill_bound(shape: Shape, tokens: int, ratios: list[float], scope: str) ->
 
 
 def kv_bytes(shape: Shape, tokens: float, itemsize: int) -> float:
-    """Of one sequence, all layers."""
-    return 2 * shape.layers * shape.kv_heads * shape.head * tokens * itemsize
+    """Of one sequence, all layers with full attention."""
+    return 2 * shape.sparse * shape.kv_heads * shape.head * tokens * itemsize
 
 
 def decode_bytes(shape: Shape, batch: int, tokens: int, ratio: float, itemsize: int) -> float:

@@ -11,7 +11,7 @@ from transformers.utils import cached_file
 
 from zipr1.common.errors import InputError, MissingExtra
 from zipr1.models.adapters import add_adapter, find_adapter, first_line
-from zipr1.models.families import auto_class, check_family, is_vision
+from zipr1.models.families import auto_class, check_family, is_vision, sparse_layers
 from zipr1.models.location import EMBEDDED, locate, split_options
 from zipr1.models.positions import correct_positions
 from zipr1.models.weights import check_keys
@@ -92,9 +92,11 @@ def load_config(name: str | Path, **options):
         raise InputError(f"{path}: has no model_type, so it is not the configuration of a model")
     check_family(family, name)
     try:
-        return AutoConfig.from_pretrained(location, **download)
+        config = AutoConfig.from_pretrained(location, **download)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise InputError(f"{path}: not a valid configuration ({first_line(error)})") from error
+    sparse_layers(config, name)
+    return config
 
 
 def load_processor(name: str | Path, **options):

@@ -6,37 +6,21 @@ function that returns it), never from a global: gradient checkpointing recompute
 arguments it was called with.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import causal_mask_function
 
-from zipr1.common.errors import InputError, RunError
 from zipr1.sparsity.faults import check_faults
+from zipr1.sparsity.layers import new_padding, register, padding_of
 from zipr1.sparsity.probes import columns_of, flat_positions, scattered, take_tokens
 from zipr1.sparsity.selection import prompt_columns, select_tokens
 from zipr1.sparsity.separate import Queries
 from zipr1.sparsity.settings import NAME, ForwardPass
 from zipr1.sparsity.varlen import packable, packed_attention
-
-
-def padding_mask(
-    mask_function, attention_mask: torch.Tensor | None = None, **kwargs
-) -> torch.Tensor | None:
-    """The mask interface: returns the 2-D padding mask (B, tokens seen).
-
-    The attention function makes its own causal mask. Raises InputError for any other mask.
-    """
-    if mask_function is not causal_mask_function:
-        raise InputError(
-            "packed or custom masks are not supported by sparse attention: "
-            "pass a 2-D attention_mask"
-        )
-    return attention_mask
+from zipr1.sparsity.visible import visible_attention
 
 
 def sparse_attention(
@@ -45,18 +29,14 @@ def sparse_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
+    *,
+    current: ForwardPass,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """The attention interface: output (B, L, H, D), zero on the tokens that were dropped.
+    """The attention of a sparse layer: output (B, L, H, D), zero on the tokens that were dropped.
 
     query (B, H, L, D), key and value (B, Hkv, K, D) after rotary embedding.
     """
-    get: Callable[[], ForwardPass] | None = kwargs.pop(NAME, None)
-    if get is None:
-        raise RunError(
-            "this model's attention is set to 'zipr1' outside of `with zipr1.sparse(model, rule)`"
-        )
-    current = get()
     if current.kept_rows is not None:
         current.kept_rows.set(None)
     if current.past:
@@ -64,17 +44,15 @@ def sparse_attention(
     return prefill_attention(module, query, key, value, attention_mask, current, **kwargs)
 
 
-def full_padding_mask(attention_mask: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor:
+def full_padding_mask(
+    attention_mask: torch.Tensor | None, query: torch.Tensor, current: ForwardPass
+) -> torch.Tensor:
     """The mask (B, L) of a prefill; transformers leaves one out that has no padding."""
     batch, _, length, _ = query.shape
+    attention_mask = padding_of(attention_mask, current)
     if attention_mask is None:
         return torch.ones(batch, length, dtype=torch.bool, device=query.device)
-    if attention_mask.ndim != 2:
-        raise InputError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}: "
-            "pass the 2-D padding mask (B, L)"
-        )
-    return attention_mask.bool()
+    return attention_mask.to(query.device).bool()
 
 
 def prefill_attention(
@@ -82,7 +60,7 @@ def prefill_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention among the selected tokens; evicts the others from the KV cache."""
     batch, _, length, _ = query.shape
-    mask = full_padding_mask(attention_mask, query)
+    mask = full_padding_mask(attention_mask, query, current)
     selected = select_tokens(module.layer_idx, query, key, mask, kwargs["scaling"], current)
     kept, rows, faults = selected.kept, selected.rows, selected.faults
     counts = kept.sum(-1)
@@ -98,11 +76,19 @@ def prefill_attention(
     if queries is not None:
         queries.read(numbers)
     if least == length and (queries is None or queries.index is None):
-        return sdpa_attention_forward(module, query, key, value, None, **kwargs)
+        every = None if current.visible is None else current.visible[:, None].to(query.device)
+        return sdpa_attention_forward(module, query, key, value, every, **kwargs)
     index, row = columns_of(kept, most), flat_positions(kept, total)
     filled = torch.arange(most, device=kept.device) < counts[:, None]
     kept_key, kept_value = take_tokens(key, index), take_tokens(value, index)
-    if queries is not None:
+    if current.visible is not None:
+        seen = current.visible.to(query.device)
+        computed = kept if rows is None else rows
+        with cudnn_attention_disabled():
+            full, row = visible_attention(
+                module, query, key, value, computed, kept, seen, **kwargs
+            )
+    elif queries is not None:
         row = queries.positions
         with cudnn_attention_disabled():
             full = queries.attend(module, query, key, value, kept_key, kept_value, **kwargs)
@@ -141,8 +127,9 @@ def continued_attention(
     stored = current.cache.layers[module.layer_idx]
     new, total = query.shape[2], key.shape[2]
     if new > 1:
-        if attention_mask is not None:  # turns of unequal length are padded
-            stored.valid[:, -new:] &= attention_mask[:, -new:].bool()
+        padding = new_padding(attention_mask, new)
+        if padding is not None:  # turns of unequal length are padded
+            stored.valid[:, -new:] &= padding
             stored.ragged = True
         _, end = prompt_columns(stored.valid[:, -new:], current.prompt_length)
         record_turn(current, module.layer_idx, stored.valid[:, -new:][:, :end])
@@ -165,8 +152,9 @@ def record_turn(current: ForwardPass, layer: int, tokens: torch.Tensor) -> None:
     trace = current.trace
     if trace.cache is None or trace.cache() is not current.cache:
         return
-    trace.kept[layer] = torch.cat([trace.kept[layer], tokens], dim=-1)
-    if layer == 0:
+    number = trace.layers.index(layer)
+    trace.kept[number] = torch.cat([trace.kept[number], tokens], dim=-1)
+    if number == 0:
         trace.lengths = trace.lengths.to(tokens.device) + tokens.sum(-1)
 
 
@@ -185,5 +173,4 @@ def cudnn_attention_disabled() -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(before)
 
 
-AttentionInterface.register(NAME, sparse_attention)
-AttentionMaskInterface.register(NAME, padding_mask)
+register(NAME, sparse_attention)

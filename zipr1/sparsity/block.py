@@ -9,7 +9,13 @@ from torch import nn
 from transformers import DynamicCache
 
 from zipr1.common.errors import InputError, RunError
-from zipr1.models.families import decoder, inner_model, set_attention, visual_columns
+from zipr1.models.families import (
+    decoder,
+    inner_model,
+    set_attention,
+    sparse_layers,
+    visual_columns,
+)
 from zipr1.models.positions import affected, correct_positions
 from zipr1.models.versions import CACHE, take_cache
 from zipr1.sparsity import attention  # noqa: F401 - registers the attention function
@@ -34,7 +40,8 @@ class Block:
     def __init__(self, model, settings: Settings):
         self.given, self.model = model, inner_model(model)
         self.text = decoder(self.model)
-        self.settings, self.trace = settings, Trace()
+        layers = sparse_layers(self.model.config, type(self.model).__name__)
+        self.settings, self.trace = settings, Trace(layers)
         self.kept_rows = settings.training.kept_rows() if settings.scope == "layer" else None
         self.calls, self.threads = Calls(), Threads()
         self.closed = False
@@ -139,7 +146,7 @@ class Block:
         past = 0
         if cache is not None:
             kwargs[CACHE] = cache
-            make_sparse(cache)
+            make_sparse(cache, trace.layers)
             past = cache.get_seq_length()
         inputs = [*args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
         length = next(part for part in inputs if part is not None).shape[1]
@@ -153,7 +160,7 @@ class Block:
             if cache is not None:
                 cache.media = self.calls.media
         if self.kept_rows is not None:
-            self.kept_rows.attach(text.layers)
+            self.kept_rows.attach([text.layers[number] for number in trace.layers])
         visual = visual_columns(self.model.config, self.calls.arguments.get("input_ids"))
         current = ForwardPass(
             self.settings, trace, cache, past, self.kept_rows, prompt, visual=visual

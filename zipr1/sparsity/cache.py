@@ -1,5 +1,7 @@
 """A KV cache layer that stores the kept tokens and counts the tokens seen."""
 
+from collections.abc import Sequence
+
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -74,7 +76,7 @@ class KeptLayer(DynamicLayer):
     def crop(self, tokens_to_remove: int) -> None:
         """Removes the last -tokens_to_remove tokens, as assisted decoding does with drafts.
 
-        Before transformers 5.2x a positive number is the length to keep. Raises RunError for tokens
+        Before transformers 5.23 a positive number is the length to keep. Raises RunError for tokens
         of the prompt, some of which are gone.
         """
         keep = tokens_to_remove > 0
@@ -102,8 +104,10 @@ class KeptLayer(DynamicLayer):
         self.valid = self.valid[indices]
 
 
-def make_sparse(cache: DynamicCache) -> None:
-    """Turns the unused layers of a cache into layers that drop tokens.
+def make_sparse(cache: DynamicCache, layers: Sequence[int]) -> None:
+    """Turns unused layers of a cache, those number `layers`, into layers that drop tokens.
+
+    The others, of linear attention or sliding windows, stay what they are.
 
     Raises InputError for a cache of another kind, and for one that dense attention has filled.
     """
@@ -116,6 +120,8 @@ def make_sparse(cache: DynamicCache) -> None:
     for i, layer in enumerate(cache.layers):
         if isinstance(layer, KeptLayer):
             layer.open = True
+            continue
+        if i not in layers:
             continue
         if type(layer) is not DynamicLayer:
             raise InputError(

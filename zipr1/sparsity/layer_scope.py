@@ -5,7 +5,7 @@ this scope the dropped rows are left out of the input of both modules and get ze
 residual stream carries them on unchanged. Hooks gather and scatter; no module is replaced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -45,16 +45,16 @@ class KeptRows:
         full = output.new_zeros(batch * length, output.shape[-1])
         return full.index_copy_(0, self.rows, output[0]).view(batch, length, -1)
 
-    def hooks(self, layers: nn.ModuleList) -> list[tuple[nn.Module, str, Callable]]:
-        """The modules that the scope covers, how a hook of each is registered, and the hook."""
+    def hooks(self, layers: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Callable]]:
+        """The modules of the sparse layers that the scope covers, how a hook of each is registered, and the hook."""
         modules = [module for layer in layers for module in (layer.self_attn.o_proj, layer.mlp)]
         before, after = "register_forward_pre_hook", "register_forward_hook"
         return [(module, before, self.gather) for module in modules] + [
             (module, after, self.scatter) for module in modules
         ]
 
-    def attach(self, layers: nn.ModuleList) -> None:
-        """Registers the hooks; again where an adapter has replaced a module since."""
+    def attach(self, layers: Sequence[nn.Module]) -> None:
+        """Registers the hooks on the sparse layers; again where an adapter has replaced a module since."""
         hooks = self.hooks(layers)
         modules = [module for module, *_ in hooks]
         if modules == self.modules:

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
-
-from zipr1.models.families import decoder
-from zipr1.sparsity.attention import full_padding_mask, padding_mask
+from zipr1.models.families import decoder, sparse_layers
+from zipr1.sparsity.attention import full_padding_mask
+from zipr1.sparsity.layers import register
 from zipr1.sparsity.rules import KeepAll
 from zipr1.sparsity.selection import prompt_columns
-from zipr1.sparsity.settings import NAME, Settings
+from zipr1.sparsity.settings import ForwardPass, Settings
 from zipr1.sparsity.trace import record
 
 REFERENCE = "zipr1_reference"
@@ -77,18 +76,20 @@ def selected_by(rule, sample: int, prompt: list[int], query, key, scaling: float
     return [prompt[i] for i in reference_selection(q, k, scaling, p, rule.choice)]
 
 
-def reference_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):
+def reference_attention(
+    module, query, key, value, attention_mask, scaling: float, current: ForwardPass, **kwargs
+):
     """Same contract as `attention.sparse_attention`, for prefills without a KV cache."""
-    current = kwargs[NAME]()
     settings = current.settings
     batch, heads, length, _ = query.shape
-    attention_mask = full_padding_mask(attention_mask, query)
+    attention_mask = full_padding_mask(attention_mask, query, current)
+    number = current.trace.layers.index(module.layer_idx)
     prompts, end = prompt_columns(attention_mask, current.prompt_length)
     outputs, kept = [], torch.zeros(batch, end, dtype=torch.bool)
     for b in range(batch):
         columns = attention_mask[b].nonzero()[:, 0].tolist()
         prompt = prompts[b].nonzero()[:, 0].tolist()
-        indices = sample_selection(module.layer_idx, b, prompt, query[b], key[b], scaling, settings)
+        indices = sample_selection(number, b, prompt, query[b], key[b], scaling, settings)
         kept[b, indices] = True
         active = torch.zeros(length, dtype=torch.bool)
         active[indices + [c for c in columns if c not in prompt]] = True
@@ -100,14 +101,17 @@ def reference_attention(module, query, key, value, attention_mask, scaling: floa
             queries[prompt] = False
             queries[selected] = True
         own = torch.eye(length, dtype=torch.bool)
-        visible = torch.ones(length, length, dtype=torch.bool).tril() & active[None, :]
+        visible = torch.ones(length, length, dtype=torch.bool).tril()
+        if current.visible is not None:
+            visible = visible | current.visible[b]
+        visible = visible & active[None, :]
         visible |= own & queries[:, None]
         logits = logits if logits.dtype == torch.float64 else logits.float()
         logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
         out = logits.softmax(-1).to(value.dtype) @ value[b].repeat_interleave(group, dim=0)
         outputs.append(out * queries[None, :, None])
     current.trace.lengths = prompts.sum(-1)
-    record(current.trace.kept, module.layer_idx, kept)
+    record(current.trace.kept, number, kept)
     return torch.stack(outputs).transpose(1, 2), None
 
 
@@ -139,15 +143,16 @@ def choice_gradient_attention(
 def masked_scope(model, kept: list[torch.Tensor]) -> Iterator[None]:
     """What scope="layer" computes, by multiplication: o_proj and MLP are zero outside `kept`.
 
-    kept: (B, L) per layer. Inside a block of `sparse` with scope="attention" that replays it.
+    kept: (B, L) per sparse layer. Inside a block of `sparse` with scope="attention" that replays it.
     """
 
     def mask(tokens: torch.Tensor):
         return lambda module, args, output: output * tokens[..., None]
 
+    layers = [decoder(model).layers[number] for number in sparse_layers(model.config, "")]
     handles = [
         module.register_forward_hook(mask(tokens))
-        for layer, tokens in zip(decoder(model).layers, kept, strict=True)
+        for layer, tokens in zip(layers, kept, strict=True)
         for module in (layer.self_attn.o_proj, layer.mlp)
     ]
     try:
@@ -157,5 +162,4 @@ def masked_scope(model, kept: list[torch.Tensor]) -> Iterator[None]:
             handle.remove()
 
 
-AttentionInterface.register(REFERENCE, reference_attention)
-AttentionMaskInterface.register(REFERENCE, padding_mask)
+register(REFERENCE, reference_attention)

@@ -150,12 +150,20 @@ def flat_positions(tokens: torch.Tensor, total: int) -> torch.Tensor:
     return torch.nonzero_static(tokens.flatten(), size=total)[:, 0]
 
 
-def find_probes(ranks: torch.Tensor, prompt: torch.Tensor) -> Probes:
-    """ranks (B, P) from `probe_ranks`, prompt (B, L) bool."""
+def find_probes(
+    ranks: torch.Tensor, prompt: torch.Tensor, more: torch.Tensor | None = None
+) -> Probes:
+    """ranks (B, P) from `probe_ranks`, prompt (B, L) bool; `more` (B, L, L) bool: what each token
+    can attend to, where that is more than the tokens before it."""
     valid = ranks >= 0
     positions = columns_of(prompt, prompt.shape[1]).gather(1, ranks.clamp(min=0))
     before = prompt.long().cumsum(-1) - 1
-    visible = prompt[:, None, :] & (before[:, None, :] <= ranks[:, :, None])
+    if more is None:
+        visible = before[:, None, :] <= ranks[:, :, None]
+    else:
+        sample = torch.arange(len(prompt), device=prompt.device)[:, None]
+        visible = more.to(prompt.device)[sample, positions] & valid[:, :, None]
+    visible = prompt[:, None, :] & visible
     # A padded probe attends to everything, so that its softmax is defined; its weight is zero.
     bias = torch.zeros(visible.shape, device=prompt.device).masked_fill_(
         ~(visible | ~valid[:, :, None]), float("-inf")

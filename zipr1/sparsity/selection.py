@@ -35,48 +35,50 @@ def select_tokens(
     scaling: float,
     current: ForwardPass,
 ) -> Selection:
-    """The selection of the sparse layer number `layer` in a prefill.
+    """The selection of the decoder's layer `layer`, which is sparse, in a prefill.
 
     query (B, H, L, D), key (B, Hkv, L, D) after rotary embedding, attention_mask (B, L) bool.
     Writes the trace. Raises InputError for a replayed choice that does not fit.
     """
     settings, trace, training = current.settings, current.trace, current.settings.training
     prompt, end = prompt_columns(attention_mask, current.prompt_length)
-    lengths = prompt.sum(-1)
+    lengths, number = prompt.sum(-1), trace.layers.index(layer)
 
     def attention() -> tuple[torch.Tensor, torch.Tensor]:
         if current.probes is None or current.probes.prompt.device != query.device:
-            current.probes = find_probes(probe_ranks(lengths, query.shape[2]), prompt)
+            current.probes = find_probes(
+                probe_ranks(lengths, query.shape[2]), prompt, current.visible
+            )
         return probe_scores(query, key, current.probes, scaling)
 
     # A copy, since a rule may change in place what it is given.
-    earlier = tuple(trace.kept[:layer])
-    scores = Scores(attention, prompt.clone(), layer, earlier, current.visual)
+    earlier = tuple(trace.kept[:number])
+    scores = Scores(attention, prompt.clone(), number, earlier, current.visual)
     trace.lengths = lengths
     short = query.shape[2] < settings.min_tokens
     if short and training.replay is None and training.relax is None:
-        record(trace.kept, layer, prompt[:, :end])
+        record(trace.kept, number, prompt[:, :end])
         faults = (Faults(settings.rule, layer, prompt, prompt),)
         return Selection(attention_mask, None, None, faults)
 
     # The scores get a graph only if the relaxed count reads them first, outside of no_grad.
     if training.relax is not None:
-        record(trace.relaxed, layer, relaxed(scores, current))
+        record(trace.relaxed, number, relaxed(scores, current))
     with torch.no_grad():
         chosen = checked_choice(settings.rule, scores)
         if settings.min_tokens:
             chosen = torch.where((lengths < settings.min_tokens)[:, None], prompt, chosen)
         if training.replay is not None:
-            fresh, chosen = chosen, replayed(training.replay[layer], prompt, layer)
-            record(trace.flipped, layer, (chosen & ~fresh).sum(-1) / chosen.sum(-1))
-        record(trace.kept, layer, chosen[:, :end])
+            fresh, chosen = chosen, replayed(training.replay[number], prompt, layer)
+            record(trace.flipped, number, (chosen & ~fresh).sum(-1) / chosen.sum(-1))
+        record(trace.kept, number, chosen[:, :end])
         faults = (Faults(settings.rule, layer, chosen, prompt, query.dtype, scores),)
         rows = None
         if settings.separate:
             rows = query_rows(settings, scores, prompt)
             if settings.rows is not None:
                 faults += (Faults(settings.rows, layer, rows, prompt),)
-            record(trace.rows, layer, (rows & prompt)[:, :end])
+            record(trace.rows, number, (rows & prompt)[:, :end])
             rows = rows | (attention_mask & ~prompt)
         return Selection(chosen | (attention_mask & ~prompt), rows, scores, faults)
 

@@ -20,7 +20,7 @@ NAME = "zipr1"  # of the attention function, the mask function and the keyword a
 class TrainingPass:
     """What only a trainer sets for the passes of a block.
 
-    replay: the kept tokens of an earlier trace, (B, prompt) per layer, in place of a fresh choice.
+    replay: the kept tokens of an earlier trace, (B, prompt) per sparse layer, in place of a fresh choice.
     relax: (accumulated (B, L), p (B,), valid (B, L)) -> (B,), a differentiable count to record in
         the trace, such as `zipr1.relaxed_count`.
     sample_numbers: (B,) a number of each sample, by which a pass with a choice gradient draws the
@@ -80,6 +80,8 @@ class ForwardPass:
     prompt_length: columns of the pass that belong to a prompt, of all rows or of each; None: all.
     probes: found by the first layer that needs scores.
     visual: (B, L) bool, the tokens of images and videos; None for a pass over embeddings.
+    padding, visible: (B, L) and (B, L, L) bool, what the first sparse layer found in a mask that is
+        more than causal (`layers.padding_of`); None under a causal one.
     """
 
     settings: Settings
@@ -90,3 +92,5 @@ class ForwardPass:
     prompt_length: int | Sequence[int] | None = None
     probes: Probes | None = None
     visual: torch.Tensor | None = None
+    padding: torch.Tensor | None = None
+    visible: torch.Tensor | None = None

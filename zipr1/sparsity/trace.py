@@ -11,8 +11,10 @@ from zipr1.common.errors import RunError
 
 @dataclass
 class Trace:
-    """The last prefill inside a block of `zipr1.sparse`; lists have one entry per layer, in order.
+    """The last prefill inside a block of `zipr1.sparse`; lists have one entry per sparse layer.
 
+    layers: indices of the decoder's layers that are sparse, in order: those with full attention.
+        Layers with linear attention or a sliding window stay dense and have no entry.
     kept: (B, L) bool over the prompt's columns, False on padding.
     rows: (B, L) bool, the queries that are computed; empty where they are those of `kept`.
     relaxed: (B,) the differentiable count, if the pass records one.
@@ -21,6 +23,7 @@ class Trace:
     cache: the KV cache that this prefill filled; later turns on another cache are not recorded.
     """
 
+    layers: tuple[int, ...]
     kept: list[torch.Tensor] = field(default_factory=list)
     rows: list[torch.Tensor] = field(default_factory=list)
     relaxed: list[torch.Tensor] = field(default_factory=list)
@@ -36,17 +39,20 @@ class Trace:
 
     @property
     def layer_ratios(self) -> torch.Tensor:
-        """(B, layers) fraction of the prompt that each layer kept."""
+        """(B, sparse layers) fraction of the prompt that each of them kept."""
         return self._ratios(self.kept)
 
     @property
     def token_ratio(self) -> torch.Tensor:
-        """(B,) mean over layers of |T| / l, measured: the fraction of keys that stay."""
+        """(B,) mean over the sparse layers of |T| / l, measured: the fraction of keys that stay.
+
+        Layers that stay dense (see `layers`) do not count.
+        """
         return self.layer_ratios.mean(-1)
 
     @property
     def query_ratio(self) -> torch.Tensor:
-        """(B,) mean over layers of the fraction of queries that are computed."""
+        """(B,) mean over the sparse layers of the fraction of queries that are computed."""
         return self._ratios(self.rows or self.kept).mean(-1)
 
     @property
@@ -62,7 +68,7 @@ class Trace:
         return counts.mean(-1) / self.lengths
 
     def _ratios(self, tokens: list[torch.Tensor]) -> torch.Tensor:
-        """(B, layers) `tokens` of each layer, (B, L) bool, as a fraction of the prompt."""
+        """(B, sparse layers) `tokens` of each layer, (B, L) bool, as a fraction of the prompt."""
         self._check()
         device = self.lengths.device  # the layers may lie on several
         counts = torch.stack([chosen.sum(-1).to(device) for chosen in tokens], dim=-1)

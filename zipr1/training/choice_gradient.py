@@ -16,16 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface
 
 from zipr1.common.errors import InputError
-from zipr1.sparsity.attention import cudnn_attention_disabled, full_padding_mask, padding_mask
+from zipr1.sparsity.attention import cudnn_attention_disabled, full_padding_mask
 from zipr1.sparsity.faults import check_faults
 from zipr1.sparsity.layer_scope import KeptRows
+from zipr1.sparsity.layers import register
 from zipr1.sparsity.probes import Scores
 from zipr1.sparsity.rules import TopP
 from zipr1.sparsity.selection import select_tokens
-from zipr1.sparsity.settings import NAME, ForwardPass, TrainingPass
+from zipr1.sparsity.settings import ForwardPass, TrainingPass
 
 CHOICE_GRADIENT = "zipr1_choice_gradient"  # name of the attention function
 SOFTNESS = 1.0  # width of the sigmoid around the budget's edge, in nats of the score
@@ -120,10 +120,10 @@ class WeightedRows(KeptRows):
         slope = torch.where(self.sampled > 0, 2 * partial * self.sampled, weight)
         return torch.where(self.sampled > 0, partial, weight) + slope * (self.weight - weight)
 
-    def hooks(self, layers: nn.ModuleList) -> list[tuple[nn.Module, str, Callable]]:
+    def hooks(self, layers: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Callable]]:
         found = []
         for layer in layers:
-            for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+            for norm in residual_norms(layer):
                 found.append((norm, "register_forward_pre_hook", self.keep_residual))
             for module in residual_branches(layer):
                 found.append((module, "register_forward_hook", self.scatter))
@@ -137,26 +137,41 @@ class WeightedRows(KeptRows):
 def residual_branches(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The two modules whose outputs a decoder layer adds to its residual.
 
-    GLM-V normalises the outputs of o_proj and of the MLP, which would undo a weight on them.
+    GLM-V and Gemma normalise the outputs of o_proj and of the MLP, which would undo a weight on
+    them.
     """
+    if hasattr(layer, "post_feedforward_layernorm"):  # Gemma
+        return layer.post_attention_layernorm, layer.post_feedforward_layernorm
     if hasattr(layer, "post_self_attn_layernorm"):
         return layer.post_self_attn_layernorm, layer.post_mlp_layernorm
     return layer.self_attn.o_proj, layer.mlp
 
 
-def choice_gradient_attention(module, query, key, value, attention_mask, scaling: float, **kwargs):
+def residual_norms(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The two norms of a decoder layer whose input is its residual."""
+    before_mlp = getattr(layer, "pre_feedforward_layernorm", layer.post_attention_layernorm)
+    return layer.input_layernorm, before_mlp
+
+
+def choice_gradient_attention(
+    module, query, key, value, attention_mask, scaling: float, current: ForwardPass, **kwargs
+):
     """In place of `sparsity.attention.sparse_attention`, for passes that record a relaxed count.
 
     Dropped rows are multiplied by zero here, or by the hooks of scope "layer".
     """
-    current: ForwardPass = kwargs[NAME]()
     training = current.settings.training
     if training.relax is None or current.cache is not None:
         raise InputError(
             "a choice gradient is for training passes: give TrainingPass(relax=...) and "
             "use_cache=False"
         )
-    mask = full_padding_mask(attention_mask, query)
+    mask = full_padding_mask(attention_mask, query, current)
+    if current.visible is not None:
+        raise InputError(
+            "a choice gradient is defined for causal attention; the image tokens of this model "
+            "attend to later ones"
+        )
     kept, _, scores, faults = select_tokens(module.layer_idx, query, key, mask, scaling, current)
     check_faults(faults, [flag for fault in faults for flag in fault.flags.tolist()])
     weight, slope = straight_through(current.settings.rule, scores, kept)
@@ -259,5 +274,4 @@ def masks(
     return visible, visible & ((kept[..., None, seen] > 0) | own), own
 
 
-AttentionInterface.register(CHOICE_GRADIENT, choice_gradient_attention)
-AttentionMaskInterface.register(CHOICE_GRADIENT, padding_mask)
+register(CHOICE_GRADIENT, choice_gradient_attention)

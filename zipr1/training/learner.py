@@ -13,6 +13,7 @@ from torch import nn
 
 from zipr1.common.errors import InputError
 from zipr1.models.adapters import is_adapter
+from zipr1.models.encode import check_causal
 from zipr1.models.families import decoder
 from zipr1.models.loading import load
 from zipr1.models.saving import save
@@ -127,6 +128,7 @@ def load_learner(config: TrainConfig, source: str | Path, accelerator: Accelerat
         config.model if config.use_peft else source,
         dtype=frozen if config.use_peft else torch.float32,
     )
+    check_causal(model)
     check_prompts(model, config)
     copy = None
     if config.use_peft:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from zipr1.models.families import auto_class, vision_parts
-from zipr1.models.flops import Shape, layer_flops
+from zipr1.models.flops import Shape, decoder_flops
 from zipr1.models.loading import load_config
 from zipr1.training.choice_gradient import BYTES_PER_SCORE, chunk_size
 from zipr1.training.config import TrainConfig
@@ -211,13 +211,13 @@ def sampling_bytes(sizes: Sizes) -> float:
     together = config.num_generations * max(1, sizes.rows // config.num_generations)
     gathered = (sizes.parameters - sizes.visual) * size if sizes.shards > 1 else 0
     fullest = 1.0 if config.dense_share else sizes.ratio
-    cached = shape.layers * (fullest * sizes.prompt + sizes.completion) + sizes.prompt
+    cached = shape.sparse * (fullest * sizes.prompt + sizes.completion) + sizes.prompt
     token = 2 * shape.kv_heads * shape.head * size
     # Logits and their log in float32; their exponential and its cumulative sum in float64.
     next_token = sizes.vocabulary * 24
     layer = sizes.prompt * shape.hidden * size + sizes.layer_bytes(sizes.mlp_ratio)
     sampling = cached * token + next_token + layer
-    reference = shape.layers * sizes.length * token + sizes.completion * sizes.vocabulary * (
+    reference = shape.sparse * sizes.length * token + sizes.completion * sizes.vocabulary * (
         size + 8
     )
     return gathered + together * max(sampling, reference)
@@ -237,9 +237,9 @@ def step_flops(sizes: Sizes) -> tuple[float, float, float]:
     """Of the rollouts, the reference and the update, in all processes."""
     config, shape = sizes.config, sizes.shape
     head = 2 * sizes.completion * sizes.vocabulary * shape.hidden
-    dense = shape.layers * layer_flops(shape, sizes.length) + head
-    sparse = shape.layers * layer_flops(shape, sizes.length, sizes.ratio, config.scope) + head
-    prompt = shape.layers * layer_flops(shape, sizes.prompt)
+    dense = decoder_flops(shape, sizes.length) + head
+    sparse = decoder_flops(shape, sizes.length, sizes.ratio, config.scope) + head
+    prompt = decoder_flops(shape, sizes.prompt)
     own_answer = config.completions == "sampled" and (
         not config.data or config.objective.asks_reference
     )
@@ -251,7 +251,7 @@ def step_flops(sizes: Sizes) -> tuple[float, float, float]:
 
 
 def lora_parameters(shape: Shape, config: TrainConfig) -> int:
-    """Of an adapter on the projections of every layer."""
+    """At most, of an adapter on the projections of every layer (linear attention has others)."""
     query, key = shape.heads * shape.head, shape.kv_heads * shape.head
     sides = {
         "q_proj": shape.hidden + query,
