@@ -69,7 +69,7 @@ GLM_TOKENS = {
     "video_end": "<|end_of_video|>",
 }  # fmt: skip
 TOKENS = {
-    **dict.fromkeys(QWEN_FAMILIES, {}),
+    **{family: {} for family in QWEN_FAMILIES},
     "gemma3": {
         "image_token": "<image_soft_token>", "boi_token": "<start_of_image>",
         "eoi_token": "<end_of_image>",

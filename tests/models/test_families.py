@@ -12,6 +12,7 @@ from family_models import RECIPES, small_batch, small_model
 
 import zipr1
 from zipr1.common.errors import InputError
+from zipr1.common.scope import SCOPES
 from zipr1.models.encode import encode, extend
 from zipr1.models.families import (
     NOT_SPARSE,
@@ -21,6 +22,7 @@ from zipr1.models.families import (
     decoder,
     is_vision,
 )
+from zipr1.models.versions import cache_of
 from zipr1.sparsity.naive import REFERENCE, masked_scope
 
 TESTED = [family for family in VISION_FAMILIES + TEXT_FAMILIES if family in RECIPES]
@@ -30,7 +32,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}  # float32, logits of magnitude 1 to 10
 # moves the dense model's logits as much.
 LINEAR = {"rtol": 1e-3, "atol": 1e-3}
 RULE = zipr1.TopP((0.7, 0.8, 0.9))
-both_scopes = pytest.mark.parametrize("scope", ["attention", "layer"])
+all_scopes = pytest.mark.parametrize("scope", SCOPES)
 
 
 @pytest.fixture(scope="module", params=TESTED + MIXED)
@@ -59,7 +61,7 @@ def test_every_supported_family_is_tested():
     assert not set(NOT_SPARSE) & {*TESTED, *elsewhere}
 
 
-@both_scopes
+@all_scopes
 @pytest.mark.parametrize("rule", [zipr1.KeepAll(), zipr1.TopP(1.0)])
 def test_keeping_everything_equals_dense_and_leaving_restores(model, batch, scope, rule):
     real, dense = batch["attention_mask"].bool(), logits(model, batch)
@@ -74,7 +76,7 @@ def test_keeping_everything_equals_dense_and_leaving_restores(model, batch, scop
     assert torch.equal(logits(model, batch), dense)
 
 
-@both_scopes
+@all_scopes
 def test_a_padded_batch_equals_single_rows(model, family, batch, scope):
     with zipr1.sparse(model, RULE, scope=scope) as trace:
         together = logits(model, batch)
@@ -103,7 +105,7 @@ def one_pass(model, batch, new) -> torch.Tensor:
     return decoder(model)(**inputs, use_cache=False)[0]
 
 
-@both_scopes
+@all_scopes
 def test_one_pass_equals_prefill_and_decode(model, batch, scope):
     """encode() and extend(), as training calls the decoder, against generate()."""
     with torch.no_grad(), zipr1.sparse(model, RULE, scope=scope) as prefill:
@@ -113,9 +115,8 @@ def test_one_pass_equals_prefill_and_decode(model, batch, scope):
         )  # fmt: skip
     length = batch["input_ids"].shape[1]
     new = out.sequences[:, length:]
-    with torch.no_grad():
-        with zipr1.sparse(model, RULE, prompt_length=length, scope=scope) as once:
-            hidden = one_pass(model, batch, new)
+    with torch.no_grad(), zipr1.sparse(model, RULE, prompt_length=length, scope=scope) as once:
+        hidden = one_pass(model, batch, new)
     for one, other in zip(prefill.kept, once.kept, strict=True):
         assert torch.equal(one, other)
     expected = torch.stack(out.logits, dim=1).log_softmax(-1)
@@ -132,13 +133,14 @@ def fast_or_reference(model, scope: str, kept: list[torch.Tensor] | None):
         return
     with ExitStack() as stack:
         training = zipr1.TrainingPass(implementation=REFERENCE, replay=kept)
-        trace = stack.enter_context(zipr1.sparse(model, RULE, training=training))
+        own = "keys" if scope == "keys" else "attention"
+        trace = stack.enter_context(zipr1.sparse(model, RULE, scope=own, training=training))
         if scope == "layer":
             stack.enter_context(masked_scope(model, kept))
         yield trace
 
 
-@both_scopes
+@all_scopes
 def test_sparse_equals_the_reference_in_value_and_gradient(family, batch, scope):
     """In float64, where only a different formula makes a difference."""
     model = small_model(family).double()
@@ -181,3 +183,103 @@ def test_what_cannot_be_sparse_is_refused_with_the_reason(family, tmp_path):
     assert NOT_SPARSE[family] in str(error.value) and str(tmp_path) in str(error.value)
     with pytest.raises(InputError, match=family):
         check_family(family, "a model")
+
+
+@all_scopes
+def test_a_second_turn_continues_the_cache(model, batch, scope):
+    """Several new tokens on a filled cache, of linear states and windows too, as generate() has
+    them in a chat."""
+    options = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    with torch.no_grad(), zipr1.sparse(model, zipr1.KeepAll(), scope=scope) as trace:
+        first = model.generate(**batch, **options, max_new_tokens=1)
+        words = torch.cat([first.sequences[:, -1:], batch["input_ids"][:, -6:]], dim=1)
+        added = {"input_ids": words, "attention_mask": torch.ones_like(words)}
+        types = [name for name in ("token_type_ids", "mm_token_type_ids") if name in batch]
+        added |= dict.fromkeys(types, words * 0)
+        whole = batch | {name: torch.cat([batch[name], part], 1) for name, part in added.items()}
+        cache = cache_of(first)
+        text = ("input_ids", "attention_mask", "token_type_ids")  # the images are in the cache
+        later = {name: whole[name] for name in text if name in whole}
+        found = model.generate(**later, **options, max_new_tokens=3, past_key_values=cache)
+    assert {kept.shape[1] for kept in trace.kept} == {whole["input_ids"].shape[1]}
+    expected = model.generate(**whole, **options, max_new_tokens=3)
+    for one, other in zip(found.logits, expected.logits, strict=True):
+        torch.testing.assert_close(one, other, **LINEAR)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("mistral", {"sliding_window": 8}, "every layer sees a window of 8 tokens"),
+        ("phi3", {"sliding_window": 8}, "every layer sees a window of 8 tokens"),
+        ("qwen3_moe", {"use_sliding_window": True, "sliding_window": 8}, "a window of 8 tokens"),
+        ("gemma3_text", {"layer_types": ["sliding_attention"] * 4}, "a window of 8 tokens"),
+        ("qwen3_5_text", {"layer_types": ["linear_attention"] * 4}, "of LinearAttentionLayer"),
+        ("gemma2", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "attend to later ones"),
+    ],
+)
+def test_a_decoder_without_full_attention_is_refused(family, change, message, tmp_path):
+    """In a folder, and as a model that transformers has loaded, before a forward pass."""
+    small_model(family, change).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=message) as error:
+        zipr1.load(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    with pytest.raises(InputError, match=message), zipr1.sparse(small_model(family, change), RULE):
+        pass
+
+
+@pytest.mark.parametrize(
+    "family", ["mistral", "gemma3", "gemma3_text", "qwen3_5_text", "qwen2_sliding"]
+)
+def test_masks_that_hide_more_than_padding_are_refused(family):
+    """Packed prompts, and masks (B, 1, L, L); one that is plainly causal is taken as it is."""
+    model, ids = small_model(family), torch.arange(3, 27)[None]
+    text = decoder(model)
+    causal = torch.ones(1, 1, 24, 24, dtype=torch.bool).tril()
+    with torch.no_grad(), zipr1.sparse(model, zipr1.TopP(0.5)) as trace:
+        expected = model.get_input_embeddings()(ids)
+        text(inputs_embeds=expected, use_cache=False)
+        kept = list(trace.kept)
+        if family == "mistral":
+            text(inputs_embeds=expected, attention_mask=causal, use_cache=False)
+            assert all(map(torch.equal, trace.kept, kept))
+        packed = torch.arange(12).repeat(2)[None]
+        with pytest.raises(InputError, match="packed or custom masks"):
+            text(inputs_embeds=expected, position_ids=packed, use_cache=False)
+        hiding = causal.clone()
+        hiding[..., 5:, 3] = False
+        with pytest.raises(InputError, match="packed or custom masks"):
+            text(inputs_embeds=expected, attention_mask=hiding, use_cache=False)
+        additive = torch.where(causal, 0.0, torch.finfo(torch.float32).min)
+        with pytest.raises(InputError, match="packed or custom masks"):
+            text(inputs_embeds=expected, attention_mask=additive, use_cache=False)
+
+
+def test_images_of_gemma3_in_a_later_turn_are_refused():
+    """Their tokens attend to later ones, which the cache does not hold yet."""
+    model, batch = small_model("gemma3"), small_batch("gemma3", rows=(0,))
+    with torch.no_grad(), zipr1.sparse(model, zipr1.TopP(0.8)):
+        words = {name: part[:, :9] for name, part in batch.items() if part.ndim == 2}
+        cache = cache_of(model(**words, use_cache=True))
+        with pytest.raises(InputError, match="give the images in the first turn"):
+            model.generate(**batch, past_key_values=cache, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rows": zipr1.Recent(0.5)}, {"rule": zipr1.TopP(0.5, masks="joint")}]
+)
+def test_queries_and_keys_of_gemma3_selected_separately(settings):
+    """Exactly the queries of the trace are computed (scope keys is compared with the reference)."""
+    model, batch = small_model("gemma3"), small_batch("gemma3")
+    real = batch["attention_mask"].bool()
+    settings = {"rule": zipr1.TopP(0.8)} | settings
+    seen = {}
+    with torch.no_grad(), zipr1.sparse(model, **settings) as trace:
+        layer = decoder(model).layers[1].self_attn
+        hook = layer.o_proj.register_forward_pre_hook(lambda _, args: seen.update(out=args[0]))
+        model(**batch, use_cache=False)
+        hook.remove()
+    unseen = seen["out"].abs().sum(-1) == 0
+    assert torch.equal(unseen[real], ~trace.rows[0][real])
+    assert 0 < trace.query_ratio.mean() < 1 and 0 < trace.token_ratio.mean() < 1

@@ -11,7 +11,7 @@ from command_line import run
 from conftest import tiny_processor
 from data_rows import write
 from family_folders import IMAGES_ONLY, PLACEHOLDERS, new_family, write_family
-from family_models import small_model
+from family_models import small_batch, small_model
 from media_files import orange_corner, write_video
 from PIL import Image
 from train_runs import metrics
@@ -22,7 +22,7 @@ from zipr1.common.scope import SCOPES
 from zipr1.data.collate import alike
 from zipr1.data.example import Example
 from zipr1.data.processor import prepare
-from zipr1.models.families import decoder, vision_parts
+from zipr1.models.families import decoder, sparse_layers, vision_parts
 from zipr1.models.loading import load
 from zipr1.models.saving import save
 from zipr1.sparsity import naive
@@ -46,7 +46,6 @@ LORA = {
     "phi3": "qkv_proj,o_proj,gate_up_proj,down_proj",
     "qwen3_moe": "q_proj,k_proj,v_proj,o_proj",
     "qwen3_vl_moe": "q_proj,k_proj,v_proj,o_proj",
-    "qwen3_5_moe": "q_proj,k_proj,v_proj,o_proj",
     "glm4v": "q_proj,o_proj,gate_up_proj,down_proj",
     "glm46v": "q_proj,o_proj,gate_up_proj,down_proj",
 }
@@ -212,14 +211,18 @@ def whole(kept: torch.Tensor, rollout) -> torch.Tensor:
     return torch.cat([kept, torch.ones_like(rollout.tokens, dtype=torch.bool)], dim=1)
 
 
-@pytest.mark.parametrize("family", ["glm4v", "internvl", "qwen3_vl_moe"])
+@pytest.mark.parametrize("family", ["glm4v", "internvl", "qwen3_vl_moe", "qwen3_5", "gemma2"])
 def test_scope_layer_weights_what_is_added_to_the_residual(family, monkeypatch):
     """Kept rows count fully, dropped ones not at all, sampled ones partly: also where a norm stands
     between a module and the residual."""
     monkeypatch.setattr(choice_gradient, "SAMPLED", 4.0)
-    model, processor = new_family(family)
-    inputs = prepare(processor, [Example("a", "", "What?", "", image=Image.new("RGB", (80, 60)))])
-    layer, found = decoder(model).layers[0], {}
+    if family in TEXT:
+        model, inputs = small_model(family), small_batch(family, rows=(0,))
+    else:
+        model, processor = new_family(family)
+        image = Image.new("RGB", (80, 60))
+        inputs = prepare(processor, [Example("a", "", "What?", "", image=image)])
+    layer, found = decoder(model).layers[sparse_layers(model.config, family)[0]], {}
     branch = choice_gradient.residual_branches(layer)[0]
 
     def note(name: str):
@@ -228,8 +231,8 @@ def test_scope_layer_weights_what_is_added_to_the_residual(family, monkeypatch):
         )
 
     branch.register_forward_hook(note("whole"))  # before it is weighted
-    layer.input_layernorm.register_forward_pre_hook(note("before"))
-    layer.post_attention_layernorm.register_forward_pre_hook(note("after"))
+    for norm, name in zip(choice_gradient.residual_norms(layer), ("before", "after"), strict=True):
+        norm.register_forward_pre_hook(note(name))
     training = choice_gradient_pass(relax=relaxed_count)
     with torch.no_grad(), sparse(model, TopP(0.6), scope="layer", training=training) as trace:
         model(**inputs, use_cache=False)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from zipr1.sparsity.faults import check_faults
-from zipr1.sparsity.layers import new_padding, register, padding_of
+from zipr1.sparsity.layers import new_padding, padding_of, register
 from zipr1.sparsity.probes import columns_of, flat_positions, scattered, take_tokens
 from zipr1.sparsity.selection import prompt_columns, select_tokens
 from zipr1.sparsity.separate import Queries
@@ -85,9 +85,7 @@ def prefill_attention(
         seen = current.visible.to(query.device)
         computed = kept if rows is None else rows
         with cudnn_attention_disabled():
-            full, row = visible_attention(
-                module, query, key, value, computed, kept, seen, **kwargs
-            )
+            full, row = visible_attention(module, query, key, value, computed, kept, seen, **kwargs)
     elif queries is not None:
         row = queries.positions
         with cudnn_attention_disabled():

@@ -76,7 +76,7 @@ class KeptLayer(DynamicLayer):
     def crop(self, tokens_to_remove: int) -> None:
         """Removes the last -tokens_to_remove tokens, as assisted decoding does with drafts.
 
-        Before transformers 5.23 a positive number is the length to keep. Raises RunError for tokens
+        Up to transformers 5.19 a positive number is the length to keep. Raises RunError for tokens
         of the prompt, some of which are gone.
         """
         keep = tokens_to_remove > 0

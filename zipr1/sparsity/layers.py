@@ -51,7 +51,9 @@ def layer_mask(mask_function, attention_mask: torch.Tensor | None = None, *, con
     if mask_function is causal_mask_function:
         return attention_mask
     stock = AttentionMaskInterface()[dense_name(config)]
-    return stock(mask_function=mask_function, attention_mask=attention_mask, config=config, **kwargs)
+    return stock(
+        mask_function=mask_function, attention_mask=attention_mask, config=config, **kwargs
+    )
 
 
 def padding_of(attention_mask: torch.Tensor | None, current: ForwardPass) -> torch.Tensor | None:
@@ -100,7 +102,11 @@ def new_padding(attention_mask: torch.Tensor | None, new: int) -> torch.Tensor |
 
 def check_custom(attention_mask: torch.Tensor) -> None:
     """Raises InputError unless a mask is (B, 1, Q, K) bool."""
-    if attention_mask.ndim != 4 or attention_mask.dtype != torch.bool or attention_mask.shape[1] > 1:
+    if (
+        attention_mask.ndim != 4
+        or attention_mask.dtype != torch.bool
+        or attention_mask.shape[1] > 1
+    ):
         raise refused(attention_mask)
 
 

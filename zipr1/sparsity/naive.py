@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
 from zipr1.models.families import decoder, sparse_layers
 from zipr1.sparsity.attention import full_padding_mask
 from zipr1.sparsity.layers import register

@@ -39,7 +39,7 @@ def reference_logits(model, rollout: Rollout, group: int, prompts=None) -> torch
     answers = rollout.select(unique)
     prompts = prompts or prefill(model, rollout, group)
     question = unique // group
-    cache_of(prompts).batch_select_indices(question)
+    cache_of(prompts).reorder_cache(question)  # which linear attention has as well
     more = decoder(model)(
         inputs_embeds=model.get_input_embeddings()(answers.tokens),
         attention_mask=torch.cat([answers.embeds["attention_mask"], answers.mask.long()], dim=1),
