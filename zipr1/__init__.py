@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; the same names as in _
     from zipr1.sparsity.rules import TopP as TopP
     from zipr1.sparsity.settings import TrainingPass as TrainingPass
     from zipr1.sparsity.trace import Trace as Trace
+    from zipr1.training.config import TrainConfig as TrainConfig
+    from zipr1.training.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
 _HOME = {
@@ -27,7 +29,8 @@ _HOME = {
     "sparse": "sparsity.context", "Trace": "sparsity.trace", "relaxed_count": "sparsity.budget",
     "TopP": "sparsity.rules", "TopK": "sparsity.rules", "Random": "sparsity.rules",
     "Recent": "sparsity.rules", "FastV": "sparsity.rules", "KeepAll": "sparsity.rules",
-    "TrainingPass": "sparsity.settings",
+    "TrainingPass": "sparsity.settings", "Trainer": "training.trainer",
+    "TrainConfig": "training.config",
 }  # fmt: skip
 __all__ = [*_HOME]
 

@@ -22,8 +22,8 @@ from PIL import Image, ImageFile
 from zipr1.common.errors import InputError
 from zipr1.data.media import MediaError, read_image, read_media, read_video
 from zipr1.data.rows import open_rows
+from zipr1.evaluation.usable_rows import checked
 from zipr1.training.config import TrainConfig
-from zipr1.training.questions import checked
 
 pytestmark = pytest.mark.slow
 

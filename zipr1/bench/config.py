@@ -48,7 +48,7 @@ class BenchConfig:
     """The phases to time: some of attention, prefill, decode and vision."""
     rules: str = "topk"
     """The rules to time: some of topk, recent, fastv and downsample (dense attention on a prompt of
-    ratio * tokens)."""
+    ratio * tokens), or your own as package.module:Rule or file.py:Rule."""
     decode_batches: str = "1,8"
     """The batch sizes of a decoding step, with commas between them."""
     repeats: int = 5
@@ -66,7 +66,7 @@ class BenchConfig:
         check_positive(self, "layers", "repeats", "threads")
         for name, known in (("phases", PHASES), ("rules", RULES)):
             for value in getattr(self, name).split(","):
-                if value not in known:
+                if value not in known and not (name == "rules" and ":" in value):
                     raise InputError(f"{name}: {value!r} is none of {', '.join(known)}")
         if any(number < 1 for number in (*self.numbers("tokens"), *self.numbers("decode_batches"))):
             raise InputError("tokens and decode_batches: every number must be at least 1")

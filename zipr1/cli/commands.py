@@ -40,7 +40,7 @@ COMMANDS = {
             "Post-trains a model with ZipR1.",
             "zipr1.training.config:TrainConfig",
             "zipr1.cli.runners:train",
-            "zipr1.training.train",
+            "zipr1.training.trainer",
             switches=("resume", "json"),
         ),
         Command(

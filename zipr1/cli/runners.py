@@ -15,9 +15,9 @@ def train(config) -> str:
     from accelerate import PartialState
 
     from zipr1.training.metrics import final_row
-    from zipr1.training.train import train
+    from zipr1.training.trainer import Trainer
 
-    final = train(config)
+    final = Trainer(args=config).train()
     if not PartialState().is_main_process:
         return ""
     return json.dumps(final_row(final.parent)) if config.json else f"{final}"
@@ -89,7 +89,7 @@ def data_check(config) -> str:
 
     report = check_data(config)
     text = json.dumps(asdict(report)) if config.json else report.describe()
-    if report.usable < report.rows:
+    if report.usable < report.rows and not report.written:
         print(text)
         raise DataError(
             f"{config.file}: {report.rows - report.usable} of {report.rows} rows cannot be used"

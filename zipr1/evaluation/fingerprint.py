@@ -18,14 +18,14 @@ PACKAGE = Path(__file__).parents[1]
 SOURCES = ("tasks", "sparsity", "models", "data", "evaluation")
 
 
-def code() -> str:
-    """Hash of the source code in the folders `SOURCES`: a commit would miss uncommitted changes,
+def code(sources: tuple[str, ...] = SOURCES) -> str:
+    """Hash of the source code in some folders of zipr1: a commit would miss uncommitted changes,
     and would change with every comment elsewhere.
 
     Raises FileNotFoundError for a folder without code.
     """
     found = sha256()
-    for folder in SOURCES:
+    for folder in sources:
         files = sorted((PACKAGE / folder).rglob("*.py"))
         if not files:
             raise FileNotFoundError(

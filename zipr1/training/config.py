@@ -9,6 +9,7 @@ from typing import Literal
 from zipr1.common.checks import check_ranges
 from zipr1.common.errors import InputError
 from zipr1.common.scope import Scope
+from zipr1.data.renaming import parse_columns
 from zipr1.tasks.names import TASK_NAMES, check_tasks
 from zipr1.training.objective import PRESETS, Objective
 
@@ -74,6 +75,8 @@ class TrainConfig:
     owner/name:config[validation], rows.json[train[100:]]."""
     media_root: str | None = None
     """The folder that relative media paths start from; unset, the folder of the data."""
+    columns: str | None = None
+    """Your columns that stand for those of zipr1, as prompt=question,answer=solution."""
     probe_data: str | None = None
     """Other rows, to measure on, in the formats of `data`; required with it."""
     max_frames: int = 16
@@ -221,6 +224,7 @@ class TrainConfig:
     def __post_init__(self):
         check_ranges(self, RANGES)
         check_tasks(self.tasks)
+        parse_columns(self.columns)
         self.check_combinations()
 
     def check_combinations(self) -> None:
