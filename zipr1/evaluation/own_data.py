@@ -22,7 +22,7 @@ def load_for_rows(config: EvalConfig) -> tuple:
     if is_vision(load_config(config.model)):
         if not config.chat_template:
             raise InputError(
-                "chat_template=false: a Qwen-VL model has its images in the template; leave it true"
+                "chat_template=false: a vision model has its images in the template; leave it true"
             )
         return load_vision(config.model)
     model, processor = load(config.model)
