@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from installed_trl import trl_or_skip
 
-trl = pytest.importorskip("trl")
+trl = trl_or_skip()
 
 from conftest import random_model, tiny_processor  # noqa: E402
 from datasets import Dataset  # noqa: E402

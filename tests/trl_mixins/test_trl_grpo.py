@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from installed_trl import trl_or_skip
 
-trl = pytest.importorskip("trl")
+trl = trl_or_skip()
 
 from datasets import Dataset  # noqa: E402
 
