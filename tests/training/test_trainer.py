@@ -7,6 +7,7 @@ import pty
 import struct
 import subprocess
 import termios
+from importlib.util import find_spec
 from pathlib import Path
 
 import data_rows
@@ -20,6 +21,7 @@ from train_runs import SMALL, command, metrics
 from transformers import TrainerCallback
 
 import zipr1
+from zipr1.common.documents import write_document
 from zipr1.common.errors import InputError
 
 cache = data_rows.cache  # a fixture
@@ -238,3 +240,22 @@ def test_a_quiet_training_in_a_file_has_lines_without_bars(tmp_path):
     )
     assert done.returncode == 0 and "\r" not in done.stderr and "\x1b" not in done.stderr
     assert "zipr1: step 1: " in done.stderr and done.stdout.strip().endswith("/final")
+
+
+def test_no_tracker_and_one_that_is_not_installed(capsys, tmp_path):
+    flags = ["train", *(f"--{name}={value}" for name, value in SETTINGS.items()), "--tasks=shapes"]
+    status, _, err = run(capsys, *flags, f"--output_dir={tmp_path}/none", "--report_to", "none")
+    files = [path for path in (tmp_path / "none").rglob("*") if "tfevents" in path.name]
+    assert status == 0 and not files and len(metrics(tmp_path / "none")) == 3, err
+    if find_spec("mlflow") is None:
+        status, _, err = run(capsys, *flags, f"--output_dir={tmp_path}/ml", "--report_to", "mlflow")
+        assert status == 1 and "report_to=mlflow: pip install mlflow" in err
+
+
+def test_a_demo_folder_given_as_a_model_names_its_models(capsys, tmp_path):
+    write_document(tmp_path / "demo/config.json", "demo", {"demo": {}})
+    model, processor = zipr1.load("zipr1/tiny")
+    zipr1.save(model, processor, tmp_path / "demo/exact/final")
+    status, _, err = run(capsys, "eval", str(tmp_path / "demo"))
+    assert status == 2 and f"give one of the models below {tmp_path}/demo: " in err
+    assert f"{tmp_path}/demo/exact/final" in err

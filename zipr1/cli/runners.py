@@ -72,10 +72,12 @@ def pretrain(config) -> str:
 def plan(config) -> str:
     from zipr1.training.plan import plan
 
-    found = plan(config, config.prompt, config.ratio, config.processes, config.tflops)
+    sizes = config.prompt, config.ratio, config.processes
+    found = plan(config, *sizes, config.tflops, config.shape)
+    fits = found.total_gb <= config.memory
     if config.json:
-        return json.dumps(asdict(found) | {"total_gb": found.total_gb})
-    return found.describe()
+        return json.dumps(asdict(found) | {"total_gb": found.total_gb, "fits": fits})
+    return f"{found.describe()}\nfits in {config.memory:g} GB: {'yes' if fits else 'no'}"
 
 
 def report(config) -> str:

@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 from zipr1.common.errors import InputError, MissingExtra
 from zipr1.models.adapters import add_adapter, find_adapter, first_line
 from zipr1.models.families import auto_class, check_family, is_vision
-from zipr1.models.location import EMBEDDED, locate, split_options
+from zipr1.models.location import EMBEDDED, locate, models_below, split_options
 from zipr1.models.positions import correct_positions
 from zipr1.models.weights import check_keys
 
@@ -89,7 +89,11 @@ def load_config(name: str | Path, **options):
         raise InputError(f"{path}: not valid JSON ({error})") from error
     family = content.get("model_type") if isinstance(content, dict) else None
     if not isinstance(family, str):
-        raise InputError(f"{path}: has no model_type, so it is not the configuration of a model")
+        models = models_below(Path(name))
+        hint = f"; give one of the models below {name}: {', '.join(models)}" if models else ""
+        raise InputError(
+            f"{path}: has no model_type, so it is not the configuration of a model{hint}"
+        )
     check_family(family, name)
     try:
         return AutoConfig.from_pretrained(location, **download)

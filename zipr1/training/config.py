@@ -199,8 +199,8 @@ class TrainConfig:
     """The number of probe questions of each task's validation split, or of rows of probe_data."""
     probe_batch_size: int = 25
     """The number of prompts in a pass over the probe set; lower it for long ones."""
-    report_to: Literal["tensorboard", "wandb", "trackio"] = "tensorboard"
-    """The tracker, which you install."""
+    report_to: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
+    """The tracker, which you install; none writes metrics.jsonl only."""
     max_skipped_steps: int = 3
     """The number of steps that may have a loss, gradient or reward that is not finite, or in a row
     no usable rows; one more stops the run."""
