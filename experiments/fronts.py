@@ -15,7 +15,6 @@ import argparse
 import importlib
 import inspect
 import json
-from dataclasses import dataclass
 from pydoc_data.topics import topics
 
 import torch
@@ -23,22 +22,11 @@ from smollm2.untrained import smollm2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zipr1
-from zipr1 import KeepAll, TopP
+from zipr1 import DenseFirst, KeepAll, TopP
 from zipr1.models.flops import Shape, layer_flops
 
 MODULES = ["argparse", "tarfile", "inspect", "subprocess", "statistics", "typing"]
 AFTER = 128  # tokens after the prompt that are scored
-
-
-@dataclass(frozen=True)
-class After:
-    """Every token in the first `layers` layers, then what `rule` selects."""
-
-    layers: int
-    rule: TopP
-
-    def keep(self, scores):
-        return scores.valid if scores.layer < self.layers else self.rule.keep(scores)
 
 
 def settings():
@@ -49,11 +37,15 @@ def settings():
     for p in (0.975, 0.95, 0.9):
         yield "layer", p, {"rule": TopP(p), "scope": "layer"}
     for first in (1, 2, 4):  # is it the first layers that may not skip their MLP?
-        yield f"layer, {first} dense", 0.975, {"rule": After(first, TopP(0.975)), "scope": "layer"}
+        yield (
+            f"layer, {first} dense",
+            0.975,
+            {"rule": DenseFirst(TopP(0.975), first), "scope": "layer"},
+        )
     for p in (0.975, 0.9, 0.8, 0.6):
         yield "keys", p, {"rule": TopP(p), "scope": "keys"}
     for p in (0.9, 0.8, 0.6):
-        arguments = {"rule": TopP(p), "rows": After(2, TopP(0.975)), "scope": "layer"}
+        arguments = {"rule": TopP(p), "rows": DenseFirst(TopP(0.975)), "scope": "layer"}
         yield "keys; rows 0.975 of the layer, 2 dense", p, arguments
     for p in (0.975, 0.9):
         yield "joint", p, {"rule": TopP(p, masks="joint")}

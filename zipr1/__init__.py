@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the same names as in _
     from zipr1.models.saving import save as save
     from zipr1.sparsity.budget import relaxed_count as relaxed_count
     from zipr1.sparsity.context import sparse as sparse
+    from zipr1.sparsity.rules import DenseFirst as DenseFirst
     from zipr1.sparsity.rules import FastV as FastV
     from zipr1.sparsity.rules import KeepAll as KeepAll
     from zipr1.sparsity.rules import Random as Random
@@ -29,6 +30,7 @@ _HOME = {
     "sparse": "sparsity.context", "Trace": "sparsity.trace", "relaxed_count": "sparsity.budget",
     "TopP": "sparsity.rules", "TopK": "sparsity.rules", "Random": "sparsity.rules",
     "Recent": "sparsity.rules", "FastV": "sparsity.rules", "KeepAll": "sparsity.rules",
+    "DenseFirst": "sparsity.rules",
     "TrainingPass": "sparsity.settings", "Trainer": "training.trainer",
     "TrainConfig": "training.config",
 }  # fmt: skip
