@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from zipr1.common.errors import InputError
+from zipr1.common.overlay import kept_pages, save_pages
 from zipr1.common.progress import announced
 from zipr1.common.tables import markdown_table
 from zipr1.data.processor import limit_pixels
 from zipr1.evaluation.methods import rule_of
 from zipr1.inference.config import RATIO, AnswerConfig
-from zipr1.inference.overlay import kept_pages, save_pages
 from zipr1.inference.prompt import Prompt, grids, read_prompt, tiles
 from zipr1.inference.timing import compared
 from zipr1.models.encode import check_length
