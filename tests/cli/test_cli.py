@@ -316,7 +316,7 @@ RECIPES = {
         (
             ["train", "{plain}", "--max_steps", "null"],
             2,
-            "error: --max_steps: None: input should be a valid integer\n",
+            "error: --max_steps: null: input should be a valid integer\n",
         ),
         (
             ["train", "{plain}", "--seed", "x"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zipr1.common.checks import check_positive
+from zipr1.common.checks import check_positive, check_ranges
 from zipr1.common.errors import InputError
 
 PHASES = ("attention", "prefill", "decode", "vision")
@@ -63,7 +63,8 @@ class BenchConfig:
     """Whether to print the rows as JSON."""
 
     def __post_init__(self):
-        check_positive(self, "layers", "repeats", "threads")
+        check_positive(self, "layers", "repeats")
+        check_ranges(self, {"[1, 1024]": "threads"})
         for name, known in (("phases", PHASES), ("rules", RULES)):
             for value in getattr(self, name).split(","):
                 if value not in known and not (name == "rules" and ":" in value):
@@ -102,4 +103,5 @@ class BenchTrainConfig:
     """Whether to print the rows as JSON."""
 
     def __post_init__(self):
-        check_positive(self, "steps", "repeats", "threads")
+        check_positive(self, "steps", "repeats")
+        check_ranges(self, {"[1, 1024]": "threads"})

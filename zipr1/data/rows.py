@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from glob import escape
+from os.path import exists
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ def plain_dataset(data):
 
 def default_root(source: str) -> Path:
     """The folder of a file or data set on disk; of a hub id, where `datasets` keeps its files."""
-    if Path(source).exists():
+    if exists(source):
         return Path(source) if Path(source).is_dir() else Path(source).parent
     import datasets
 
@@ -119,9 +120,7 @@ def default_root(source: str) -> Path:
 def named(data: str) -> tuple[str, str | None, str | None]:
     """The file, folder or hub id, the configuration and the split that "source:config[split]"
     names; None: not named. A file or folder of exactly that name is taken for itself."""
-    found = (
-        None if Path(data).exists() else re.fullmatch(r"([^[]+?)(?::([\w.-]+))?(?:\[(.+)\])?", data)
-    )
+    found = None if exists(data) else re.fullmatch(r"([^[]+?)(?::([\w.-]+))?(?:\[(.+)\])?", data)
     return found.groups() if found else (data, None, None)
 
 
@@ -132,7 +131,7 @@ def load_table(source: str, name: str | None, split: str | None):
     except ModuleNotFoundError as error:
         raise MissingExtra("datasets is needed to read rows: pip install 'zipr1[train]'") from error
     path = Path(source)
-    if not path.exists() and (path.suffix in FORMATS or source.count("/") != 1):
+    if not exists(path) and (path.suffix in FORMATS or source.count("/") != 1):
         raise InputError(f"{source}: no such file or folder, nor a hub id (owner/name)")
     if path.is_file() and path.suffix not in FORMATS:
         raise InputError(f"{source}: expected a name that ends in {', '.join(FORMATS)}")

@@ -94,9 +94,9 @@ class EvalConfig:
     completions: ClassVar[str] = "sampled"  # usable_rows.RowSettings
 
     def __post_init__(self):
-        counts = "questions curve_questions batch_size threads max_new_tokens max_frames max_pixels"
+        counts = "questions curve_questions batch_size max_new_tokens max_frames max_pixels"
         counts += " video_max_pixels max_prompt_length"
-        check_ranges(self, {"[1, inf)": counts, "(0, 1]": "p ratio"})
+        check_ranges(self, {"[1, inf)": counts, "[1, 1024]": "threads", "(0, 1]": "p ratio"})
         check_tasks(self.names)
         check_names("tasks", self.names)
         check_methods(self.methods.split(","))

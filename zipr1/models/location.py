@@ -1,5 +1,6 @@
 """Where the files of a model are: a hub id with its download options, a folder, or embedded."""
 
+from os.path import exists, isdir
 from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
@@ -32,8 +33,8 @@ def locate(name: str | Path, **options) -> tuple[str, dict]:
     """
     options, _ = split_options(options)
     source = EMBEDDED.get(str(name), name)
-    if not Path(source).is_dir():
-        if not is_hub_id(str(source)) or Path(source).exists():
+    if not isdir(source):  # Path.is_dir() raises for a name that is too long
+        if not is_hub_id(str(source)) or exists(source):
             raise InputError(f"{name}: neither a model folder nor a hub id (owner/name)")
         return str(source), options
     if "revision" in options:
@@ -41,7 +42,7 @@ def locate(name: str | Path, **options) -> tuple[str, dict]:
             f"revision={options['revision']!r}: {name} is a local folder; only hub ids have any"
         )
     folder = Path(source) / options.pop("subfolder", "")
-    if not folder.is_dir():
+    if not isdir(folder):
         raise InputError(f"{folder}: no such folder")
     if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
         models = models_below(folder)

@@ -19,8 +19,8 @@ ABLATION_RANGES = {"(0, inf)": "std_floor relax_floor"}
 RANGES = {
     "[1, inf)": "max_steps prompts_per_step num_generations max_completion_length num_iterations "
     "mini_batches max_tokens_per_batch max_frames max_pixels video_max_pixels max_prompt_length "
-    "lora_r lora_alpha probe_every probe_per_task probe_batch_size save_steps save_total_limit "
-    "threads",
+    "lora_r lora_alpha probe_every probe_per_task probe_batch_size save_steps save_total_limit",
+    "[1, 1024]": "threads",
     "(0, inf)": "temperature learning_rate max_grad_norm accuracy_margin",
     "[0, inf)": "warmup_steps weight_decay max_skipped_steps accuracy_tolerance give_back seed "
     "beta efficiency_reward sparsity_weight reward_weight",
