@@ -206,7 +206,7 @@ def chat_tensors(processor, chat: list[dict], left: dict[str, list], prompts: bo
     text = texts_of(processor, [chat], prompts)
     try:
         inputs = processor(text=text, **arguments, **PADDED)
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # of its settings too
         raise refused(processor, media, str(error)) from error
     tokens = getattr(processor, "image_token_id", None)
     if (
@@ -235,6 +235,10 @@ def texts_of(processor, chats: list[list[dict]], prompts: bool) -> list[str]:
     except TemplateError as error:
         raise InputError(
             f"the model's chat template refuses the chat ({error}): fix its roles"
+        ) from error
+    except (ValueError, TypeError) as error:  # there is none, or it is damaged
+        raise InputError(
+            f"the model's chat template cannot be used ({str(error)[:200]})"
         ) from error
 
 

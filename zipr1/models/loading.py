@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 from transformers.utils import cached_file
 
 from zipr1.common.errors import InputError, MissingExtra
-from zipr1.models.adapters import add_adapter, find_adapter, first_line
+from zipr1.models.adapters import add_adapter, find_adapter
+from zipr1.models.damaged import check_together, first_line, named_damage
 from zipr1.models.families import auto_class, check_family, is_vision
 from zipr1.models.location import EMBEDDED, locate, models_below, split_options
 from zipr1.models.positions import correct_positions
@@ -41,6 +42,7 @@ def load(name: str | Path, **kwargs) -> tuple:
         model = load_weights(adapter.base, base, other)
         add_adapter(model, adapter, name)
         processor = load_processor(adapter.base, **base)
+    check_together(model, processor, tokenizer_of(processor), name)
     correct_positions(model)
     model.requires_grad_(False).eval()
     return model, processor
@@ -53,14 +55,15 @@ def load_weights(name: str | Path, download: dict, kwargs: dict):
     config = load_config(name, **download)
     location, download = locate(name, **download)
     try:
-        model, info = auto_class(config).from_pretrained(
-            location,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported by check_keys, together with the other keys
-            **download,
-            **kwargs,
-        )
+        with named_damage(f"{name}: no model could be built from its files", but=OSError):
+            model, info = auto_class(config).from_pretrained(
+                location,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported by check_keys, with the other keys
+                **download,
+                **kwargs,
+            )
     except SafetensorError as error:
         raise InputError(
             f"{name}: its weights cannot be read ({error}); download or save them again"
@@ -96,8 +99,9 @@ def load_config(name: str | Path, **options):
         )
     check_family(family, name)
     try:
-        return AutoConfig.from_pretrained(location, **download)
-    except (ValueError, TypeError, StrictDataclassError) as error:
+        with named_damage(f"{path}: not a valid configuration"):
+            return AutoConfig.from_pretrained(location, **download)
+    except StrictDataclassError as error:
         raise InputError(f"{path}: not a valid configuration ({first_line(error)})") from error
 
 
@@ -106,16 +110,15 @@ def load_processor(name: str | Path, **options):
     vision = is_vision(load_config(name, **options))
     location, download = locate(name, **options)
     try:
-        processor = (AutoProcessor if vision else AutoTokenizer).from_pretrained(
-            location, **download
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: no processor could be loaded ({first_line(error)})") from error
+        with named_damage(f"{name}: no processor could be loaded"):
+            processor = (AutoProcessor if vision else AutoTokenizer).from_pretrained(
+                location, **download
+            )
+            tokenizer = tokenizer_of(processor)
+            if tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token
     except ImportError as error:  # of a package that this processor needs: its message says which
         raise MissingExtra(f"{name}: no processor could be loaded ({first_line(error)})") from error
-    tokenizer = tokenizer_of(processor)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     return processor
 
 

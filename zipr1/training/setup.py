@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import HfApi
 
 from zipr1.common.errors import InputError
+from zipr1.common.files import CheckpointError
 from zipr1.common.progress import announced
 from zipr1.training import checkpoint
 from zipr1.training.config import TrainConfig
@@ -64,10 +65,19 @@ def started(config: TrainConfig, given: Given, quiet: bool = False) -> Iterator[
 
 
 def restore(run: RunState, place: Path, state: dict) -> None:
-    """Optimizer and counts of the checkpoint at `place`."""
+    """Optimizer and counts of the checkpoint at `place`. Raises CheckpointError for a state that
+    does not fit."""
     checkpoint.check_layout(place, state.get("layout"), run.learner.layout)
-    run.learner.restore(state["optimizer"], place / checkpoint.SHARDS)
-    run.restore_counts(state)
+    try:
+        run.learner.restore(state["optimizer"], place / checkpoint.SHARDS)
+        run.restore_counts(state)
+    except torch.OutOfMemoryError:
+        raise
+    except checkpoint.DAMAGED as error:
+        raise CheckpointError(
+            f"{place / checkpoint.STATE}: does not fit this run ({type(error).__name__}: {error}); "
+            "delete this checkpoint and resume from the one before"
+        ) from error
 
 
 def check_hub(config: TrainConfig, main_process: bool) -> None:
