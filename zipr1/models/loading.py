@@ -11,8 +11,8 @@ from transformers.utils import cached_file
 
 from zipr1.common.errors import InputError, MissingExtra
 from zipr1.models.adapters import add_adapter, find_adapter
-from zipr1.models.damaged import check_together, first_line, named_damage
-from zipr1.models.families import auto_class, check_family, is_vision
+from zipr1.models.damaged import check_counts, check_together, first_line, named_damage
+from zipr1.models.families import VISION_FAMILIES, auto_class, check_family, is_vision
 from zipr1.models.location import EMBEDDED, locate, models_below, split_options
 from zipr1.models.positions import correct_positions
 from zipr1.models.weights import check_keys
@@ -98,6 +98,9 @@ def load_config(name: str | Path, **options):
             f"{path}: has no model_type, so it is not the configuration of a model{hint}"
         )
     check_family(family, name)
+    check_counts(content, path)
+    if family in VISION_FAMILIES and not isinstance(content.get("vision_config"), dict):
+        raise InputError(f"{path}: no vision_config, which a {family} model has")
     try:
         with named_damage(f"{path}: not a valid configuration"):
             return AutoConfig.from_pretrained(location, **download)
