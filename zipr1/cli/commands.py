@@ -77,6 +77,14 @@ COMMANDS = {
             training_recipe=True,
         ),
         Command(
+            "bench serve",
+            "Times the server, dense and sparse in turns, with vLLM's own client.",
+            "zipr1.bench.config:BenchServeConfig",
+            "zipr1.cli.runners:bench_serve",
+            "zipr1.bench.serving",
+            positional=("model",),
+        ),
+        Command(
             "demo",
             "Measures the embedded model, post-trains it, and measures it again.",
             "zipr1.lab.config:DemoConfig",

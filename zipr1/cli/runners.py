@@ -56,6 +56,13 @@ def bench_train(config) -> str:
     return json.dumps(rows) if config.json else table
 
 
+def bench_serve(config) -> str:
+    from zipr1.bench.serving import run_bench_serve
+
+    rows, table = run_bench_serve(config)
+    return json.dumps(rows) if config.json else table
+
+
 def demo(config) -> str:
     from zipr1.lab.demo import demo
 

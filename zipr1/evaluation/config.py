@@ -13,6 +13,7 @@ from zipr1.tasks.names import FAMILY_NAMES, TASK_NAMES, check_tasks
 MAX_NEW_TOKENS = 8  # of an answer to an embedded task
 QUESTIONS = 200  # of an embedded task
 METHODS = ("full", "zipvl", "topk", "random", "recent", "fastv", "downsample", "fewer_frames")
+VLLM_METHODS = ("full", "zipvl", "topk")  # of --engine vllm
 
 
 @dataclass
@@ -73,6 +74,8 @@ class EvalConfig:
     has its own where this is unset."""
     curve_questions: int = 20
     """Number of questions of each task for each point of the curves of the suite tiny13."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What generates the answers; vllm has the methods full, zipvl and topk."""
     batch_size: int = 25
     """Number of questions in one pass."""
     suite: Literal["paper", "tiny13"] | None = None
@@ -99,7 +102,7 @@ class EvalConfig:
         check_ranges(self, {"[1, inf)": counts, "[1, 1024]": "threads", "(0, 1]": "p ratio"})
         check_tasks(self.names)
         check_names("tasks", self.names)
-        check_methods(self.methods.split(","))
+        check_methods(self.methods.split(","), self.engine)
         parse_columns(self.columns)
         self.check_options()
         if self.questions is None and not self.data and self.suite != "paper":
@@ -143,6 +146,7 @@ OPTIONS_OF = (
         "curve_questions": ("tiny13",),
     }
     | dict.fromkeys(("methods", "ratio"), (None, "data"))
+    | {"engine": (None,)}
     | dict.fromkeys(("tasks", "split"), (None, "tiny13"))
     | dict.fromkeys(
         ("questions", "scope", "curve", "batch_size", "threads"), (None, "data", "tiny13")
@@ -164,10 +168,14 @@ def check_names(option: str, names: list[str]) -> None:
             raise InputError(f"{option}: {name!r} comes twice")
 
 
-def check_methods(methods: list[str]) -> None:
+def check_methods(methods: list[str], engine: str) -> None:
     """Raises InputError for a method that is unknown, or comes twice; own rules, which have a
     colon, are looked up later."""
     for method in methods:
+        if engine == "vllm" and method not in VLLM_METHODS:
+            raise InputError(
+                f"methods: {method[:80]!r}: --engine vllm has {', '.join(VLLM_METHODS)}"
+            )
         if method not in METHODS and ":" not in method:
             raise InputError(
                 f"methods: {method[:80]!r}: expected some of {', '.join(METHODS)}, or your own "

@@ -15,7 +15,7 @@ from zipr1.models.location import EMBEDDED
 
 PACKAGE = Path(__file__).parents[1]
 # What draws the questions, reads the media and computes the answers.
-SOURCES = ("tasks", "sparsity", "models", "data", "evaluation")
+SOURCES = ("tasks", "sparsity", "models", "data", "evaluation", "vllm")
 
 
 def code(sources: tuple[str, ...] = SOURCES) -> str:

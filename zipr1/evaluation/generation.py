@@ -72,8 +72,11 @@ def generate(
 ) -> list[Answer]:
     """The answers to one batch under a rule; None is dense attention.
 
-    Raises InputError for a prompt that is too long for the model.
+    model: of transformers, or an engine that generates by itself (`evaluation.vllm_engine`). Raises
+    InputError for a prompt that is too long for the model.
     """
+    if hasattr(model, "generate_answers"):
+        return model.generate_answers(processor, examples, rule, settings)
     inputs = prepare(processor, examples, raw=settings.raw).to(model.device)
     lengths = inputs["attention_mask"].sum(-1)
     shortener = as_shortener(rule)

@@ -2,6 +2,7 @@
 a curve over p."""
 
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +42,12 @@ def run_standard(config: EvalConfig) -> tuple[list[TableRow], str]:
 
     Answers go to answers/ batch by batch, where a run with the same settings continues.
     """
+    with ExitStack() as stack:
+        return measure(config, stack)
+
+
+def measure(config: EvalConfig, stack: ExitStack) -> tuple[list[TableRow], str]:
+    """As `run_standard`; an engine that has to be ended is entered into `stack`."""
     torch.set_num_threads(config.threads)
     folder = Path(config.output_dir)
     selection = selection_of(config.model, config.p, config.scope)
@@ -55,7 +62,7 @@ def run_standard(config: EvalConfig) -> tuple[list[TableRow], str]:
         questions = row_questions(config, model, processor, folder, length)
     else:
         questions = Examples(examples_of(config.names, config.split, config.questions))
-        model, processor = load_vision(config.model)
+        model, processor = load_engine(config, selection, stack)
     settings = GenerationSettings(
         batch_size=config.batch_size,
         max_new_tokens=length,
@@ -91,6 +98,15 @@ def run_standard(config: EvalConfig) -> tuple[list[TableRow], str]:
         plot_curves(lines, folder / "curve.png")
     report(folder, records, questions, settings)
     return rows, table
+
+
+def load_engine(config: EvalConfig, selection: TrainedSettings, stack: ExitStack) -> tuple:
+    """(model, or an engine instead of it, processor)."""
+    if config.engine == "transformers":
+        return load_vision(config.model)
+    from zipr1.evaluation.vllm_engine import vllm_engine
+
+    return stack.enter_context(vllm_engine(config.model, selection.scope))
 
 
 def report(
@@ -131,6 +147,7 @@ def start(
         **asked,
         "scope": selection.scope,
         "choice": selection.choice,
+        "engine": config.engine,
         "batch_size": config.batch_size,
         "versions": {name: version(name) for name in ("zipr1", "torch", "transformers")},
         "code": code(),
