@@ -78,6 +78,21 @@ def test_a_row_that_cannot_be_used_is_left_out_of_every_method(capsys, tmp_path)
     assert [one.id for one in records] == ["0", "1", "2", "4"] * 2
 
 
+def test_it_continues_past_rows_that_were_left_out(capsys, tmp_path):
+    rows = shapes_rows(tmp_path, 5)
+    (tmp_path / "test-1.png").unlink()
+    data, out = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out"
+    evaluate(capsys, out, data)
+    path = out / "answers/zipvl 0.975 x 5.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    first = json.dumps(json.loads(lines[0]) | {"answer": "from the first run"}) + "\n"
+    path.with_name(f"{path.name}.part").write_text(first)  # of the batch of rows 0 and 1
+    path.unlink()
+    evaluate(capsys, out, data)
+    assert json.loads(path.read_text().splitlines()[0])["answer"] == "from the first run"
+    assert path.read_text().splitlines(keepends=True)[1:] == lines[1:]
+
+
 def test_it_continues_where_it_stopped_and_a_changed_row_starts_anew(capsys, tmp_path, data):
     out = tmp_path / "out"
     evaluate(capsys, out, data, *COLUMNS)
@@ -136,7 +151,11 @@ def test_videos_text_and_several_images_with_ids_that_come_twice(capsys, root, t
     records = read_records(tmp_path / "out/records.jsonl")
     ids = ["same", "same (row 1)", "same (row 3)", "same (row 2)"]
     assert status == 0 and [one.id for one in records] == [*ids, "same (row 2)"], err
-    assert [row["questions"] for row in rows_of(tmp_path / "out")] == [4, 1]
+    full, fewer = rows_of(tmp_path / "out")
+    assert [row["questions"] for row in (full, fewer)] == [4, 1]
+    right = {one.id: one.correct for one in records[:4]}
+    assert right["same"]  # so that a difference to all rows would be another
+    assert fewer["difference"] == records[4].correct - right[ids[3]]
 
 
 @pytest.mark.parametrize(

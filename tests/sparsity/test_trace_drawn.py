@@ -1,5 +1,7 @@
 """`trace.draw(...)`, the short repr of a trace, and what a notebook shows of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -24,6 +26,8 @@ def traced(examples):
 
 def test_each_row_of_a_batch_is_drawn_over_its_own_image():
     examples = [Shapes().example("test", index) for index in range(3)]
+    wide = examples[1].image.resize((192, 96))  # with other tokens than the others
+    examples[1] = replace(examples[1], image=wide)
     trace, inputs, processor = traced(examples)
     for row, example in enumerate(examples):
         for layer in (None, 2):

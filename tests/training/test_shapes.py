@@ -33,3 +33,13 @@ def test_whether_a_step_fits(capsys):
 def test_an_unknown_shape_is_named(capsys):
     status, _, err = run(capsys, "plan", "--shape", "13b")
     assert status == 2 and "shape=13b: expected one of qwen2-2b" in err
+
+
+@pytest.mark.parametrize(("size", "shape", "prompt"), [("24", "3b", "2048"), ("80", "7b", "8192")])
+def test_the_lora_recipes_fit_the_gpu_they_name(capsys, size, shape, prompt):
+    flags = ("--shape", shape, "--prompt", prompt, "--memory", size)
+    status, out, err = run(capsys, "plan", "qwen_vl", "--config", f"qwen_lora_{size}gb", *flags)
+    assert status == 0 and out.splitlines()[-1] == f"fits in {size} GB: yes", err
+    flags = ("--shape", "72b", *flags[2:])
+    status, out, _ = run(capsys, "plan", "qwen_vl", "--config", f"qwen_lora_{size}gb", *flags)
+    assert status == 0 and out.splitlines()[-1] == f"fits in {size} GB: no"

@@ -143,34 +143,51 @@ def test_dense_rows_have_the_loss_of_trl_itself(tmp_path):
     assert all(row["token_ratio"] == 1 for row in logs)
 
 
-def test_accumulated_steps_weigh_the_sparsity_term_as_one(tmp_path):
-    settings = SparseSettings(sparsity_weight=10.0, dense_share=0.0, thresholds="grid")
-    _, one = trained(tmp_path / "one", settings, max_steps=1)
-    _, four = trained(
-        tmp_path / "four", settings, max_steps=1,
-        per_device_train_batch_size=1, gradient_accumulation_steps=4,
-    )  # fmt: skip
-    assert one[0]["loss"] == pytest.approx(four[0]["loss"], rel=0.1) and one[0]["loss"] > 3
+class Text(SparseSFT, trl.SFTTrainer):
+    """Keeps the thresholds of each batch."""
+
+    def training_step(self, *arguments):
+        loss = super().training_step(*arguments)
+        self.drawn = [*getattr(self, "drawn", []), *self.thresholds]
+        return loss
 
 
-def test_text_rows_and_prompts_of_unequal_length(tmp_path):
-    tokenizer = tiny_processor().tokenizer
-    data = Dataset.from_dict(
-        {"prompt": ["one two three four five", "one"], "completion": [" six", " two three"]}
-    )
-
-    class Text(SparseSFT, trl.SFTTrainer):
-        pass
-
+def trained_on_text(folder, rows: dict, **options) -> Text:
     trainer = Text(
-        model=random_model("qwen2"), processing_class=tokenizer, train_dataset=data,
-        sparse=SparseSettings(sparsity_weight=1.0),
+        model=random_model("qwen2"), processing_class=tiny_processor().tokenizer,
+        train_dataset=Dataset.from_dict(rows), sparse=SparseSettings(sparsity_weight=100.0),
         args=trl.SFTConfig(
-            per_device_train_batch_size=2, max_steps=1, bf16=False, use_cpu=True,
-            report_to="none", logging_steps=1, save_strategy="no", output_dir=str(tmp_path),
+            max_steps=1, bf16=False, use_cpu=True, report_to="none", logging_steps=1,
+            save_strategy="no", output_dir=str(folder), **options,
         ),
     )  # fmt: skip
     trainer.train()
+    return trainer
+
+
+def test_accumulated_steps_weigh_the_sparsity_term_as_one(tmp_path):
+    """A Qwen-VL model leaves the division by their number to the trainer, a text model does not."""
+    settings = SparseSettings(sparsity_weight=10.0)
+    one, logs = trained(tmp_path / "one", settings, max_steps=1)
+    parts = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    four, others = trained(tmp_path / "four", settings, max_steps=1, **parts)
+    assert logs[0]["loss"] == pytest.approx(others[0]["loss"], rel=0.1) and logs[0]["loss"] > 3
+    drawn = [p for _, _, thresholds, _, _ in four.steps for p in thresholds]
+    assert len(one.steps) == 1 and len(drawn) == 4 and len(set(drawn)) > 1
+    words = " ".join(
+        ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"] * 3
+    )
+    rows = {"prompt": [words] * 4, "completion": [" yes"] * 4}
+    one = trained_on_text(tmp_path / "text", rows, per_device_train_batch_size=4)
+    four = trained_on_text(tmp_path / "texts", rows, **parts)
+    losses = [trainer.state.log_history[0]["loss"] for trainer in (one, four)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1) and losses[0] > 30
+    assert len(four.drawn) == 4 and len(set(four.drawn)) > 1
+
+
+def test_text_rows_and_prompts_of_unequal_length(tmp_path):
+    rows = {"prompt": ["one two three four five", "one"], "completion": [" six", " two three"]}
+    trainer = trained_on_text(tmp_path, rows, per_device_train_batch_size=2)
     assert 0 < trainer.state.log_history[0]["token_ratio"] <= 1
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
@@ -13,7 +14,7 @@ from zipr1.common.errors import InputError, MissingExtra
 from zipr1.models.adapters import add_adapter, find_adapter
 from zipr1.models.damaged import check_counts, check_together, first_line, named_damage
 from zipr1.models.families import VISION_FAMILIES, auto_class, check_family, is_vision
-from zipr1.models.location import EMBEDDED, locate, models_below, split_options
+from zipr1.models.location import EMBEDDED, hub_answers, locate, models_below, split_options
 from zipr1.models.positions import correct_positions
 from zipr1.models.weights import check_keys
 
@@ -54,6 +55,8 @@ def load_weights(name: str | Path, download: dict, kwargs: dict):
         kwargs = {"dtype": torch.float32} | kwargs
     config = load_config(name, **download)
     location, download = locate(name, **download)
+    if download.get("local_files_only"):  # transformers looks for an adapter in the hub else
+        kwargs = {"adapter_kwargs": {"local_files_only": True}} | kwargs
     try:
         with named_damage(f"{name}: no model could be built from its files", but=OSError):
             model, info = auto_class(config).from_pretrained(
@@ -85,6 +88,8 @@ def load_config(name: str | Path, **options):
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:  # its own message does not always name the model
         absent = "" if Path(name).exists() else ": there is no such folder, and from the hub"
+        if absent and not (is_offline_mode() or hub_answers()):
+            absent += f", which does not answer at {constants.ENDPOINT}"
         raise InputError(
             f"{name}{absent}: no model could be loaded ({first_line(error)})"
         ) from error

@@ -1,10 +1,13 @@
 """Where the files of a model are: a hub id with its download options, a folder, or embedded."""
 
+from functools import cache
+from importlib import import_module
 from os.path import exists, isdir
 from pathlib import Path
 
+from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import get_session, http_backoff, validate_repo_id
 
 from zipr1.common.errors import InputError
 
@@ -36,6 +39,8 @@ def locate(name: str | Path, **options) -> tuple[str, dict]:
     if not isdir(source):  # Path.is_dir() raises for a name that is too long
         if not is_hub_id(str(source)) or exists(source):
             raise InputError(f"{name}: neither a model folder nor a hub id (owner/name)")
+        if not (is_offline_mode() or hub_answers()):
+            options["local_files_only"] = True  # of what an earlier download has left
         return str(source), options
     if "revision" in options:
         raise InputError(
@@ -49,6 +54,20 @@ def locate(name: str | Path, **options) -> tuple[str, dict]:
         hint = f": give one of the models in it: {', '.join(models)}" if models else ""
         raise InputError(f"{name}: no model: {folder} has no config.json{hint}")
     return str(folder), options
+
+
+@cache
+def hub_answers() -> bool:
+    """Whether the hub answers, in two tries: for every file of a model, the libraries would try
+    several times."""
+    library = import_module(type(get_session()).__module__.partition(".")[0])  # httpx, or httpx2
+    try:
+        http_backoff(
+            "HEAD", constants.ENDPOINT, max_retries=1, base_wait_time=0.5, retry_on_status_codes=()
+        )
+    except library.TransportError:
+        return False
+    return True
 
 
 def is_hub_id(name: str) -> bool:

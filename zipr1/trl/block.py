@@ -29,6 +29,7 @@ class SparseBlock:
     def __init__(self, *args, sparse: SparseSettings | None = None, **kwargs):
         self.sparse_settings = sparse or SparseSettings()
         self.block: ExitStack | None = None  # open until the backward pass of a step has ended
+        self.part, self.part_of = 0, -1  # place in the gradient accumulation of which step
         super().__init__(*args, **kwargs)
         model = self.accelerator.unwrap_model(self.model)
         decoder(model)  # raises InputError for a family that cannot be sparse
@@ -37,6 +38,9 @@ class SparseBlock:
     def training_step(self, *args, **kwargs):
         """The backward pass belongs to the block too: with gradient checkpointing it runs the
         layers again."""
+        step = self.state.global_step
+        self.part = self.part + 1 if step == self.part_of else 0
+        self.part_of = step
         with ExitStack() as self.block:
             try:
                 return super().training_step(*args, **kwargs)
@@ -68,15 +72,18 @@ class SparseBlock:
         settings = self.sparse_settings
         if not self.model.training:
             return (settings.p,) * rows
-        parts = self.args.gradient_accumulation_steps
-        step = self.state.global_step * parts + getattr(self, "_step", 0) % parts
         first = self.accelerator.process_index * rows
         questions = range(first // group, (first + rows - 1) // group + 1)
         p = draw_thresholds(
-            settings.thresholds, self.args.seed, step, questions, group, settings.dense_share
+            settings.thresholds, self.args.seed, self.batch, questions, group, settings.dense_share
         )
         start = first - questions[0] * group
         return p[start : start + rows]
+
+    @property
+    def batch(self) -> int:
+        """The number of the batch in the run: a function of the step, for a resumed run too."""
+        return self.state.global_step * self.args.gradient_accumulation_steps + self.part
 
     def sparsity_term(
         self, trace: Trace, token_ratio: torch.Tensor, weight: torch.Tensor

@@ -57,8 +57,8 @@ class SparseGRPO(SparseBlock):
                 prompt_ids, images, multimodal_fields, num_generations, **more
             )
         device = self.accelerator.device
-        first = self.state.global_step * len(prompt_ids) * self.accelerator.num_processes
-        first += self.accelerator.process_index * len(prompt_ids)
+        processes = self.accelerator.num_processes
+        first = (self.batch * processes + self.accelerator.process_index) * len(prompt_ids)
         self.generated = {
             "p": torch.tensor(self.thresholds, dtype=torch.float64, device=device),
             "kept": torch.stack([layer.to(device) for layer in trace.kept], dim=1),

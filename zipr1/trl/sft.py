@@ -31,8 +31,8 @@ class SparseSFT(SparseBlock):
         count = len(inputs["input_ids"])
         self.thresholds = self.drawn_thresholds(count, 1)
         stack = self.block if self.block is not None else ExitStack()
-        first = (self.state.global_step * self.accelerator.num_processes) * count
-        first += self.accelerator.process_index * count
+        processes = self.accelerator.num_processes
+        first = (self.batch * processes + self.accelerator.process_index) * count
         more = {"sample_numbers": list(range(first, first + count))}
         if self.changes_the_pass and torch.is_grad_enabled():
             more["replay"] = self.selection(model, inputs, prompt_length)
