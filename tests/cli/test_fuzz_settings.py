@@ -61,7 +61,7 @@ def command_line(rng: random.Random) -> tuple[str, list[str], dict[str, str]]:
         if option in command.switches:
             said |= {option: "true"} if shown else {}
             arguments.append(f"--{shown}")
-        elif rng.random() < 0.5:
+        elif rng.random() < 0.5 or text == "--":  # which ends the options where it stands alone
             arguments.append(f"--{shown}={text}")
         else:
             arguments += [f"--{shown}", text]

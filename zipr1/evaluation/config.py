@@ -113,7 +113,7 @@ class EvalConfig:
     def check_options(self) -> None:
         """Raises InputError for an option that this kind of evaluation does not have."""
         if self.suite and self.data:
-            raise InputError(f"data={self.data}: a suite has its own questions; leave one out")
+            raise InputError(f"data={self.data[:80]}: a suite has its own questions; leave one out")
         kind = "data" if self.data else self.suite
         for field in fields(self):
             kinds = OPTIONS_OF.get(field.name, (kind,))

@@ -252,7 +252,7 @@ class TrainConfig:
             )
         if self.data and not self.probe_data:
             raise InputError(
-                f"data={self.data}: name probe_data too, rows to measure on that are not trained on"
+                f"data={self.data[:80]}: name probe_data too, rows to measure on that are not trained on"
             )
         if self.prompts_per_step % self.mini_batches:
             raise InputError(
