@@ -56,10 +56,11 @@ def command_line(rng: random.Random) -> tuple[str, list[str], dict[str, str]]:
         shown = option.replace("_", "-") if rng.random() < 0.2 else option
         if rng.random() < 0.05:
             shown = rng.choice([shown[:-1], shown + "s", shown.upper(), ""])
-        if shown:  # after "--" come words
+        ended = "--" in arguments or not shown  # then come words
+        if not ended:
             said[option] = text
         if option in command.switches:
-            said |= {option: "true"} if shown else {}
+            said |= {} if ended else {option: "true"}
             arguments.append(f"--{shown}")
         elif rng.random() < 0.5 or text == "--":  # which ends the options where it stands alone
             arguments.append(f"--{shown}={text}")
