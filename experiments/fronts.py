@@ -22,22 +22,31 @@ from smollm2.untrained import smollm2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import zipr1
-from zipr1 import KeepAll, TopP
+from zipr1 import DenseFirst, KeepAll, TopP
 from zipr1.models.flops import Shape, layer_flops
 
-MODULES = ["argparse", "tarfile", "decimal", "inspect", "subprocess", "statistics"]
+MODULES = ["argparse", "tarfile", "inspect", "subprocess", "statistics", "typing"]
 AFTER = 128  # tokens after the prompt that are scored
 
 
 def settings():
     """(name, p, arguments of `zipr1.sparse`)."""
     yield "dense", 1.0, {"rule": KeepAll()}
-    for p in (0.99, 0.975, 0.95, 0.9):
+    for p in (0.975, 0.95, 0.9):
         yield "attention", p, {"rule": TopP(p)}
-    for p in (0.99, 0.975, 0.95, 0.9):
+    for p in (0.975, 0.95, 0.9):
         yield "layer", p, {"rule": TopP(p), "scope": "layer"}
-    for p in (0.975, 0.95, 0.9, 0.8, 0.6):
+    for first in (1, 2, 4):  # is it the first layers that may not skip their MLP?
+        yield (
+            f"layer, {first} dense",
+            0.975,
+            {"rule": DenseFirst(TopP(0.975), first), "scope": "layer"},
+        )
+    for p in (0.975, 0.9, 0.8, 0.6):
         yield "keys", p, {"rule": TopP(p), "scope": "keys"}
+    for p in (0.9, 0.8, 0.6):
+        arguments = {"rule": TopP(p), "rows": DenseFirst(TopP(0.975)), "scope": "layer"}
+        yield "keys; rows 0.975 of the layer, 2 dense", p, arguments
     for p in (0.975, 0.9):
         yield "joint", p, {"rule": TopP(p, masks="joint")}
     for p in (0.9, 0.8, 0.6):
@@ -46,7 +55,7 @@ def settings():
             p,
             {"rule": TopP(p), "rows": TopP(0.99), "scope": "layer"},
         )
-    for rows in (0.99, 0.975, 0.95, 0.9):
+    for rows in (0.975, 0.9):
         # What rows cost alone: under "attention" they go through the MLP, under "layer" they do not.
         yield "all keys, rows", rows, {"rule": KeepAll(), "rows": TopP(rows)}
         yield (
@@ -94,6 +103,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=1024, help="tokens of the prompt")
     parser.add_argument("--texts", type=int, default=4, help="texts of each kind")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--only", default="", help="only settings whose name contains this")
     args = parser.parse_args()
     if args.model == "smollm2":
         model, tokenizer = smollm2()
@@ -103,6 +113,8 @@ def main():
     for kind, text in texts(args.texts):
         ids = tokenizer(text, return_tensors="pt").input_ids[:, : args.tokens + AFTER]
         for name, p, arguments in settings():
+            if args.only not in name and name != "dense":
+                continue
             row = measure(model, ids, ids.shape[1] - AFTER, arguments)
             print(json.dumps({"text": kind, "selected": name, "p": p} | row), flush=True)
 

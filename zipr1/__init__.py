@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the same names as in _
     from zipr1.models.saving import save as save
     from zipr1.sparsity.budget import relaxed_count as relaxed_count
     from zipr1.sparsity.context import sparse as sparse
+    from zipr1.sparsity.rules import DenseFirst as DenseFirst
     from zipr1.sparsity.rules import FastV as FastV
     from zipr1.sparsity.rules import KeepAll as KeepAll
     from zipr1.sparsity.rules import Random as Random
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; the same names as in _
     from zipr1.sparsity.rules import TopP as TopP
     from zipr1.sparsity.settings import TrainingPass as TrainingPass
     from zipr1.sparsity.trace import Trace as Trace
+    from zipr1.training.config import TrainConfig as TrainConfig
+    from zipr1.training.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
 _HOME = {
@@ -27,7 +30,9 @@ _HOME = {
     "sparse": "sparsity.context", "Trace": "sparsity.trace", "relaxed_count": "sparsity.budget",
     "TopP": "sparsity.rules", "TopK": "sparsity.rules", "Random": "sparsity.rules",
     "Recent": "sparsity.rules", "FastV": "sparsity.rules", "KeepAll": "sparsity.rules",
-    "TrainingPass": "sparsity.settings",
+    "DenseFirst": "sparsity.rules",
+    "TrainingPass": "sparsity.settings", "Trainer": "training.trainer",
+    "TrainConfig": "training.config",
 }  # fmt: skip
 __all__ = [*_HOME]
 

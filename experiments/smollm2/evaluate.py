@@ -13,10 +13,10 @@ from dataclasses import replace
 import torch
 
 from zipr1.common.recipe import read_recipe
+from zipr1.evaluation.usable_rows import open_part
 from zipr1.models.loading import load
 from zipr1.training.config import TrainConfig
 from zipr1.training.probe_set import measure
-from zipr1.training.questions import open_part
 
 
 def main() -> None:

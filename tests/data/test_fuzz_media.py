@@ -16,14 +16,15 @@ import datasets
 import numpy as np
 import pytest
 from conftest import tiny_processor
+from fuzz import mutated
 from media_files import orange_corner, write_video
 from PIL import Image, ImageFile
 
 from zipr1.common.errors import InputError
 from zipr1.data.media import MediaError, read_image, read_media, read_video
 from zipr1.data.rows import open_rows
+from zipr1.evaluation.usable_rows import checked
 from zipr1.training.config import TrainConfig
-from zipr1.training.questions import checked
 
 pytestmark = pytest.mark.slow
 
@@ -40,32 +41,6 @@ VIDEOS = {
     "b.mp4": {"options": {"movflags": "frag_keyframe+empty_moov"}}, "a.wmv": {"codec": "wmv2"},
     "a.y4m": {"codec": "rawvideo"}, "a.h264": {},
 }  # fmt: skip
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Bits flipped, bytes set, cut, repeated, removed; most often in the header."""
-    data = bytearray(content)
-    for _ in range(rng.choice([1, 1, 2, 4, 16])):
-        if not data:
-            break
-        limit = len(data) if rng.random() < 0.4 else min(len(data), 300)
-        place = rng.randrange(limit)
-        kind = rng.randrange(7)
-        if kind == 0:
-            data[place] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            data[place] = rng.choice([0, 1, 127, 128, 255])
-        elif kind == 2:
-            del data[place:]
-        elif kind == 3:
-            del data[place : place + rng.choice([1, 2, 4, 40])]
-        elif kind == 4:
-            data[place:place] = rng.randbytes(rng.choice([1, 2, 4, 40]))
-        elif kind == 5:
-            data[place : place + 4] = rng.choice([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff"])
-        else:
-            data[place:place] = data[place : place + rng.choice([8, 64, 512])]
-    return bytes(data)
 
 
 @cache

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from installed_trl import trl_or_skip
 
 from zipr1.tasks.shapes import Shapes
 
@@ -75,3 +76,12 @@ def test_lora_on_a_jsonl_file_measures_before_and_after(tmp_path, capsys):
     assert all(0.5 < ratio(line[1]) < 1 for line in lines)
     assert (folder / "final/adapter_model.safetensors").exists()
     shutil.rmtree(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trl_trains_under_sparse_attention(tmp_path, capsys):
+    trl_or_skip()
+    program("trl_grpo")([str(tmp_path / "run"), "--steps", "2"])
+    first, last = printed(capsys)[-2:]
+    assert [first[0], last[0]] == ["step 1", "step 2"] and 0.4 < ratio(first[1]) < 0.9
+    assert (tmp_path / "run/zipr1.json").exists() and (tmp_path / "run/model.safetensors").exists()

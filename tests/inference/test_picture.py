@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from zipr1.inference.overlay import STRIP, kept_pages
+from zipr1.common.overlay import STRIP, kept_pages
 
 
 def test_each_page_is_bright_where_its_layer_kept():

@@ -16,11 +16,15 @@ def test_demo_leaves_everything(tmp_path):
         )
     )
     assert [(row.method, row.preset) for row in rows] == [
-        ("Full", None), ("ZipVL", None), ("ZipR1", "paper"), ("ZipR1", "exact")
+        ("Full", None), ("ZipVL", None), ("ZipR1", "paper"), ("ZipR1", "exact"),
+        ("TopK", None), ("Downsampled", None),
     ]  # fmt: skip
+    exact, topk, shrunk = rows[3:]
+    assert topk.token_ratio == pytest.approx(exact.token_ratio, abs=0.01)  # rounded up a layer
+    assert topk.token_ratio < shrunk.token_ratio < 1  # the text stays whole
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["kind"] == "table" and table["rows"] == [row.to_json() for row in rows]
-    assert "ZipR1 (exact) answers from" in found
+    assert "ZipR1 (exact) answers from" in found and "with TopK at that ratio" in found
     curves = json.loads((tmp_path / "curve.json").read_text())["curves"]["mean"]
     assert {row["questions"] for rows in curves.values() for row in rows} == {
         2 * len(rows[0].per_task)

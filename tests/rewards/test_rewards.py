@@ -257,8 +257,8 @@ def test_a_column_of_another_length():
     [
         ("by_length", ValueError, "expected package.module:name"),
         ("no_such.module:f", ValueError, "no module 'no_such'"),
-        ("own_rewards:nothing", ValueError, "has no function 'nothing'"),
-        ("own_rewards:number", ValueError, "has no function 'number'"),
+        ("own_rewards:nothing", ValueError, "own_rewards has no 'nothing'"),
+        ("own_rewards:number", ValueError, "is no function"),
         ("own_rewards:later", ValueError, "is async"),
         ("much*own_rewards:few", ValueError, "'much' is not a weight"),
         ("own_rewards:few,", ValueError, "reward function '': expected package.module:name"),

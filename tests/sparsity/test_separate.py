@@ -241,3 +241,19 @@ def test_contradictions_are_refused(settings, message):
         pass
     with pytest.raises(InputError, match="'shared' or 'joint'"):
         zipr1.TopP(0.9, masks="both")
+
+
+def test_the_first_layers_stay_dense_and_the_others_follow_the_rule():
+    model = random_model("llama")
+    ids = torch.arange(3, 403)[None] % 90 + 3
+    with torch.no_grad():
+        with zipr1.sparse(
+            model, zipr1.DenseFirst(zipr1.TopK(0.25), layers=1), scope="layer"
+        ) as trace:
+            model(input_ids=ids)
+        assert trace.layer_ratios[0].tolist() == [1.0] + [0.25] * (len(trace.kept) - 1)
+        with zipr1.sparse(model, zipr1.DenseFirst(zipr1.TopK(0.25), layers=99), scope="layer"):
+            every = model(input_ids=ids).logits
+        torch.testing.assert_close(every, model(input_ids=ids).logits)
+    with pytest.raises(InputError, match="layers=-1"):
+        zipr1.DenseFirst(zipr1.KeepAll(), -1)

@@ -47,7 +47,7 @@ def test_a_text_model_has_no_visual_tokens():
 
 
 def test_embeddings_do_not_say_which_tokens_are_visual():
-    model, _processor = zipr1.load("zipr1/tiny")
+    model, _ = zipr1.load("zipr1/tiny")
     inputs = prepare(tiny_processor(), [Shapes().example("test", 0)])
     encoded = encode(model, inputs)
     with torch.no_grad(), zipr1.sparse(model, TextOnly()):

@@ -155,3 +155,10 @@ def test_tokens_after_the_prompt_find_their_place_over_the_hole(size, read):
             assert len(set(slots.tolist())) == count + new
             assert not freed & set(used)
             assert max(used) < 100 + blocks, "a block that the request was never given"
+
+
+@pytest.mark.parametrize("methods", ["random", "full,fastv", "downsample"])
+def test_eval_in_vllm_refuses_a_method_that_it_does_not_have(capsys, methods):
+    arguments = ("--engine", "vllm", "--methods", methods)
+    status, _, error = run(capsys, "eval", "zipr1/tiny", *arguments)
+    assert status == 2 and "full, zipvl, topk" in error

@@ -10,6 +10,7 @@ import torch
 from zipr1.bench.config import SHAPES, BenchConfig
 from zipr1.bench.model import build
 from zipr1.bench.phases import PHASES
+from zipr1.bench.rows import rules_of
 from zipr1.common.documents import write_document
 from zipr1.common.errors import InputError, MissingExtra
 from zipr1.common.plots import new_plot
@@ -32,6 +33,7 @@ def run_bench(config: BenchConfig) -> tuple[list[dict], str]:
             f"layers={layers}: fastv keeps everything in the first {FastV.layer} layers; give more "
             "layers"
         )
+    rules_of(config, 1.0)  # a misspelt name is found before the model is made
     folder, rows = Path(config.output_dir), []
     folder.mkdir(parents=True, exist_ok=True)
     with announced(f"making a random model of {layers} layers"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zipr1.common.checks import check_positive
+from zipr1.common.checks import check_positive, check_ranges
 from zipr1.common.errors import InputError
+from zipr1.common.scope import SCOPES
 
 PHASES = ("attention", "prefill", "decode", "vision")
 RULES = ("topk", "recent", "fastv", "downsample")
@@ -48,7 +49,7 @@ class BenchConfig:
     """The phases to time: some of attention, prefill, decode and vision."""
     rules: str = "topk"
     """The rules to time: some of topk, recent, fastv and downsample (dense attention on a prompt of
-    ratio * tokens)."""
+    ratio * tokens), or your own as package.module:Rule or file.py:Rule."""
     decode_batches: str = "1,8"
     """The batch sizes of a decoding step, with commas between them."""
     repeats: int = 5
@@ -63,10 +64,11 @@ class BenchConfig:
     """Whether to print the rows as JSON."""
 
     def __post_init__(self):
-        check_positive(self, "layers", "repeats", "threads")
+        check_positive(self, "layers", "repeats")
+        check_ranges(self, {"[1, 1024]": "threads"})
         for name, known in (("phases", PHASES), ("rules", RULES)):
             for value in getattr(self, name).split(","):
-                if value not in known:
+                if value not in known and not (name == "rules" and ":" in value):
                     raise InputError(f"{name}: {value!r} is none of {', '.join(known)}")
         if any(number < 1 for number in (*self.numbers("tokens"), *self.numbers("decode_batches"))):
             raise InputError("tokens and decode_batches: every number must be at least 1")
@@ -76,12 +78,67 @@ class BenchConfig:
 
     def numbers(self, name: str, kind: type = int) -> list:
         """A setting that is a list with commas. Raises InputError with its name."""
-        try:
-            return [kind(number) for number in getattr(self, name).split(",")]
-        except ValueError as error:
-            raise InputError(
-                f"{name}={getattr(self, name)}: expected numbers with commas between them ({error})"
-            ) from error
+        return numbers_of(self, name, kind)
+
+
+def numbers_of(config, name: str, kind: type) -> list:
+    """A setting that is a list with commas. Raises InputError with its name."""
+    try:
+        return [kind(number) for number in getattr(config, name).split(",")]
+    except ValueError as error:
+        raise InputError(
+            f"{name}={getattr(config, name)}: expected numbers with commas between them ({error})"
+        ) from error
+
+
+@dataclass
+class BenchServeConfig:
+    """`zipr1 bench serve`: times `zipr1 serve`, dense and sparse in turns, with vLLM's own client.
+
+    Half of a prompt's tokens are one image, the others random text.
+    """
+
+    model: str = "zipr1/tiny"
+    """The model: a hub id, a folder, or the embedded one."""
+    shape: Literal["3b", "7b"] | None = None
+    """The size of a Qwen2.5-VL with random weights, instead of the model."""
+    layers: int = 4
+    """The number of decoder layers of `shape`."""
+    tokens: str = "1024,2048,4096,8192"
+    """The prompt lengths in tokens, with commas between them."""
+    concurrency: str = "1,4,16,32"
+    """The numbers of requests at a time, with commas between them."""
+    ratios: str = "0.25,0.5"
+    """The token ratios, with commas between them."""
+    scopes: str = "attention,layer"
+    """The scopes with commas between them: some of attention, layer and keys."""
+    answer: int = 16
+    """The number of generated tokens of a request."""
+    requests: int = 8
+    """The number of requests of a run; at least the concurrency."""
+    rounds: int = 3
+    """The number of runs behind each number."""
+    kv_mib: int = 2048
+    """The memory for keys and values on a CPU, in MiB."""
+    output_dir: str = "runs/bench_serve"
+    """The folder for serve.json, serve.md and server.log."""
+    json: bool = False
+    """Whether to print the rows as JSON."""
+
+    def __post_init__(self):
+        check_positive(self, "layers", "answer", "requests", "rounds", "kv_mib")
+        for scope in self.scopes.split(","):
+            if scope not in SCOPES:
+                raise InputError(f"scopes: {scope!r} is none of {', '.join(SCOPES)}")
+        if any(number < 1 for number in (*self.numbers("tokens"), *self.numbers("concurrency"))):
+            raise InputError("tokens and concurrency: every number must be at least 1")
+        for ratio in self.numbers("ratios", float):
+            if not 0 < ratio < 1:
+                raise InputError(f"ratio={ratio}: a token ratio must lie in (0, 1)")
+
+    def numbers(self, name: str, kind: type = int) -> list:
+        """A setting that is a list with commas. Raises InputError with its name."""
+        return numbers_of(self, name, kind)
 
 
 @dataclass
@@ -102,4 +159,5 @@ class BenchTrainConfig:
     """Whether to print the rows as JSON."""
 
     def __post_init__(self):
-        check_positive(self, "steps", "repeats", "threads")
+        check_positive(self, "steps", "repeats")
+        check_ranges(self, {"[1, 1024]": "threads"})

@@ -10,7 +10,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from zipr1.bench.config import BenchConfig
 from zipr1.bench.decode import decode_rows
 from zipr1.bench.prefill import prefill_rows
-from zipr1.bench.rows import rules_of, with_bound
+from zipr1.bench.rows import rules_of, timed, with_bound
 from zipr1.common.clock import paired
 from zipr1.models.families import decoder
 from zipr1.models.flops import Shape
@@ -45,15 +45,20 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
         for name, rule in rules_of(config, ratio):
             if rule is None or isinstance(rule, FastV):  # not operations of one layer
                 continue
+            trace = Trace((0,))
+            select_tokens(
+                0, query, key, everything, settings["scaling"], ForwardPass(Settings(rule), trace)
+            )
+            kept = trace.token_ratio.item() if ":" in name else ratio
             for scope in ("attention", "keys"):  # under scope "layer" it is that of "attention"
-                current = Settings(rule, scope=scope)
+                current = Settings(timed(rule), scope=scope)
 
                 def run(current=current):
                     extra = {"current": ForwardPass(current, Trace((0,)))} | settings
                     sparse_attention(module, query, key, value, None, **extra)
 
                 times = paired(dense, run, config.repeats, device)
-                bound = ratio if scope == "keys" else ratio**2
+                bound = kept if scope == "keys" else kept**2
                 named = {"rule": name, "ratio": ratio, "scope": scope, "choice_ms": choice}
                 rows.append(with_bound(times, 1 / bound, **named))
     return rows

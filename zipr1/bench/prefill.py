@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from zipr1.bench.config import BenchConfig
-from zipr1.bench.rows import rules_of, with_bound
+from zipr1.bench.rows import rules_of, timed, with_bound
 from zipr1.common.clock import paired, peak_bytes
 from zipr1.common.scope import SCOPES
 from zipr1.models.families import decoder
@@ -75,9 +75,10 @@ def sparse_row(
     prefill: Prefill, name: str, rule: Rule, ratio: float, scope: str, repeats: int
 ) -> dict:
     """The model under a rule, with the peak memory of both."""
-    device, block = prefill.model.device, partial(sparse, prefill.model, rule, scope=scope)
-    with block() as trace:
+    device = prefill.model.device
+    with sparse(prefill.model, rule, scope=scope) as trace:
         prefill.sparse()
+    block = partial(sparse, prefill.model, timed(rule), scope=scope)
     ratios = trace.layer_ratios[0].tolist()
     bound = prefill_bound(prefill.shape, prefill.tokens, ratios, scope)
     times = paired(prefill.dense, prefill.sparse, repeats, device, block)

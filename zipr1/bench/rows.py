@@ -1,7 +1,8 @@
 """The rows that the phases of `zipr1 bench` share."""
 
 from zipr1.bench.config import BenchConfig
-from zipr1.sparsity.rules import FastV, Recent, Rule, TopK
+from zipr1.sparsity.own_rules import CheckedRule, own_rule
+from zipr1.sparsity.rules import FastV, Recent, Rule, TopK, TopP
 
 RULES = {"topk": TopK, "recent": Recent, "fastv": FastV}
 
@@ -12,7 +13,18 @@ def with_bound(times: dict, bound: float, **more) -> dict:
 
 
 def rules_of(config: BenchConfig, ratio: float) -> list[tuple[str, Rule | None]]:
-    """(name, rule) at a token ratio; None for a dense model on a shorter prompt ("downsample")."""
-    return [
-        (name, RULES[name](ratio) if name in RULES else None) for name in config.rules.split(",")
-    ]
+    """(name, rule) at a token ratio; None for a dense model on a shorter prompt ("downsample"). A
+    name with a colon is the user's own rule, which gets the ratio, and p = 0.975, if it takes them.
+    """
+    rules: list[tuple[str, Rule | None]] = []
+    for name in config.rules.split(","):
+        if ":" in name:
+            rules.append((name, own_rule(name, TopP.p, ratio)))
+        else:
+            rules.append((name, RULES[name](ratio) if name in RULES else None))
+    return rules
+
+
+def timed(rule: Rule) -> Rule:
+    """The rule without the checks of an own one."""
+    return rule.rule if isinstance(rule, CheckedRule) else rule

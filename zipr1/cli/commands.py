@@ -40,7 +40,7 @@ COMMANDS = {
             "Post-trains a model with ZipR1.",
             "zipr1.training.config:TrainConfig",
             "zipr1.cli.runners:train",
-            "zipr1.training.train",
+            "zipr1.training.trainer",
             switches=("resume", "json"),
         ),
         Command(
@@ -75,6 +75,14 @@ COMMANDS = {
             "zipr1.cli.runners:bench_train",
             "zipr1.bench.training",
             training_recipe=True,
+        ),
+        Command(
+            "bench serve",
+            "Times the server, dense and sparse in turns, with vLLM's own client.",
+            "zipr1.bench.config:BenchServeConfig",
+            "zipr1.cli.runners:bench_serve",
+            "zipr1.bench.serving",
+            positional=("model",),
         ),
         Command(
             "demo",

@@ -4,16 +4,17 @@ from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from inspect import cleandoc
+from os.path import exists
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from docstring_parser import parse_from_object
 
 from zipr1.cli.commands import COMMANDS, Command, load
 from zipr1.common.errors import InputError
-from zipr1.common.recipe import Loader, load_recipe, read_recipe, shipped
+from zipr1.common.recipe import Dumper, Loader, load_recipe, read_recipe, shipped
 from zipr1.common.settings import (
     build,
     check_value,
@@ -22,6 +23,7 @@ from zipr1.common.settings import (
     merge,
     names_of,
     nearest,
+    shortened,
 )
 
 OWN = ("config", "print_config", "help")  # options of every command
@@ -64,6 +66,11 @@ def parse_command(command: Command, settings: type, arguments: list[str]) -> Any
     print_config = given.pop("print_config")
     if words and is_recipe(words[0], command):
         if command.training_recipe:
+            if "recipe" in given:
+                raise InputError(
+                    f"--recipe {shortened(given['recipe'])}: {shortened(words[0])} is given by "
+                    "position as well; leave one out"
+                )
             given["recipe"] = words.pop(0)
         else:
             recipes = [words.pop(0), *recipes]
@@ -78,7 +85,7 @@ def parse_command(command: Command, settings: type, arguments: list[str]) -> Any
         read_recipe(load(COMMANDS["train"].settings), values["recipe"])  # refused before the work
     config = build(settings, values, "--")
     if print_config:
-        print(yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True), end="")
+        print(yaml.dump(asdict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True), end="")
         return None
     return config
 
@@ -193,7 +200,7 @@ def from_flags(settings: type, given: dict[str, str | bool]) -> dict[str, Any]:
 
 def parsed(hint: Any, text: str | bool) -> Any:
     """The value of a flag: its text where text is expected, else what the text is in YAML."""
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = kinds_of(hint)
     if not isinstance(text, str):
         return text
     if text == "null" and NoneType in kinds:
@@ -203,9 +210,15 @@ def parsed(hint: Any, text: str | bool) -> Any:
     if str in kinds or any(get_origin(kind) is Literal for kind in kinds):
         return text
     try:
-        return yaml.load(text, Loader)
+        value = yaml.load(text, Loader)
     except yaml.YAMLError:
         return text  # which the check of its type refuses
+    return text if value is None else value  # null is a comment, or nothing, in YAML
+
+
+def kinds_of(hint: Any) -> tuple:
+    """The types of a union, or the one type."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def distribute(
@@ -228,7 +241,7 @@ def distribute(
     if missing := [name for name in command.positional if name in required - {*found, *values}]:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     if words:
-        parser.error(f"unrecognized arguments: {' '.join(words)}")
+        parser.error(f"unrecognized arguments: {shortened(' '.join(words))}")
     return check_values(settings, found, "")
 
 
@@ -240,7 +253,7 @@ def check_flags(settings: type, arguments: list[str]) -> None:
         if argument == "--":
             return
         if argument.startswith("--") and name not in known:
-            raise InputError(f"--{name}: no such option" + nearest(name, known, "--"))
+            raise InputError(f"--{shortened(name)}: no such option" + nearest(name, known, "--"))
 
 
 def underscored(argument: str) -> str:
@@ -253,7 +266,7 @@ def is_recipe(word: str, command: Command) -> bool:
     """Whether the first word is a recipe; anything is one for a command without positions."""
     if not command.positional:
         return True
-    named = word in shipped() and not Path(word).exists()
+    named = word in shipped() and not exists(word)
     return named or Path(word).suffix in (".yaml", ".yml")
 
 

@@ -15,9 +15,9 @@ def train(config) -> str:
     from accelerate import PartialState
 
     from zipr1.training.metrics import final_row
-    from zipr1.training.train import train
+    from zipr1.training.trainer import Trainer
 
-    final = train(config)
+    final = Trainer(args=config).train()
     if not PartialState().is_main_process:
         return ""
     return json.dumps(final_row(final.parent)) if config.json else f"{final}"
@@ -56,6 +56,13 @@ def bench_train(config) -> str:
     return json.dumps(rows) if config.json else table
 
 
+def bench_serve(config) -> str:
+    from zipr1.bench.serving import run_bench_serve
+
+    rows, table = run_bench_serve(config)
+    return json.dumps(rows) if config.json else table
+
+
 def demo(config) -> str:
     from zipr1.lab.demo import demo
 
@@ -72,10 +79,12 @@ def pretrain(config) -> str:
 def plan(config) -> str:
     from zipr1.training.plan import plan
 
-    found = plan(config, config.prompt, config.ratio, config.processes, config.tflops)
+    sizes = config.prompt, config.ratio, config.processes
+    found = plan(config, *sizes, config.tflops, config.shape)
+    fits = found.total_gb <= config.memory
     if config.json:
-        return json.dumps(asdict(found) | {"total_gb": found.total_gb})
-    return found.describe()
+        return json.dumps(asdict(found) | {"total_gb": found.total_gb, "fits": fits})
+    return f"{found.describe()}\nfits in {config.memory:g} GB: {'yes' if fits else 'no'}"
 
 
 def report(config) -> str:
@@ -89,7 +98,7 @@ def data_check(config) -> str:
 
     report = check_data(config)
     text = json.dumps(asdict(report)) if config.json else report.describe()
-    if report.usable < report.rows:
+    if report.usable < report.rows and not report.written:
         print(text)
         raise DataError(
             f"{config.file}: {report.rows - report.usable} of {report.rows} rows cannot be used"

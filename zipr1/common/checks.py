@@ -9,6 +9,7 @@ WORDS = {  # interval -> what a message says of it
     "(0, inf)": "must be a finite number above 0",
     "[0, inf)": "must be a finite number, 0 or above",
     "[1, inf)": "must be at least 1",
+    "[1, 1024]": "must lie between 1 and 1024",
     "(-inf, inf)": "must be a finite number",
     "(0, 1]": "must lie in (0, 1], for example 0.975",
     "[0, 1]": "must lie in [0, 1]",

@@ -35,9 +35,15 @@ def cut(path: Path, start: int) -> None:
     A run that begins anew, at step 0, keeps no row.
     """
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        complete = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in complete if start and json.loads(line)["step"] <= start]
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            complete = [line for line in lines if line.endswith("\n")]
+            kept = [line for line in complete if start and json.loads(line)["step"] <= start]
+        except (OSError, ValueError, RecursionError, TypeError, LookupError) as error:
+            raise CheckpointError(
+                f"{path}: a line is no row with a step ({error}); the run's own rows would be "
+                "lost: mend the file, or move it away"
+            ) from error
         replace(path, "".join(kept))
 
 

@@ -2,19 +2,20 @@
 
 import re
 from collections.abc import Hashable
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from zipr1.common.errors import InputError
-from zipr1.common.settings import build, check_values
+from zipr1.common.settings import build, check_values, shortened
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 class Loader(yaml.SafeLoader):
-    """YAML with numbers such as 1e-3, which YAML 1.1 reads as text, and without repeated keys."""
+    """YAML with decimal numbers and without repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         names = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -24,11 +25,39 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class Dumper(yaml.SafeDumper):
+    """Writes what `Loader` reads as the same value."""
+
+
+NUMBERS = {
+    "tag:yaml.org,2002:int": r"[-+]?[0-9][0-9_]*$",
+    "tag:yaml.org,2002:float": (
+        r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$|"
+        r"[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
+    ),
+}
+
+
+def read_number(loader: Loader, node: yaml.ScalarNode) -> int | float:
+    """A decimal number, also one that begins with 0."""
+    text = loader.construct_scalar(node).replace("_", "").lower()
+    return (
+        int(text)
+        if node.tag.endswith(":int")
+        else float(text.replace(".inf", "inf").replace(".nan", "nan"))
+    )
+
+
+# YAML 1.1 reads 010 as 8, 0x10 as 16, 1:30 as 90, and 1e-3 as text: here numbers are decimal.
+for kind in (Loader, Dumper):
+    kind.yaml_implicit_resolvers = {
+        first: [pair for pair in pairs if pair[0] not in NUMBERS]
+        for first, pairs in kind.yaml_implicit_resolvers.items()
+    }
+    for tag, pattern in NUMBERS.items():
+        kind.add_implicit_resolver(tag, re.compile(pattern), list("-+.0123456789"))
+for tag in NUMBERS:
+    Loader.add_constructor(tag, read_number)
 
 
 def recipe_path(name: str | Path) -> Path:
@@ -37,10 +66,12 @@ def recipe_path(name: str | Path) -> Path:
     Raises InputError if there is neither.
     """
     for path in (Path(name), RECIPES / f"{name}.yaml", RECIPES.parent / name):
-        if path.is_file():
+        if isfile(path):  # Path.is_file() raises for a name that is too long
             return path
     known = ", ".join(shipped())
-    raise InputError(f"{name}: no such recipe; give the path of a YAML file or one of {known}")
+    raise InputError(
+        f"{shortened(name)}: no such recipe; give the path of a YAML file or one of {known}"
+    )
 
 
 def shipped() -> list[str]:
@@ -52,7 +83,7 @@ def load_recipe(settings: type, path: str | Path) -> dict[str, Any]:
     """The checked settings of a file. Raises InputError with the file, the key and the fix."""
     path = recipe_path(path)
     try:
-        found = yaml.load(path.read_text(), Loader)
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(found, dict):

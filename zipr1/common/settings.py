@@ -37,6 +37,8 @@ def check_value(hint: Any, value: Any, place: str) -> Any:
         if not isinstance(value, list):
             raise InputError(f"{place}: {shortened(value)}: input should be a valid list")
         return [check_value(item, one, f"{place}[{i}]") for i, one in enumerate(value)]
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise InputError(f"{place}: {shortened(value)}: larger than any integer of 64 bits")
     try:
         return adapter(hint).validate_python(value)
     except ValidationError as error:
@@ -62,7 +64,9 @@ def check_values(settings: type, values: Any, before: str) -> dict[str, Any]:
     for name, value in values.items():
         if name not in hints:
             known = list(names_of(settings))
-            raise InputError(f"{before}{name}: no such setting" + nearest(str(name), known))
+            raise InputError(
+                f"{before}{shortened(name)}: no such setting" + nearest(str(name), known)
+            )
         if is_dataclass(hints[name]):
             found[name] = check_values(hints[name], value, f"{before}{name}.")
         else:

@@ -204,15 +204,24 @@ def chat_tensors(processor, chat: list[dict], left: dict[str, list], prompts: bo
         arguments["video_metadata"] = [video.metadata for video in shown]
         arguments["do_sample_frames"] = False
     text = texts_of(processor, [chat], prompts)
+    for kind, given in media.items():
+        token = getattr(processor, f"{kind}_token", None)
+        if token and text[0].count(token) != len(given):
+            raise InputError(
+                f"the model's chat template shows {text[0].count(token)} {kind}s of {len(given)}: "
+                "use the template that belongs to the model"
+            )
     try:
         inputs = processor(text=text, **arguments, **PADDED)
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:  # of its settings too
         raise refused(processor, media, str(error)) from error
-    tokens = getattr(processor, "image_token_id", None)
-    if (
-        type(processor).__name__ == "PixtralProcessor"
-        and (inputs["input_ids"] == tokens).sum() == 1
-    ):
+    names = ("image_token_id", "video_token_id")
+    shown = [
+        (inputs["input_ids"] == (getattr(processor, name, None) or -1)).sum() for name in names
+    ]
+    if (media["image"] or media["video"]) and not any(shown):
+        raise refused(processor, media, "its tokenizer does not know the tokens of images")
+    if type(processor).__name__ == "PixtralProcessor" and shown[0] == 1:
         raise refused(processor, media, "Mistral3 fails on a single visual token")
     return inputs
 
@@ -235,6 +244,10 @@ def texts_of(processor, chats: list[list[dict]], prompts: bool) -> list[str]:
     except TemplateError as error:
         raise InputError(
             f"the model's chat template refuses the chat ({error}): fix its roles"
+        ) from error
+    except (ValueError, TypeError) as error:  # there is none, or it is damaged
+        raise InputError(
+            f"the model's chat template cannot be used ({str(error)[:200]})"
         ) from error
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from glob import escape
+from os.path import exists
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from zipr1.data.display import FrameSize
 from zipr1.data.example import Example
 from zipr1.data.formats import readable
 from zipr1.data.json_rows import check_json
+from zipr1.data.renaming import renamed
 from zipr1.data.row import Row
 from zipr1.data.source import short
 from zipr1.data.video_r1 import COLUMNS, published
@@ -51,40 +53,64 @@ class Rows:
 
 
 def open_rows(
-    data: str,
+    data,
     media_root: str | None = None,
     max_frames: int = 16,
     think: bool = False,
     frame_size: FrameSize | None = None,
+    columns: str | None = None,
 ) -> Rows:
     """The rows of a Video-R1 file, of a folder of `Dataset.save_to_disk`, or of what
     `datasets.load_dataset` takes: a .json, .jsonl or .parquet file, a folder, a hub id. Behind it
     may stand a configuration and, in brackets, what `datasets` takes for a split:
-    owner/name:config[validation], rows.json[train[:1000]]; else it is "train".
+    owner/name:config[validation], rows.json[train[:1000]]; else it is "train". Or a
+    datasets.Dataset.
 
     `media_root` holds all media; it defaults to the folder that `data` lies in, of a hub id to the
-    cache of `datasets`. Raises InputError for a file that is missing, cannot be read or lacks
-    columns.
+    cache of `datasets`, of a Dataset to the current folder. `columns` renames columns, as prompt=question,answer=solution. Raises
+    InputError for a file that is missing, cannot be read or lacks columns.
     """
-    source, name, split = named(data)
-    table = load_table(source, name, split)
+    if isinstance(data, str):
+        source, name, split = named(data)
+        table, root = load_table(source, name, split), default_root(source)
+    else:
+        table, root, data = plain_dataset(data), Path(), "the data set"
+    table = renamed(table, columns, data)
     if not len(table):
         raise InputError(f"{data}: no rows; give a data set with at least one")
-    columns = set(table.column_names)
-    if not columns >= COLUMNS and not readable(columns):
+    known = set(table.column_names)
+    if not known >= COLUMNS and not readable(known):
         raise InputError(
-            f"{data}: columns {short(', '.join(sorted(columns)))}: expected those of Video-R1 "
+            f"{data}: columns {short(', '.join(sorted(known)))}: expected those of Video-R1 "
             f"({', '.join(sorted(COLUMNS))}, options, path), messages or conversations, or prompt, "
-            f"answer and, for media, one of {', '.join(MEDIA)}; rename them"
+            f"answer and, for media, one of {', '.join(MEDIA)}; rename them, as "
+            "--columns prompt=question,answer=solution"
         )
-    root = Path(media_root) if media_root else default_root(source)
+    root = Path(media_root) if media_root else root
     features = without_media(table.features)
     return Rows(table.with_format("arrow"), features, root, max_frames, think, frame_size)
 
 
+def plain_dataset(data):
+    """A datasets.Dataset that gives its own rows. Raises InputError for anything else."""
+    import datasets
+
+    if not isinstance(data, datasets.Dataset):
+        raise InputError(
+            f"rows of type {type(data).__name__}: give a datasets.Dataset, one split of a "
+            "DatasetDict, or the name of a file, folder or hub id"
+        )
+    if data.format["type"] == "custom":
+        raise InputError(
+            "the data set has a transform (set_transform), which would be left out; apply it with "
+            "map() instead"
+        )
+    return data
+
+
 def default_root(source: str) -> Path:
     """The folder of a file or data set on disk; of a hub id, where `datasets` keeps its files."""
-    if Path(source).exists():
+    if exists(source):
         return Path(source) if Path(source).is_dir() else Path(source).parent
     import datasets
 
@@ -94,9 +120,7 @@ def default_root(source: str) -> Path:
 def named(data: str) -> tuple[str, str | None, str | None]:
     """The file, folder or hub id, the configuration and the split that "source:config[split]"
     names; None: not named. A file or folder of exactly that name is taken for itself."""
-    found = (
-        None if Path(data).exists() else re.fullmatch(r"([^[]+?)(?::([\w.-]+))?(?:\[(.+)\])?", data)
-    )
+    found = None if exists(data) else re.fullmatch(r"([^[]+?)(?::([\w.-]+))?(?:\[(.+)\])?", data)
     return found.groups() if found else (data, None, None)
 
 
@@ -107,7 +131,7 @@ def load_table(source: str, name: str | None, split: str | None):
     except ModuleNotFoundError as error:
         raise MissingExtra("datasets is needed to read rows: pip install 'zipr1[train]'") from error
     path = Path(source)
-    if not path.exists() and (path.suffix in FORMATS or source.count("/") != 1):
+    if not exists(path) and (path.suffix in FORMATS or source.count("/") != 1):
         raise InputError(f"{source}: no such file or folder, nor a hub id (owner/name)")
     if path.is_file() and path.suffix not in FORMATS:
         raise InputError(f"{source}: expected a name that ends in {', '.join(FORMATS)}")

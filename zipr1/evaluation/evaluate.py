@@ -1,19 +1,13 @@
 """Questions under a method -> records, one an answer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 
-from zipr1.common.errors import InputError
 from zipr1.common.progress import progress
 from zipr1.data.example import Example
-from zipr1.evaluation.generation import (
-    Answer,
-    GenerationSettings,
-    as_shortener,
-    batches,
-    generate,
-)
+from zipr1.evaluation.generation import Answer, GenerationSettings, batches, generate
 from zipr1.evaluation.input_baselines import Shortener
+from zipr1.evaluation.questions import Part, Questions, Score, applicable, score
 from zipr1.evaluation.records import (
     Record,
     append_records,
@@ -21,15 +15,10 @@ from zipr1.evaluation.records import (
     readable_records,
     write_records,
 )
-from zipr1.rewards.graders import grade
-from zipr1.sparsity.rules import Rule, TopP
+from zipr1.evaluation.usable_rows import task_group
+from zipr1.sparsity.rules import Rule
 
 Scorer = Callable[[list[Answer]], list[bool]]  # a batch of answers -> which are correct
-
-
-def score(answers: list[Answer]) -> list[bool]:
-    """By the problem type of each question."""
-    return [grade(answer.example, answer.text) == 1 for answer in answers]
 
 
 def evaluate(
@@ -51,34 +40,40 @@ def evaluate(
     return [
         record
         for part in remaining(parts, method, settings.quiet)
-        for record in batch_records(
-            generate(model, processor, part, rule, settings), rule, method, scorer
-        )
+        for record in scored(generate(model, processor, part, rule, settings), scorer, rule, method)
     ]
+
+
+def scored(
+    answers: list[Answer], scorer: Scorer, rule: Rule | Shortener | None, method: str
+) -> list[Record]:
+    return batch_records(answers, [Score(correct) for correct in scorer(answers)], rule, method)
 
 
 def evaluate_to_file(
     path: Path,
     model,
     processor,
-    examples: list[Example],
+    questions: Questions,
     rule: Rule | Shortener | None,
     method: str,
     settings: GenerationSettings,
 ) -> list[Record]:
-    """`evaluate`, whose records are in `path` once it is complete.
+    """The records of all questions under one rule, which are in `path` once it is complete.
 
     Each batch is appended to `path`.part; a run that was killed continues after the last whole
     batch of it, so that its records are those of an uninterrupted run.
     """
     if not path.is_file():
         partial = path.with_name(f"{path.name}.part")
-        parts = list(batches(applicable(examples, rule, method), settings.batch_size))
-        done = whole_batches(partial, parts)
+        parts = questions.parts(rule, method, settings.batch_size)
+        done = whole_batches(partial, parts, questions.left_out())
         model.eval()
         for part in remaining(parts, path.stem, settings.quiet, done):
-            answers = generate(model, processor, part, rule, settings)
-            append_records(batch_records(answers, rule, method, score), partial)
+            if examples := questions.read(part):
+                answers = generate(model, processor, examples, rule, settings)
+                scores = questions.score(answers)
+                append_records(batch_records(answers, scores, rule, method), partial)
         partial.replace(path)
     return read_records(path)
 
@@ -88,37 +83,27 @@ def answers_file(folder: Path, method: str, number: float, questions: int) -> Pa
 
     number: its threshold or token ratio.
     """
-    return folder / "answers" / f"{method} {number} x {questions}.jsonl"
+    name = method.replace("/", "_").replace(":", "_")  # of an own rule, file.py:Rule
+    return folder / "answers" / f"{name} {number} x {questions}.jsonl"
 
 
-def applicable(
-    examples: list[Example], rule: Rule | Shortener | None, method: str
-) -> list[Example]:
-    """The examples that a rule can be applied to. Raises InputError where there are none."""
-    shortener = as_shortener(rule)
-    found = [example for example in examples if not shortener or shortener.takes(example)]
-    if examples and not found:
-        raise InputError(
-            f"{method}: no question can be shortened so; choose tasks that show videos"
-        )
-    return found
+def whole_batches(partial: Path, parts: list[Sequence[Part]], left_out: Set[str]) -> int:
+    """The number of batches whose records a killed run has left; what follows them is cut off.
 
-
-def whole_batches(partial: Path, parts: list[list[Example]]) -> int:
-    """The number of batches whose records a killed run has left; what follows them is cut off."""
+    left_out: ids of questions that have no record.
+    """
     records = readable_records(partial)[0] if partial.is_file() else []
     ids, done, count = [record.id for record in records], 0, 0
     for part in parts:
-        if ids[count : count + len(part)] != [example.id for example in part]:
+        expected = [question.id for question in part if question.id not in left_out]
+        if ids[count : count + len(expected)] != expected:
             break
-        done, count = done + 1, count + len(part)
+        done, count = done + 1, count + len(expected)
     write_records(records[:count], partial)
     return done
 
 
-def remaining(
-    parts: list[list[Example]], title: str, quiet: bool, done: int = 0
-) -> Iterator[list[Example]]:
+def remaining(parts: list, title: str, quiet: bool, done: int = 0) -> Iterator[Sequence]:
     """The batches after the first `done`, with a bar of answers."""
     total = sum(map(len, parts))
     first = sum(map(len, parts[:done]))
@@ -130,22 +115,24 @@ def remaining(
 
 
 def batch_records(
-    answers: list[Answer], rule: Rule | Shortener | None, method: str, scorer: Scorer
+    answers: list[Answer], scores: list[Score], rule: Rule | Shortener | None, method: str
 ) -> list[Record]:
     return [
         Record(
-            task=answer.example.task,
+            task=task_group(answer.example),
             id=answer.example.id,
             method=method,
-            p=rule.p if isinstance(rule, TopP) else None,
+            p=getattr(rule, "p", None),
             answer=answer.text,
             expected=answer.example.answer,
-            correct=correct,
+            correct=score.correct,
             token_ratio=sum(answer.layer_ratios) / len(answer.layer_ratios),
             layer_ratios=tuple(round(ratio, 4) for ratio in answer.layer_ratios),
             tokens=answer.tokens,
             grid=answer.grid,
             kept=answer.kept,
+            reward=score.reward,
+            clipped=answer.clipped,
         )
-        for answer, correct in zip(answers, scorer(answers), strict=True)
+        for answer, score in zip(answers, scores, strict=True)
     ]

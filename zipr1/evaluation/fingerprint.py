@@ -15,17 +15,17 @@ from zipr1.models.location import EMBEDDED
 
 PACKAGE = Path(__file__).parents[1]
 # What draws the questions, reads the media and computes the answers.
-SOURCES = ("tasks", "sparsity", "models", "data", "evaluation")
+SOURCES = ("tasks", "sparsity", "models", "data", "evaluation", "vllm")
 
 
-def code() -> str:
-    """Hash of the source code in the folders `SOURCES`: a commit would miss uncommitted changes,
+def code(sources: tuple[str, ...] = SOURCES) -> str:
+    """Hash of the source code in some folders of zipr1: a commit would miss uncommitted changes,
     and would change with every comment elsewhere.
 
     Raises FileNotFoundError for a folder without code.
     """
     found = sha256()
-    for folder in SOURCES:
+    for folder in sources:
         files = sorted((PACKAGE / folder).rglob("*.py"))
         if not files:
             raise FileNotFoundError(

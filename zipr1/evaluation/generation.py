@@ -44,6 +44,7 @@ class Answer:
     token_ids: list[int]  # without padding
     layer_ratios: list[float]
     tokens: int
+    clipped: bool  # had not ended at the largest length
     grid: tuple[int, int, int] | None = None
     kept: tuple[str, ...] | None = None
 
@@ -53,6 +54,13 @@ def batches(examples: list[Example], size: int) -> Iterator[list[Example]]:
     for video in (False, True):
         alike = [example for example in examples if (example.frames is not None) == video]
         yield from (alike[i : i + size] for i in range(0, len(alike), size))
+
+
+def ended(token_ids: list[int], model, tokenizer) -> bool:
+    """Whether an answer ends with a token that ends the turn."""
+    ends = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+    return bool(token_ids) and token_ids[-1] in ends
 
 
 @torch.no_grad()
@@ -65,8 +73,11 @@ def generate(
 ) -> list[Answer]:
     """The answers to one batch under a rule; None is dense attention.
 
-    Raises InputError for a prompt that is too long for the model.
+    model: of transformers, or an engine that generates by itself (`evaluation.vllm_engine`). Raises
+    InputError for a prompt that is too long for the model.
     """
+    if hasattr(model, "generate_answers"):
+        return model.generate_answers(processor, examples, rule, settings)
     inputs = prepare(processor, examples, raw=settings.raw).to(model.device)
     lengths = inputs["attention_mask"].sum(-1)
     shortener = as_shortener(rule)
@@ -93,14 +104,17 @@ def generate(
     masks = (
         [()] * len(examples) if kept is None else visual_masks(processor, examples, inputs, kept)
     )
-    columns = (examples, texts, ids, ratios.tolist(), lengths.tolist(), masks)
+    clipped = [
+        len(row) == settings.max_new_tokens and not ended(row, model, tokenizer) for row in ids
+    ]
+    columns = (examples, texts, ids, ratios.tolist(), lengths.tolist(), clipped, masks)
     return [Answer(*row[:-1], *row[-1]) for row in zip(*columns, strict=True)]
 
 
 def visual_masks(processor, examples: list[Example], inputs, kept: list) -> list[tuple]:
     """For each question (grid, kept) of `records.Record`; empty where one of the batch has several
     images or videos, or none, and for models whose visual tokens have no grid."""
-    media = [len(example.all_images) + (example.frames is not None) for example in examples]
+    media = [sum(media_counts(example)) for example in examples]
     if any(count != 1 for count in media) or not has_grid(inputs):
         return [()] * len(examples)
     visual = inputs["mm_token_type_ids"].bool().cpu().numpy()
@@ -114,6 +128,11 @@ def has_grid(inputs) -> bool:
     """Whether the processor says how the visual tokens lie in rows and columns, as those of Qwen-VL and GLM-V do."""
     names = ("image_grid_thw", "video_grid_thw")
     return "mm_token_type_ids" in inputs and any(name in inputs for name in names)
+
+
+def media_counts(example: Example) -> tuple[int, int]:
+    """The numbers of images and videos of a question."""
+    return len(example.all_images), int(example.frames is not None)
 
 
 def as_shortener(rule: Rule | Shortener | None) -> Shortener | None:

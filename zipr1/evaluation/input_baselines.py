@@ -19,8 +19,8 @@ PAIR = 2  # frames that share their visual tokens
 class Shortener(Protocol):
     """Makes a question's prompt shorter. A new one is a frozen dataclass with these two methods."""
 
-    def takes(self, example: Example) -> bool:
-        """Whether the question's prompt can be shortened."""
+    def takes(self, images: int, videos: int) -> bool:
+        """Whether a prompt with so many images and videos can be shortened."""
 
     def shorten(self, example: Example, grid: tuple[int, int, int], cell: int) -> Example:
         """grid: (frame pairs, rows, columns) of the visual tokens of the whole prompt; cell: side
@@ -36,8 +36,8 @@ class Downsample:
     def __post_init__(self):
         check_ratio(self.ratio)
 
-    def takes(self, example: Example) -> bool:
-        return True
+    def takes(self, images: int, videos: int) -> bool:
+        return images + videos == 1
 
     def shorten(self, example: Example, grid: tuple[int, int, int], cell: int) -> Example:
         rows, columns = nearest(grid[1], grid[2], self.ratio)
@@ -73,8 +73,8 @@ class FewerFrames:
     def __post_init__(self):
         check_ratio(self.ratio)
 
-    def takes(self, example: Example) -> bool:
-        return example.frames is not None
+    def takes(self, images: int, videos: int) -> bool:
+        return (images, videos) == (0, 1)
 
     def shorten(self, example: Example, grid: tuple[int, int, int], cell: int) -> Example:
         before = len(example.frames)

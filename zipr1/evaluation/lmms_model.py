@@ -28,6 +28,7 @@ from zipr1.evaluation.methods import rule_of, selection_of
 from zipr1.models.encode import check_length
 from zipr1.models.loading import load_vision
 from zipr1.sparsity.context import sparse
+from zipr1.sparsity.own_rules import CheckedRule, source_of
 
 # Arguments that answers depend on.
 IDENTIFYING = (
@@ -41,8 +42,8 @@ class ZipR1(lmms):
     """A vision model of any supported family under a method of `zipr1 eval`, through lmms-eval's
     chat interface.
 
-    pretrained: hub id, folder or "zipr1/tiny". method: full, zipvl, topk, random, recent or fastv,
-    with `p` or `ratio`. p, scope: of `zipr1.sparse`; None for what the model was trained for.
+    pretrained: hub id, folder or "zipr1/tiny". method: full, zipvl, topk, random, recent, fastv, or
+    your own rule as package.module:Rule or file.py:Rule, with `p` or `ratio`. p, scope: of `zipr1.sparse`; None for what the model was trained for.
     min_pixels, max_pixels: of an image; video_min_pixels, video_max_pixels: of a frame as the
     family's video processor counts them; None for the checkpoint's own. max_frames, fps: of a
     video. dtype: of the weights; "auto" for the checkpoint's. attn_implementation: of the vision
@@ -104,6 +105,8 @@ class ZipR1(lmms):
         if self._world_size > 1:
             path = path.with_stem(f"{path.stem}-{self.rank}")
         identity = {"code": code(), "weights": weights(settings["pretrained"])}
+        if isinstance(self.rule, CheckedRule):
+            identity["rule"] = source_of(self.rule)
         return AnswerFile(path, settings | identity | {"processes": self._world_size})
 
     def start_processes(self, device: str | None) -> torch.device:

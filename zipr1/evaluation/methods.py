@@ -6,6 +6,7 @@ from functools import partial
 from zipr1.common.errors import InputError
 from zipr1.evaluation.input_baselines import Downsample, FewerFrames, Shortener
 from zipr1.models.settings import Choice, Scope, TrainedSettings, trained_settings
+from zipr1.sparsity.own_rules import own_rule
 from zipr1.sparsity.rules import FastV, Random, Recent, Rule, TopK, TopP
 
 SHORTENERS: dict[str, type[Shortener]] = {"downsample": Downsample, "fewer_frames": FewerFrames}
@@ -27,8 +28,11 @@ def rule_of(
     """The rule of a method; None is dense attention.
 
     p, choice: of zipvl; ratio: token ratio of the other methods; shorteners: methods besides those
-    of `zipr1.sparse`. Raises InputError for an unknown name.
+    of `zipr1.sparse`. A name with a colon is the user's own rule. Raises InputError for an unknown
+    name.
     """
+    if ":" in method:
+        return own_rule(method, p, ratio)
     rules = {
         "full": lambda: None,
         "zipvl": lambda: TopP(p, choice),

@@ -27,7 +27,9 @@ class Record:
     kept, mean over the sparse layers; layer_ratios: that of each of them, rounded to four digits.
     tokens: length of the prompt under dense attention. grid: (frame pairs, rows, columns) of the visual tokens,
     and kept: per layer a bit mask of them (`packed`); both None under dense attention, for prompts
-    with several images or videos, and in files of early versions.
+    with several images or videos, and in files of early versions. reward: the grade or the value of
+    the reward function, where `zipr1 eval --data` was asked for one and it applies. clipped: the
+    answer had not ended at the largest length.
     """
 
     __pydantic_config__ = FINITE
@@ -44,6 +46,8 @@ class Record:
     tokens: int
     grid: tuple[int, int, int] | None = None
     kept: tuple[str, ...] | None = None
+    reward: float | None = None
+    clipped: bool = False
 
 
 def packed(mask: np.ndarray) -> str:

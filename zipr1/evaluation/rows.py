@@ -12,7 +12,7 @@ class TableRow:
     accuracy: mean over the tasks, with its 95 % interval; token_ratio: mean over the tasks of the
     fraction of prompt tokens that were kept; per_task: accuracy of each; questions: number of
     records; difference: of the accuracy to Full's, paired by question, None for Full itself. All
-    are fractions.
+    are fractions. reward: the same of grades or of a reward function's values, where there are any.
     """
 
     __pydantic_config__ = FINITE
@@ -29,18 +29,24 @@ class TableRow:
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
+    reward: float | None = None
+    reward_low: float | None = None
+    reward_high: float | None = None
+    reward_difference: float | None = None
+    reward_difference_low: float | None = None
+    reward_difference_high: float | None = None
 
     @property
     def name(self) -> str:
         return f"{self.method} ({self.preset})" if self.preset else self.method
 
     def to_json(self) -> dict:
-        """The row in a file or on stdout; Full has no keys for a difference."""
+        """The row in a file or on stdout, without keys for a difference or reward that is None."""
         row = asdict(self)
         return {
             name: value
             for name, value in row.items()
-            if value is not None or not name.startswith("difference")
+            if value is not None or not name.startswith(("difference", "reward"))
         }
 
 

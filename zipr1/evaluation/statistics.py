@@ -1,6 +1,8 @@
 """Means over tasks with bootstrap intervals."""
 
 from collections import defaultdict
+from collections.abc import Callable
+from operator import attrgetter
 
 import numpy as np
 
@@ -12,9 +14,11 @@ RESAMPLES = 2000
 LEARNED = 0.15  # a task counts as learned from this accuracy above its text-only prior
 
 
-def by_task(records: list[Record]) -> dict[str, np.ndarray]:
-    """Task -> 1 for a correct answer, else 0 (n,), in order of scene and question, so that two
-    methods can be paired."""
+def by_task(
+    records: list[Record], value: Callable[[Record], float] = attrgetter("correct")
+) -> dict[str, np.ndarray]:
+    """Task -> the values of its records (n,), 1 for a correct answer, else 0, in order of scene and
+    question, so that two methods can be paired."""
     tasks: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         tasks[record.task].append(record)
@@ -23,9 +27,14 @@ def by_task(records: list[Record]) -> dict[str, np.ndarray]:
         return [(len(part), part) for part in record.id.split("/")]  # 2 before 10
 
     return {
-        task: np.array([record.correct for record in sorted(rows, key=position)], float)
+        task: np.array([value(record) for record in sorted(rows, key=position)], float)
         for task, rows in tasks.items()
     }
+
+
+def pooled(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """All values as those of one task."""
+    return {"": np.concatenate(list(values.values()))}
 
 
 def interval(values: dict[str, np.ndarray], seed: int = 0) -> tuple[float, float, float]:
@@ -52,30 +61,56 @@ def pair_means(row: np.ndarray) -> np.ndarray:
 
 
 def table_row(
-    method: str, records: list[Record], full: list[Record] | None = None, preset: str | None = None
+    method: str,
+    records: list[Record],
+    full: list[Record] | None = None,
+    preset: str | None = None,
+    pool: bool = False,
 ) -> TableRow:
-    """One row of the table; with the records of Full, also the paired difference to them."""
-    values = by_task(records)
-    mean, low, high = interval(values)
-    ratios = [[r.token_ratio for r in records if r.task == task] for task in values]
-    difference = {}
-    if full is not None:
-        base = by_task(full)
-        names = ("difference", "difference_low", "difference_high")
-        found = interval({task: values[task] - base[task] for task in values})
-        difference = dict(zip(names, found, strict=True))
+    """One row of the table; with the records of Full, also the paired difference to them, on the
+    questions of `records`. pool: means over questions instead of tasks."""
+    values, together = by_task(records), pooled if pool else dict
+    mean, low, high = interval(together(values))
+    ratios = by_task(records, attrgetter("token_ratio"))
+    ids = {record.id for record in records}
+    full = None if full is None else [record for record in full if record.id in ids]
+    further = paired("difference", values, full, attrgetter("correct"), together)
+    if any(record.reward is not None for record in records):
+        rewards, names = by_task(records, rewarded), ("reward", "reward_low", "reward_high")
+        further |= dict(zip(names, interval(together(rewards)), strict=True))
+        further |= paired("reward_difference", rewards, full, rewarded, together)
     return TableRow(
         method=method,
         preset=preset,
         p=records[0].p,
-        token_ratio=float(np.mean([np.mean(row) for row in ratios])),
+        token_ratio=float(np.mean([row.mean() for row in together(ratios).values()])),
         accuracy=mean,
         accuracy_low=low,
         accuracy_high=high,
         per_task={task: float(row.mean()) for task, row in values.items()},
         questions=len(records),
-        **difference,
+        **further,
     )
+
+
+def rewarded(record: Record) -> float:
+    """The reward; 0 where no function applies, as in training."""
+    return record.reward or 0.0
+
+
+def paired(
+    name: str,
+    values: dict[str, np.ndarray],
+    full: list[Record] | None,
+    value: Callable[[Record], float],
+    together: Callable,
+) -> dict[str, float]:
+    """The difference of `values` to those of Full, with its interval; {} without Full."""
+    if full is None:
+        return {}
+    base = by_task(full, value)
+    found = interval(together({task: row - base[task] for task, row in values.items()}))
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
 
 
 def unlearned(full: TableRow, priors: dict[str, float]) -> list[str]:

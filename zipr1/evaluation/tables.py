@@ -15,8 +15,9 @@ class Table:
     """What table.json holds.
 
     config: settings of the command; priors: text-only prior of each task, and unlearned: the tasks
-    that Full does not answer well above it (both of the suite tiny13); origin: commit, command,
-    device, versions (empty in the demo's tables of early versions).
+    that Full does not answer well above it (both of the suite tiny13); left_out: number of rows of
+    the user's data that could not be used; origin: commit, command, device, versions (empty in the
+    demo's tables of early versions).
     """
 
     rows: list[TableRow]
@@ -24,6 +25,7 @@ class Table:
     priors: dict[str, float] = field(default_factory=dict)
     unlearned: list[str] = field(default_factory=list)
     origin: dict = field(default_factory=dict)
+    left_out: int = 0
 
 
 ORIGIN = ("versions", "commit", "device", "threads", "command")
@@ -34,6 +36,8 @@ def write_table(table: Table, path: Path) -> None:
     rows = {"rows": [row.to_json() for row in table.rows]}
     priors = {"priors": table.priors, "unlearned": table.unlearned} if table.priors else {}
     config = {"config": table.config} if table.config else {}
+    if table.left_out:
+        config["left_out"] = table.left_out
     write_document(path, "table", rows | priors | config | table.origin)
 
 
@@ -73,7 +77,12 @@ def rows_from(values: object, where: str) -> list[TableRow]:
 
 def heads(rows: Sequence[TableRow]) -> list[str]:
     """The column heads of `cells`."""
-    return ["method", "p", "token ratio", *tasks_of(rows), "mean (95 %)", "to Full (95 %)"]
+    names = ["method", "p", "token ratio", *tasks_of(rows), "mean (95 %)", "to Full (95 %)"]
+    return names + (["reward (95 %)", "to Full (95 %)"] if has_reward(rows) else [])
+
+
+def has_reward(rows: Sequence[TableRow]) -> bool:
+    return any(row.reward is not None for row in rows)
 
 
 def tasks_of(rows: Sequence[TableRow]) -> list[str]:
@@ -83,21 +92,32 @@ def tasks_of(rows: Sequence[TableRow]) -> list[str]:
 
 def cells(row: TableRow, tasks: list[str]) -> list[str]:
     """A row in the shape of the paper's Tables 1 and 2 (method, ratio, tasks, mean), then the
-    difference to Full."""
+    difference to Full, and the same of a reward where there is one."""
     threshold = "-" if row.p is None else f"{row.p:g}"
     span = f"({percent(row.accuracy_low)} to {percent(row.accuracy_high)})"
-    difference = "-"
-    if row.difference is not None:
-        low, high = row.difference_low, row.difference_high
-        difference = f"{100 * row.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    difference = row.difference, row.difference_low, row.difference_high
+    reward = []
+    if row.reward is not None:
+        change = row.reward_difference, row.reward_difference_low, row.reward_difference_high
+        mean = f"**{row.reward:.3f}** ({row.reward_low:.3f} to {row.reward_high:.3f})"
+        reward = [mean, spread(change, "+.3f")]
     return [
         row.name,
         threshold,
         f"{100 * row.token_ratio:.1f} %",
         *(percent(row.per_task.get(task)) for task in tasks),
         f"**{percent(row.accuracy)}** {span}",
-        difference,
+        spread([None if one is None else 100 * one for one in difference], "+.1f"),
+        *reward,
     ]
+
+
+def spread(values: Sequence[float | None], form: str) -> str:
+    """A difference with its interval."""
+    if values[0] is None:
+        return "-"
+    middle, low, high = (format(value, form) for value in values)
+    return f"{middle} ({low} to {high})"
 
 
 def percent(value: float | None, absent: str = "-") -> str:

@@ -1,26 +1,34 @@
 """Answers one question: the text, its token ratio, and which tokens each layer kept."""
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from zipr1.common.errors import InputError
+from zipr1.common.overlay import kept_pages, save_pages
 from zipr1.common.progress import announced
-from zipr1.inference.config import AnswerConfig
-from zipr1.inference.overlay import kept_pages, save_pages
+from zipr1.common.tables import markdown_table
+from zipr1.data.processor import limit_pixels
+from zipr1.evaluation.methods import rule_of
+from zipr1.inference.config import RATIO, AnswerConfig
 from zipr1.inference.prompt import Prompt, grids, read_prompt, tiles
+from zipr1.inference.timing import compared
 from zipr1.models.encode import check_length
-from zipr1.models.families import is_vision
+from zipr1.models.families import is_vision, visual_columns
 from zipr1.models.loading import load, tokenizer_of
 from zipr1.models.settings import trained_settings
 from zipr1.sparsity.context import sparse
-from zipr1.sparsity.rules import TopP
+from zipr1.sparsity.rules import Rule
+from zipr1.sparsity.trace import Trace
 
 
 @torch.no_grad()
 def answer(config: AnswerConfig) -> dict:
-    """The answer with its token ratio, kept tokens per layer and bytes of the KV cache.
+    """The answer with its token ratios, kept tokens per layer and bytes of the KV cache; with
+    `compare` also the dense answer, and times and peak memory of both.
 
     The files are read before the model is loaded. Raises InputError for anything that cannot be
     used as it is.
@@ -28,55 +36,83 @@ def answer(config: AnswerConfig) -> dict:
     if config.picture:
         check_picture(Path(config.picture))
     trained = trained_settings(config.model)
-    rule = TopP(trained.p if config.p is None else config.p, trained.choice)
+    p = trained.p if config.p is None else config.p
+    rule = rule_of(config.rule, p, config.ratio or RATIO, choice=trained.choice)
     with announced("reading the files"):
         prompt = read_prompt(config)
     with announced(f"loading {config.model}"):
         model, processor = load_model(config, prompt)
+    limit_pixels(processor, config.max_pixels, None)
     inputs = prompt.inputs(processor).to(model.device)
     check_length(model, inputs, config.max_new_tokens)
     sizes = grids(prompt, inputs, processor) if config.picture else []
-    with (
-        announced("answering"),
-        sparse(model, rule, scope=config.scope or trained.scope) as trace,
-    ):
-        text, cache = generate(model, processor, inputs, config.max_new_tokens)
-    length, per_token = inputs["input_ids"].shape[1], token_bytes(cache.layers[trace.layers[0]])
-    kept = [int(layer.sum()) for layer in trace.kept]
-    result = {
-        "answer": text,
-        "token_ratio": trace.token_ratio.item(),
-        "p": rule.p,
-        "tokens": length,
-        "sparse_layers": list(trace.layers),
-        "kept_tokens_per_layer": kept,
-        "kv_bytes_kept": per_token * sum(kept),
-        "kv_bytes_saved": per_token * (length * len(kept) - sum(kept)),
-        "model": config.model,
-    }
+    block = partial(sparse, model, rule, scope=config.scope or trained.scope)
+    run = partial(
+        model.generate, **inputs, max_new_tokens=config.max_new_tokens, do_sample=False,
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    with announced("answering"), block() as trace:
+        text, cache = decoded(run(), inputs, processor)
+    per_token = token_bytes(cache.layers[trace.layers[0]])
+    result = summary(config, text, rule, trace, inputs, model, per_token)
     if config.compare:
         with announced("answering with dense attention"):
-            dense, _ = generate(model, processor, inputs, config.max_new_tokens)
-        result["full"] = {
-            "answer": dense,
-            "token_ratio": 1.0,
-            "kept_tokens_per_layer": [length] * len(kept),
-            "kv_bytes_kept": per_token * length * len(kept),
-        }
+            dense, _ = decoded(run(), inputs, processor)
+            result["full"] = {"answer": dense} | dense_summary(result)
+            measured = compared(run, {"sparse": block, "dense": nullcontext}, model.device)
+        result |= measured["sparse"]
+        result["full"] |= measured["dense"]
     if config.picture:
-        caption = (
-            f"{prompt.chat[-1]['content'][-1]['text']} {result['answer']} "
-            f"(token ratio {result['token_ratio']:.0%}, p = {rule.p:g})"
-        )
+        caption = f"{prompt.chat[-1]['content'][-1]['text']} {text} ({described(result)})"
         draw(Path(config.picture), prompt, inputs, sizes, trace, caption)
         result["picture"] = config.picture
     return result
 
 
+def summary(
+    config: AnswerConfig, text: str, rule: Rule, trace: Trace, inputs, model, per_token: int
+) -> dict:
+    """What the command prints of the sparse answer."""
+    length = inputs["input_ids"].shape[1]
+    visual = visual_columns(model.config, inputs["input_ids"])[0].cpu()
+    kept = torch.stack([layer[0].cpu() for layer in trace.kept])  # (layers, L)
+    counts = kept.sum(-1).tolist()
+
+    def fraction(tokens: torch.Tensor) -> float | None:
+        return kept[:, tokens].float().mean().item() if tokens.any() else None
+
+    return {
+        "answer": text,
+        "token_ratio": trace.token_ratio.item(),
+        "rule": config.rule,
+        "p": getattr(rule, "p", None),
+        "ratio": getattr(rule, "ratio", None),
+        "tokens": length,
+        "visual_tokens": int(visual.sum()),
+        "visual_token_ratio": fraction(visual),
+        "text_token_ratio": fraction(~visual),
+        "sparse_layers": list(trace.layers),
+        "kept_tokens_per_layer": counts,
+        "kv_bytes_kept": per_token * sum(counts),
+        "kv_bytes_saved": per_token * (length * len(counts) - sum(counts)),
+        "model": config.model,
+    }
+
+
+def dense_summary(result: dict) -> dict:
+    """The same of dense attention, which keeps everything."""
+    layers = len(result["kept_tokens_per_layer"])
+    return {
+        "token_ratio": 1.0,
+        "kept_tokens_per_layer": [result["tokens"]] * layers,
+        "kv_bytes_kept": result["kv_bytes_kept"] + result["kv_bytes_saved"],
+    }
+
+
 def load_model(config: AnswerConfig, prompt: Prompt) -> tuple:
     """(model, processor), on a GPU where there is one. Raises InputError for images to a text
     model."""
-    model, processor = load(config.model)
+    model, processor = load(config.model, **({"dtype": config.dtype} if config.dtype else {}))
     if prompt.media and not is_vision(model.config):
         raise InputError(
             f"{config.model}: a text model ({model.config.model_type}) takes no images; use a "
@@ -85,11 +121,8 @@ def load_model(config: AnswerConfig, prompt: Prompt) -> tuple:
     return (model.to("cuda") if torch.cuda.is_available() else model), processor
 
 
-def generate(model, processor, inputs, max_new_tokens: int) -> tuple[str, object]:
-    """(the answer, the KV cache) of greedy decoding."""
-    out = model.generate(
-        **inputs, max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True
-    )
+def decoded(out, inputs, processor) -> tuple[str, object]:
+    """(the answer, the KV cache) of what generate() gave."""
     new = out.sequences[0, inputs["input_ids"].shape[1] :]
     return tokenizer_of(processor).decode(
         new, skip_special_tokens=True
@@ -120,20 +153,52 @@ def check_picture(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
+def described(result: dict) -> str:
+    """The measured token ratio and what the rule was given."""
+    given = [f"{name} = {result[name]:g}" for name in ("p", "ratio") if result[name] is not None]
+    return ", ".join([f"token ratio {result['token_ratio']:.1%}", result["rule"], *given])
+
+
 def describe(result: dict) -> str:
     """The result for a person."""
     total = result["kv_bytes_kept"] + result["kv_bytes_saved"]
-    lines = [
-        result["answer"],
-        "",
-        f"token ratio    {result['token_ratio']:.1%} at p = {result['p']:g}, of "
-        f"{result['tokens']} prompt tokens",
+    text_tokens = result["tokens"] - result["visual_tokens"]
+    lines = [result["answer"], "", f"{described(result)}, of {result['tokens']} prompt tokens"]
+    for name, count in (("visual", result["visual_tokens"]), ("text", text_tokens)):
+        if count:
+            lines.append(f"{name + ' tokens':<15}{result[f'{name}_token_ratio']:.1%} of {count}")
+    lines += [
         f"kept per layer {' '.join(map(str, result['kept_tokens_per_layer']))}",
         f"KV cache       {result['kv_bytes_kept']:,} bytes kept, {result['kv_bytes_saved']:,} of "
         f"{total:,} saved",
     ]
     if full := result.get("full"):
-        lines.append(f"dense          {full['answer']} ({full['kv_bytes_kept']:,} KV bytes)")
+        lines += ["", comparison(result, full)]
     if picture := result.get("picture"):
         lines.append(f"picture        {picture}")
     return "\n".join(lines)
+
+
+def comparison(result: dict, full: dict) -> str:
+    """A table of both answers, their times and memory."""
+
+    def milliseconds(row: dict, name: str) -> str:
+        return "-" if row[name] is None else f"{row[name]:.1f} ms"
+
+    def memory(row: dict) -> str:
+        return "-" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e6:.1f} MB"
+
+    rows = [
+        [
+            name,
+            " ".join(row["answer"].split()).replace("|", "\\|"),
+            f"{row['token_ratio']:.1%}",
+            milliseconds(row, "prefill_ms"),
+            milliseconds(row, "ms_per_token"),
+            memory(row),
+            f"{row['kv_bytes_kept'] / 1e6:.2f} MB",
+        ]
+        for name, row in (("sparse", result), ("dense", full))
+    ]
+    head = ["", "answer", "tokens", "prefill", "per token", "peak memory", "KV cache"]
+    return markdown_table(head, rows).rstrip("\n")

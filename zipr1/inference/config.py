@@ -3,11 +3,14 @@
 import re
 from dataclasses import dataclass, field
 from os.path import isfile
+from typing import Literal
 
 from zipr1.common.checks import check_positive, check_share
 from zipr1.common.errors import InputError
 from zipr1.common.scope import Scope
 
+RULES = ("zipvl", "topk", "random", "recent", "fastv")
+RATIO = 0.25
 MEDIA = re.compile(r"\S+\.(jpe?g|png|gif|webp|bmp|tiff?|heic|mp4|mkv|mov|avi|webm)", re.IGNORECASE)
 
 
@@ -36,24 +39,35 @@ class AnswerConfig:
     model: str = "zipr1/tiny"
     """The model: a hub id, a folder, or the embedded one."""
     p: float | None = None
-    """The fraction of the attention to keep; unset, as the model was trained (0.975 for a model
-    that was not)."""
+    """The fraction of the attention to keep under the rule zipvl; unset, as the model was trained
+    (0.975 for a model that was not)."""
+    rule: str = "zipvl"
+    """The selection rule: zipvl (Top-p), topk, random, recent or fastv, or your own as
+    package.module:Rule or file.py:Rule."""
+    ratio: float | None = None
+    """The token ratio of the other rules: the fraction of the tokens to keep; unset, 0.25."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
+    """The type of the weights; auto is the checkpoint's, unset, what transformers chooses."""
     scope: Scope | None = None
     """What follows the kept tokens (zipr1.sparse); unset, as the model was trained."""
     picture: str | None = None
     """The file to draw the kept tokens to; .gif, .webp and .pdf get a page for each layer too."""
     compare: bool = False
-    """Whether to answer with dense attention too."""
+    """Whether to answer with dense attention too, and to compare times and peak memory."""
     max_new_tokens: int = 64
     """The largest number of tokens of the answer."""
     max_frames: int = 16
     """The number of frames of a video; never more than the processor's own limit."""
+    max_pixels: int | None = None
+    """The largest area of an image in pixels; larger ones are shrunk. Unset, the processor's own
+    limit."""
     json: bool = False
     """Whether to print one JSON object."""
 
     def __post_init__(self):
-        check_positive(self, "max_new_tokens", "max_frames")
-        check_share(self, "p")
+        check_positive(self, "max_new_tokens", "max_frames", "max_pixels")
+        check_share(self, "p", "ratio")
+        self.check_rule()
         if not self.question.strip():
             raise InputError("the question is empty: ask something")
         if not self.files and names_media(self.question):
@@ -64,3 +78,16 @@ class AnswerConfig:
             raise InputError("-: standard input can be read once; give the others as files")
         if self.picture and not self.files:
             raise InputError(f"--picture {self.picture}: needs an image or a video to draw over")
+
+    def check_rule(self) -> None:
+        """Raises InputError for an unknown rule, and for an option that the rule does not have."""
+        own = ":" in self.rule
+        if self.rule not in RULES and not own:
+            raise InputError(
+                f"rule={self.rule[:80]}: expected one of {', '.join(RULES)}, or your own rule as "
+                "package.module:Rule or file.py:Rule"
+            )
+        if self.p is not None and self.rule != "zipvl" and not own:
+            raise InputError(f"p={self.p}: an option of the rule zipvl; {self.rule} has a ratio")
+        if self.ratio is not None and self.rule == "zipvl":
+            raise InputError(f"ratio={self.ratio}: zipvl keeps what p says; give --rule topk")

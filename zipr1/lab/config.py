@@ -103,9 +103,10 @@ class PretrainConfig:
     """Embedded tasks to train on."""
 
     def __post_init__(self):
-        counts = "questions_per_scene eval_every eval_questions threads hidden_size layers"
+        counts = "questions_per_scene eval_every eval_questions hidden_size layers"
         scenes = "pictures_per_task clips_per_task"
         check_ranges(self, {"[1, inf)": f"{counts} {scenes}", "[0, inf)": "weight_decay seed"})
+        check_ranges(self, {"[1, 1024]": "threads"})
         if self.hidden_size % 64:
             raise InputError(
                 f"hidden_size={self.hidden_size}: must be a multiple of 64, of two heads of 32"

@@ -14,7 +14,7 @@ import torch
 from zipr1.common.clock import paired
 from zipr1.data.example import Example
 from zipr1.data.processor import prepare
-from zipr1.evaluation.generation import as_shortener, batches, shortened
+from zipr1.evaluation.generation import as_shortener, batches, media_counts, shortened
 from zipr1.evaluation.input_baselines import Shortener
 from zipr1.evaluation.records import Record
 from zipr1.models.encode import encode
@@ -98,7 +98,7 @@ class PrefillClock:
         block = nullcontext if shortener else partial(sparse, model, rule, scope=scope)
         found = []
         for video, parts in self.parts.items():
-            if shortener and not shortener.takes(parts[0][0]):
+            if shortener and not shortener.takes(*media_counts(parts[0][0])):
                 continue
             times = []
             for number in range(len(parts)):

@@ -18,7 +18,7 @@ from zipr1.data.example import VIDEO_FPS
 from zipr1.evaluation.curves import plot_curves, write_curves
 from zipr1.evaluation.evaluate import evaluate
 from zipr1.evaluation.generation import GenerationSettings
-from zipr1.evaluation.methods import rule_of
+from zipr1.evaluation.methods import SHORTENERS, rule_of
 from zipr1.evaluation.records import Record, first, write_records
 from zipr1.evaluation.rows import TableRow
 from zipr1.evaluation.statistics import table_row
@@ -33,6 +33,9 @@ from zipr1.training.curves import plot_training
 from zipr1.training.train import train
 
 PRESETS = ("paper", "exact")
+# The untrained model at the token ratio that ZipR1 (exact) has measured: of all tokens for topk, of
+# the visual ones for downsample, whose text stays whole.
+BASELINES = {"topk": "TopK", "downsample": "Downsampled"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def measure_and_train(
     with process_pool(2) as pool:
         full, zipvl, before = run_jobs(
             pool,
-            "1/3 measuring the base model",
+            "1/4 measuring the base model",
             [
                 partial(table_records, base, "full", config, recipe),
                 partial(table_records, base, "zipvl", config, recipe),
@@ -131,17 +134,24 @@ def measure_and_train(
         )
         run_jobs(
             pool,
-            "2/3 post-training, presets paper and exact",
+            "2/4 post-training, presets paper and exact",
             [partial(train, one, line=1 + i) for i, one in enumerate(presets.values())],
         )
         paper, exact, curve_paper, curve_exact = run_jobs(
             pool,
-            "3/3 measuring the trained models",
+            "3/4 measuring the trained models",
             [partial(table_records, path, "zipvl", config, recipe) for path in final]
             + [partial(curve_rows, path, config, recipe) for path in final],
         )
+        ratio = table_row("", exact).token_ratio
+        topk, downsample = run_jobs(
+            pool,
+            "4/4 measuring the untrained model at that token ratio",
+            [partial(table_records, base, name, config, recipe, ratio) for name in BASELINES],
+        )
+    records = {"full": full, "zipvl": zipvl, "paper": paper, "exact": exact}
     return Measurements(
-        records={"full": full, "zipvl": zipvl, "paper": paper, "exact": exact},
+        records=records | {"topk": topk, "downsample": downsample},
         curves={
             # Full's level is of the questions that the curves are of.
             "Full": [table_row("Full", first(full, config.curve_questions))],
@@ -152,11 +162,13 @@ def measure_and_train(
     )
 
 
-def table_records(model: str, method: str, config: DemoConfig, recipe: TrainConfig) -> list[Record]:
+def table_records(
+    model: str, method: str, config: DemoConfig, recipe: TrainConfig, ratio: float = 1.0
+) -> list[Record]:
     """The records of one model under one method; runs in a process of its own."""
     torch.set_num_threads(1)
     examples = examples_of(recipe.tasks, "test", config.questions)
-    rule, settings = rule_of(method, recipe.p, 1.0), generation_settings(recipe)
+    rule, settings = rule_of(method, recipe.p, ratio, SHORTENERS), generation_settings(recipe)
     return evaluate(*load_vision(model), examples, rule, method, settings)
 
 
@@ -179,16 +191,24 @@ def generation_settings(recipe: TrainConfig) -> GenerationSettings:
 def table_rows(records: dict[str, list[Record]]) -> list[TableRow]:
     full = records["full"]
     trained = [table_row("ZipR1", records[preset], full, preset) for preset in PRESETS]
-    return [table_row("Full", full), table_row("ZipVL", records["zipvl"], full), *trained]
+    untrained = [table_row(name, records[key], full) for key, name in BASELINES.items()]
+    return [
+        table_row("Full", full),
+        table_row("ZipVL", records["zipvl"], full),
+        *trained,
+        *untrained,
+    ]
 
 
 def summary(rows: list[TableRow], p: float, seconds: float, folder: Path) -> str:
     """One sentence for a human."""
-    zipvl, exact = rows[1], rows[3]
+    _, zipvl, _, exact, topk, shrunk = rows
     return (
         f"ZipR1 (exact) answers from {exact.token_ratio:.1%} of the tokens at p = {p:g} "
         f"(ZipVL before training: {zipvl.token_ratio:.1%}) at a mean accuracy of "
-        f"{exact.accuracy:.1%} ({100 * exact.difference:+.1f} points to Full); {seconds:.0f} s; "
+        f"{exact.accuracy:.1%} ({100 * exact.difference:+.1f} points to Full); the untrained model "
+        f"with TopK at that ratio {topk.accuracy:.1%}, with images downsampled to "
+        f"{shrunk.token_ratio:.1%} of the tokens {shrunk.accuracy:.1%}; {seconds:.0f} s; "
         f"everything is in {folder}/"
     )
 

@@ -26,6 +26,7 @@ from zipr1.evaluation.fingerprint import code, differing, weights
 from zipr1.evaluation.generation import GenerationSettings, as_shortener
 from zipr1.evaluation.input_baselines import Downsample, FewerFrames, Shortener
 from zipr1.evaluation.methods import selection_of
+from zipr1.evaluation.questions import Examples
 from zipr1.evaluation.records import Record, first, read_records, write_records
 from zipr1.evaluation.rows import CostRow, TableRow
 from zipr1.evaluation.statistics import mean_of, pairs_of, table_row, unlearned
@@ -193,7 +194,8 @@ def answers(point: Point, config: EvalConfig) -> list[Record]:
         questions(tuple(config.names), config.split, config.questions), point.questions
     )
     settings = GenerationSettings(batch_size=config.batch_size, scope=point.scope, quiet=True)
-    return evaluate_to_file(path, *loaded(point.model), examples, point.rule, point.row, settings)
+    asked = Examples(examples)
+    return evaluate_to_file(path, *loaded(point.model), asked, point.rule, point.row, settings)
 
 
 @cache

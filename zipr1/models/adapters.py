@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from zipr1.common.errors import InputError
+from zipr1.models.damaged import first_line, named_damage
 from zipr1.models.location import EMBEDDED, locate
 from zipr1.models.weights import check_keys
 
@@ -74,18 +75,13 @@ def add_adapter(model, adapter: Adapter, name: str | Path) -> None:
     its configuration describes on this model.
     """
     try:
-        info = model.load_adapter(
-            adapter.location,
-            adapter_kwargs=adapter.options,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # reported below, together with the other keys
-        )
+        with named_damage(f"{name}: does not fit {adapter.base}", but=OSError):
+            info = model.load_adapter(
+                adapter.location,
+                adapter_kwargs=adapter.options,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # reported below, together with the other keys
+            )
     except (SafetensorError, OSError) as error:
         raise InputError(f"{name}: {WEIGHTS} cannot be read ({first_line(error)})") from error
-    except ValueError as error:  # of PEFT: no module of the base is a target
-        raise InputError(f"{name}: does not fit {adapter.base} ({first_line(error)})") from error
     check_keys(info, f"{name}: the adapter does not fit its base {adapter.base}")
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:300]

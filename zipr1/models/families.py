@@ -70,7 +70,9 @@ def check_family(family: str, name: str | Path) -> None:
         raise InputError(f"{name}: {family} cannot be token-sparse: {NOT_SPARSE[family]}")
     if family not in VISION_FAMILIES + TEXT_FAMILIES:
         known = ", ".join(VISION_FAMILIES + TEXT_FAMILIES)
-        raise InputError(f"{name}: model family {family!r} is not supported; use one of {known}")
+        raise InputError(
+            f"{name}: model family {family[:60]!r} is not supported; use one of {known}"
+        )
 
 
 def sparse_layers(config, name: str | Path) -> tuple[int, ...]:

@@ -4,15 +4,23 @@ import json
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 from transformers.utils import cached_file
 
 from zipr1.common.errors import InputError, MissingExtra
-from zipr1.models.adapters import add_adapter, find_adapter, first_line
-from zipr1.models.families import auto_class, check_family, is_vision, sparse_layers
-from zipr1.models.location import EMBEDDED, locate, split_options
+from zipr1.models.adapters import add_adapter, find_adapter
+from zipr1.models.damaged import check_counts, check_together, first_line, named_damage
+from zipr1.models.families import (
+    VISION_FAMILIES,
+    auto_class,
+    check_family,
+    is_vision,
+    sparse_layers,
+)
+from zipr1.models.location import EMBEDDED, hub_answers, locate, models_below, split_options
 from zipr1.models.positions import correct_positions
 from zipr1.models.weights import check_keys
 
@@ -41,6 +49,7 @@ def load(name: str | Path, **kwargs) -> tuple:
         model = load_weights(adapter.base, base, other)
         add_adapter(model, adapter, name)
         processor = load_processor(adapter.base, **base)
+    check_together(model, processor, tokenizer_of(processor), name)
     correct_positions(model)
     model.requires_grad_(False).eval()
     return model, processor
@@ -52,15 +61,18 @@ def load_weights(name: str | Path, download: dict, kwargs: dict):
         kwargs = {"dtype": torch.float32} | kwargs
     config = load_config(name, **download)
     location, download = locate(name, **download)
+    if download.get("local_files_only"):  # transformers looks for an adapter in the hub else
+        kwargs = {"adapter_kwargs": {"local_files_only": True}} | kwargs
     try:
-        model, info = auto_class(config).from_pretrained(
-            location,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported by check_keys, together with the other keys
-            **download,
-            **kwargs,
-        )
+        with named_damage(f"{name}: no model could be built from its files", but=OSError):
+            model, info = auto_class(config).from_pretrained(
+                location,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported by check_keys, with the other keys
+                **download,
+                **kwargs,
+            )
     except SafetensorError as error:
         raise InputError(
             f"{name}: its weights cannot be read ({error}); download or save them again"
@@ -82,6 +94,8 @@ def load_config(name: str | Path, **options):
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:  # its own message does not always name the model
         absent = "" if Path(name).exists() else ": there is no such folder, and from the hub"
+        if absent and not (is_offline_mode() or hub_answers()):
+            absent += f", which does not answer at {constants.ENDPOINT}"
         raise InputError(
             f"{name}{absent}: no model could be loaded ({first_line(error)})"
         ) from error
@@ -89,11 +103,19 @@ def load_config(name: str | Path, **options):
         raise InputError(f"{path}: not valid JSON ({error})") from error
     family = content.get("model_type") if isinstance(content, dict) else None
     if not isinstance(family, str):
-        raise InputError(f"{path}: has no model_type, so it is not the configuration of a model")
+        models = models_below(Path(name))
+        hint = f"; give one of the models below {name}: {', '.join(models)}" if models else ""
+        raise InputError(
+            f"{path}: has no model_type, so it is not the configuration of a model{hint}"
+        )
     check_family(family, name)
+    check_counts(content, path)
+    if family in VISION_FAMILIES and not isinstance(content.get("vision_config"), dict):
+        raise InputError(f"{path}: no vision_config, which a {family} model has")
     try:
-        config = AutoConfig.from_pretrained(location, **download)
-    except (ValueError, TypeError, StrictDataclassError) as error:
+        with named_damage(f"{path}: not a valid configuration"):
+            config = AutoConfig.from_pretrained(location, **download)
+    except StrictDataclassError as error:
         raise InputError(f"{path}: not a valid configuration ({first_line(error)})") from error
     sparse_layers(config, name)
     return config
@@ -104,16 +126,15 @@ def load_processor(name: str | Path, **options):
     vision = is_vision(load_config(name, **options))
     location, download = locate(name, **options)
     try:
-        processor = (AutoProcessor if vision else AutoTokenizer).from_pretrained(
-            location, **download
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name}: no processor could be loaded ({first_line(error)})") from error
+        with named_damage(f"{name}: no processor could be loaded"):
+            processor = (AutoProcessor if vision else AutoTokenizer).from_pretrained(
+                location, **download
+            )
+            tokenizer = tokenizer_of(processor)
+            if tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token
     except ImportError as error:  # of a package that this processor needs: its message says which
         raise MissingExtra(f"{name}: no processor could be loaded ({first_line(error)})") from error
-    tokenizer = tokenizer_of(processor)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     return processor
 
 

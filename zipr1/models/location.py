@@ -1,9 +1,13 @@
 """Where the files of a model are: a hub id with its download options, a folder, or embedded."""
 
+from functools import cache
+from importlib import import_module
+from os.path import exists, isdir
 from pathlib import Path
 
+from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import get_session, http_backoff, validate_repo_id
 
 from zipr1.common.errors import InputError
 
@@ -32,22 +36,38 @@ def locate(name: str | Path, **options) -> tuple[str, dict]:
     """
     options, _ = split_options(options)
     source = EMBEDDED.get(str(name), name)
-    if not Path(source).is_dir():
-        if not is_hub_id(str(source)) or Path(source).exists():
+    if not isdir(source):  # Path.is_dir() raises for a name that is too long
+        if not is_hub_id(str(source)) or exists(source):
             raise InputError(f"{name}: neither a model folder nor a hub id (owner/name)")
+        if not (is_offline_mode() or hub_answers()):
+            options["local_files_only"] = True  # of what an earlier download has left
         return str(source), options
     if "revision" in options:
         raise InputError(
             f"revision={options['revision']!r}: {name} is a local folder; only hub ids have any"
         )
     folder = Path(source) / options.pop("subfolder", "")
-    if not folder.is_dir():
+    if not isdir(folder):
         raise InputError(f"{folder}: no such folder")
     if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
         models = models_below(folder)
         hint = f": give one of the models in it: {', '.join(models)}" if models else ""
         raise InputError(f"{name}: no model: {folder} has no config.json{hint}")
     return str(folder), options
+
+
+@cache
+def hub_answers() -> bool:
+    """Whether the hub answers, in two tries: for every file of a model, the libraries would try
+    several times."""
+    library = import_module(type(get_session()).__module__.partition(".")[0])  # httpx, or httpx2
+    try:
+        http_backoff(
+            "HEAD", constants.ENDPOINT, max_retries=1, base_wait_time=0.5, retry_on_status_codes=()
+        )
+    except library.TransportError:
+        return False
+    return True
 
 
 def is_hub_id(name: str) -> bool:

@@ -21,7 +21,14 @@ KNOWN = (
     "*/metrics.jsonl",
 )
 # The demo's files of records, in the order and under the names of its table.
-DEMO = {"full": "Full", "zipvl": "ZipVL", "paper": "ZipR1 (paper)", "exact": "ZipR1 (exact)"}
+DEMO = {
+    "full": "Full",
+    "zipvl": "ZipVL",
+    "paper": "ZipR1 (paper)",
+    "exact": "ZipR1 (exact)",
+    "topk": "TopK",
+    "downsample": "Downsampled",
+}
 T = TypeVar("T")
 
 

@@ -1,10 +1,7 @@
 """Users' own reward functions, called as TRL 1.x calls them."""
 
-import importlib
 import inspect
 import math
-import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,6 +12,7 @@ from typing import Any, SupportsFloat
 from accelerate.utils import gather_object
 
 from zipr1.common.errors import InputError, RunError
+from zipr1.common.imports import imported
 from zipr1.data.example import Example
 from zipr1.data.processor import conversation
 
@@ -183,7 +181,7 @@ def call(function: Callable, columns: dict, pairs: list[tuple[Example, str]]) ->
 
 @cache
 def load_function(paths: str | None) -> Functions | None:
-    """The functions at "package.module:name" or "package.module.name", several with commas.
+    """The functions at "package.module:name" or "file.py:name", several with commas.
 
     A weight may precede each: "mine:correct,0.2*mine:short". Modules in the current folder are
     found too. Raises InputError.
@@ -203,29 +201,14 @@ def weighted(text: str) -> tuple[float, Callable]:
         ) from error
     if not math.isfinite(weight):
         raise InputError(f"reward function {text!r}: the weight must be finite")
-    return weight, imported(path.strip())
+    return weight, reward_function(path.strip())
 
 
-def imported(path: str) -> Callable:
-    """The function at "package.module:name" or "package.module.name". Raises InputError."""
-    module_name, _, name = path.partition(":") if ":" in path else path.rpartition(".")
-    if not module_name or not name:
-        raise InputError(f"reward function {path!r}: expected package.module:name")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # A library that the module itself imports is another failure, with its own traceback.
-        if error.name and f"{module_name}.".startswith(f"{error.name}."):
-            raise InputError(
-                f"reward function {path!r}: no module {error.name!r} in the current folder "
-                "or among the installed ones"
-            ) from error
-        raise
-    function = getattr(module, name, None)
+def reward_function(path: str) -> Callable:
+    """The function at "package.module:name" or "file.py:name". Raises InputError."""
+    function = imported(path, "reward function")
     if not callable(function):
-        raise InputError(f"reward function {path!r}: {module_name} has no function {name!r}")
+        raise InputError(f"reward function {path!r}: is no function")
     if inspect.iscoroutinefunction(function):
         raise InputError(f"reward function {path!r}: is async; pass a plain function")
     return function

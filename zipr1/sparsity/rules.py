@@ -166,6 +166,25 @@ class FastV:
 
 
 @dataclass(frozen=True)
+class DenseFirst:
+    """Every token in the first `layers` sparse layers, then what `rule` selects.
+
+    Under scope "layer" most of the loss of an untrained model can come from tokens that skip the
+    MLP of the first layer (docs/results.md, two masks).
+    """
+
+    rule: Rule
+    layers: int = 2
+
+    def __post_init__(self):
+        if self.layers < 0:
+            raise InputError(f"layers={self.layers}: the number of dense layers is 0 or more")
+
+    def keep(self, scores: Scores) -> torch.Tensor:
+        return scores.valid if scores.layer < self.layers else self.rule.keep(scores)
+
+
+@dataclass(frozen=True)
 class KeepAll:
     """Every token: dense attention through the same path."""
 

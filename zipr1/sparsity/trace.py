@@ -1,15 +1,25 @@
 """What a sparse pass records: the kept tokens of each layer, and the token ratio."""
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import Cache
 
-from zipr1.common.errors import RunError
+from zipr1.common.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from zipr1.sparsity.drawing import Media
+
+SHOWN = 8  # prompts of a batch in a repr
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """The last prefill inside a block of `zipr1.sparse`; lists have one entry per sparse layer.
 
@@ -23,7 +33,7 @@ class Trace:
     cache: the KV cache that this prefill filled; later turns on another cache are not recorded.
     """
 
-    layers: tuple[int, ...]
+    layers: tuple[int, ...] = ()
     kept: list[torch.Tensor] = field(default_factory=list)
     rows: list[torch.Tensor] = field(default_factory=list)
     relaxed: list[torch.Tensor] = field(default_factory=list)
@@ -66,6 +76,57 @@ class Trace:
             )
         counts = torch.stack([count.to(self.lengths.device) for count in self.relaxed], dim=-1)
         return counts.mean(-1) / self.lengths
+
+    def draw(
+        self,
+        media: "Media | Sequence[Media]",
+        inputs,
+        processor,
+        *,
+        row: int = 0,
+        layer: int | None = None,
+        caption: str = "",
+    ) -> "Image":
+        """The kept tokens over the images and videos of the prompt number `row` of a batch.
+
+        media: an image, or a list of images and videos in the order of the prompt, a video as the
+            list of its frames. inputs: what the processor gave for the batch.
+        layer: of one of `layers`; None: each cell as bright as the fraction of layers that kept it.
+
+        Raises InputError for other media than those of the prompt, and for models that do not say
+        where their visual tokens lie.
+        """
+        from PIL import Image
+
+        from zipr1.common.overlay import kept_pages
+        from zipr1.sparsity.drawing import tiles_of
+
+        self._check()
+        media = [media] if isinstance(media, Image.Image) else list(media)
+        ratios = self.layer_ratios[row].tolist()
+        if layer is not None and layer not in self.layers:
+            known = ", ".join(map(str, self.layers))
+            raise InputError(f"layer={layer}: the sparse layers of the model are {known}")
+        tiles = tiles_of(self.kept, media, inputs, processor, row)
+        pages = kept_pages(tiles, ratios, caption, self.layers)
+        return next(islice(pages, 0 if layer is None else self.layers.index(layer) + 1, None))
+
+    def __repr__(self) -> str:
+        if not self.kept:
+            return "Trace(nothing recorded)"
+        ratios = ", ".join(f"{ratio:.3f}" for ratio in self.token_ratio.tolist()[:SHOWN])
+        more = ", ..." if len(self.lengths) > SHOWN else ""
+        lengths = ", ".join(map(str, self.lengths.tolist()[:SHOWN]))
+        return (
+            f"Trace(token_ratio=[{ratios}{more}], layers={len(self.kept)}, "
+            f"prompt_tokens=[{lengths}{more}])"
+        )
+
+    def _repr_html_(self) -> str:
+        """A notebook shows this."""
+        from zipr1.sparsity.drawing import html_of
+
+        return html_of(self.layer_ratios, self.lengths, self.layers) if self.kept else repr(self)
 
     def _ratios(self, tokens: list[torch.Tensor]) -> torch.Tensor:
         """(B, sparse layers) `tokens` of each layer, (B, L) bool, as a fraction of the prompt."""

@@ -19,6 +19,11 @@ from zipr1.training.settings import changed_settings, published_name
 
 PARTIAL = ".partial-"  # how the names of unfinished folders begin
 STATE = "trainer.pt"
+# What reading a damaged checkpoint raises, in torch and where its content is used.
+DAMAGED = (
+    *(OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError, LookupError),
+    *(TypeError, AttributeError, ArithmeticError, AssertionError),
+)
 SHARDS = "shards"  # of the optimizer, where each process wrote its own
 # Settings that may change when a run is resumed: what affects only where, how fast and how often,
 # and what an error advises to change.
@@ -111,18 +116,15 @@ def last(folder: Path, config: TrainConfig) -> tuple[Path, dict] | None:
     newest = complete[-1]
     try:
         before = json.loads((newest / "train.json").read_text())
+        if not isinstance(before, dict) or not isinstance(before.get("ablation", {}), dict):
+            raise ValueError("train.json holds no settings")
         # Memory-mapped: every process opens it, 61 GB of a 7B model.
         state = torch.load(newest / STATE, weights_only=True, mmap=True)
+        if not isinstance(state, dict) or type(state.get("step")) is not int:
+            raise ValueError(f"{STATE} is not the state of a training")
         for weights in newest.glob("*.safetensors"):
             safe_open(weights, "pt")  # raises for a file that was cut
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        EOFError,
-        UnpicklingError,
-        SafetensorError,
-    ) as error:  # some are torch's
+    except DAMAGED as error:
         raise CheckpointError(
             f"{newest}: cannot be read ({error}); delete this checkpoint and resume from the "
             "one before"

@@ -9,6 +9,7 @@ from typing import Literal
 from zipr1.common.checks import check_ranges
 from zipr1.common.errors import InputError
 from zipr1.common.scope import Scope
+from zipr1.data.renaming import parse_columns
 from zipr1.tasks.names import TASK_NAMES, check_tasks
 from zipr1.training.objective import PRESETS, Objective
 
@@ -18,8 +19,8 @@ ABLATION_RANGES = {"(0, inf)": "std_floor relax_floor"}
 RANGES = {
     "[1, inf)": "max_steps prompts_per_step num_generations max_completion_length num_iterations "
     "mini_batches max_tokens_per_batch max_frames max_pixels video_max_pixels max_prompt_length "
-    "lora_r lora_alpha probe_every probe_per_task probe_batch_size save_steps save_total_limit "
-    "threads",
+    "lora_r lora_alpha probe_every probe_per_task probe_batch_size save_steps save_total_limit",
+    "[1, 1024]": "threads",
     "(0, inf)": "temperature learning_rate max_grad_norm accuracy_margin",
     "[0, inf)": "warmup_steps weight_decay max_skipped_steps accuracy_tolerance give_back seed "
     "beta efficiency_reward sparsity_weight reward_weight",
@@ -74,6 +75,8 @@ class TrainConfig:
     owner/name:config[validation], rows.json[train[100:]]."""
     media_root: str | None = None
     """The folder that relative media paths start from; unset, the folder of the data."""
+    columns: str | None = None
+    """Your columns that stand for those of zipr1, as prompt=question,answer=solution."""
     probe_data: str | None = None
     """Other rows, to measure on, in the formats of `data`; required with it."""
     max_frames: int = 16
@@ -196,8 +199,8 @@ class TrainConfig:
     """The number of probe questions of each task's validation split, or of rows of probe_data."""
     probe_batch_size: int = 25
     """The number of prompts in a pass over the probe set; lower it for long ones."""
-    report_to: Literal["tensorboard", "wandb", "trackio"] = "tensorboard"
-    """The tracker, which you install."""
+    report_to: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
+    """The tracker, which you install; none writes metrics.jsonl only."""
     max_skipped_steps: int = 3
     """The number of steps that may have a loss, gradient or reward that is not finite, or in a row
     no usable rows; one more stops the run."""
@@ -221,6 +224,7 @@ class TrainConfig:
     def __post_init__(self):
         check_ranges(self, RANGES)
         check_tasks(self.tasks)
+        parse_columns(self.columns)
         self.check_combinations()
 
     def check_combinations(self) -> None:
@@ -248,7 +252,7 @@ class TrainConfig:
             )
         if self.data and not self.probe_data:
             raise InputError(
-                f"data={self.data}: name probe_data too, rows to measure on that are not trained on"
+                f"data={self.data[:80]}: name probe_data too, rows to measure on that are not trained on"
             )
         if self.prompts_per_step % self.mini_batches:
             raise InputError(

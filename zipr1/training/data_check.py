@@ -1,7 +1,8 @@
 """Everything that is wrong with a data set: each row is read once, as training would read it."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -11,11 +12,12 @@ from zipr1.common.progress import progress
 from zipr1.data.media import MediaError, MissingMedia
 from zipr1.data.processor import limit_pixels
 from zipr1.data.rows import Rows
+from zipr1.evaluation.usable_rows import TooLong, check_answer, checked, open_part
 from zipr1.models.loading import load_config, load_processor
 from zipr1.rewards.functions import load_function
 from zipr1.training.config import TrainConfig
 from zipr1.training.data_check_config import DataCheckConfig
-from zipr1.training.questions import TooLong, check_answer, checked, open_part
+from zipr1.training.data_write import check_target, shown_prompt, write_rows
 
 PROBLEMS = ("missing media", "broken media", "malformed rows", "over-long prompts")
 SHOWN = 5  # of each problem, in the report for people
@@ -53,6 +55,10 @@ class Report:
     max_prompt_length: int  # the limit
     longest_prompt: int
     problems: dict[str, list[str]]  # what is wrong -> one message a row
+    prompt: str = ""  # of the first usable row, as the model sees it
+    answer: str = ""  # that row's
+    written: str | None = None  # the file that has the usable rows
+    media_root: str = ""  # the folder that paths in that file start from
 
     def describe(self) -> str:
         lines = [f"{self.rows} rows, {self.usable} of them usable"]
@@ -66,6 +72,8 @@ class Report:
             f"{'longest prompt':<20}{self.longest_prompt} tokens of at most "
             f"{self.max_prompt_length}"
         )
+        if self.prompt:
+            lines += ["the first usable row:", indented(self.prompt), f"  answer: {self.answer}"]
         for problem, messages in self.problems.items():
             lines.append(f"{problem:<20}{len(messages)}")
             lines += [f"  {message}" for message in messages[:SHOWN]]
@@ -74,7 +82,15 @@ class Report:
                 if len(messages) > SHOWN
                 else []
             )
+        if self.written:
+            lines.append(f"{'written':<20}{self.usable} usable rows to {self.written}")
+            if Path(self.media_root).resolve() != Path(self.written).parent.resolve():
+                lines.append(f"  their media start from --media_root {self.media_root}")
         return "\n".join(lines)
+
+
+def indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
 
 
 @dataclass(frozen=True)
@@ -128,6 +144,8 @@ def check_data(config: DataCheckConfig) -> Report:
     )
 
     training = config.training()
+    if config.write:
+        check_target(config.write)
     processor = load_processor(training.model)
     model = SimpleNamespace(config=load_config(training.model))
     check_prompts(model, training)
@@ -139,7 +157,18 @@ def check_data(config: DataCheckConfig) -> Report:
         training,
         longest_prompt(model, training),
     )
-    return summary(findings(reading, config.workers), reading.longest)
+    found = findings(reading, config.workers)
+    report = summary(found, reading.longest)
+    usable = [number for number, finding in enumerate(found) if not finding.problem]
+    if not usable:
+        return report
+    example = reading.rows.example(usable[0])
+    inputs = checked(example, processor, training, reading.longest)
+    report = replace(report, prompt=shown_prompt(processor, inputs), answer=example.answer)
+    if config.write:
+        write_rows(reading.rows, usable, config.write)
+        report = replace(report, written=config.write, media_root=str(reading.rows.root))
+    return report
 
 
 def summary(found: list[Finding], longest: int) -> Report:

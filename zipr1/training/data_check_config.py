@@ -29,6 +29,8 @@ class DataCheckConfig:
     media_root: str | None = None
     """The folder that holds all media, to which paths in rows are relative; unset, the folder of
     the file."""
+    columns: str | None = None
+    """Your columns that stand for those of zipr1, as prompt=question,answer=solution."""
     model: str | None = None
     """The model whose processor counts the tokens of a prompt."""
     max_prompt_length: int | None = None
@@ -49,6 +51,8 @@ class DataCheckConfig:
     """The source of completions: sampled from the model and graded, or the given answers."""
     reward_function: str | None = None
     """The reward function that replaces the graders, which then do not check the answers."""
+    write: str | None = None
+    """File to write the usable rows to, .jsonl or .parquet."""
     workers: int = field(default_factory=cores)
     """Number of processes that read rows; 0 reads in the main process."""
     json: bool = False

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from copy import deepcopy as copy_of
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from zipr1.models.families import decoder
 from zipr1.models.loading import load
 from zipr1.models.saving import save
 from zipr1.training.config import TrainConfig
+from zipr1.training.given import Given
 from zipr1.training.questions import check_prompts
 from zipr1.training.sharding import Fsdp2, Policy, Replicated, launched_for_fsdp, trainable
 from zipr1.training.zero import Zero, launched_stage
@@ -110,13 +112,17 @@ class Learner:
         self.sharding.restore(self.policy, self.optimizer, state, shards)
 
 
-def load_learner(config: TrainConfig, source: str | Path, accelerator: Accelerator) -> Learner:
-    """The learner from `source`, the model or the checkpoint of it to continue from.
+def load_learner(
+    config: TrainConfig, source: str | Path, accelerator: Accelerator, given: Given | None = None
+) -> Learner:
+    """The learner from `source`, the model or the checkpoint of it to continue from. A model that
+    is given already is not loaded by its name.
 
     The vision tower is frozen: an image is encoded once, and what becomes sparse is the decoder's
     attention.
     """
-    if is_adapter(config.model):
+    given = given or Given()
+    if given.model is None and is_adapter(config.model):
         raise InputError(
             f"{config.model}: an adapter; merge it into its base (model.merge_adapter, "
             "save_pretrained) and train that"
@@ -124,19 +130,20 @@ def load_learner(config: TrainConfig, source: str | Path, accelerator: Accelerat
     sharding = sharding_of(config.fsdp, accelerator)
     frozen = torch.bfloat16 if config.bf16 else torch.float32
     # Steps of 1e-6 would be rounded away in bfloat16: what is trained is in float32.
-    model, processor = load(
-        config.model if config.use_peft else source,
-        dtype=frozen if config.use_peft else torch.float32,
-    )
+    name, dtype = (config.model, frozen) if config.use_peft else (source, torch.float32)
+    if given.model is not None and name == config.model:
+        model, processor = given.model.to(dtype), given.processor
+    else:
+        model, processor = load(name, dtype=dtype)
     check_causal(model)
     check_prompts(model, config)
     copy = None
     if config.use_peft:
         add_lora(model, config)
     else:
+        copy = reference_copy(config.model, frozen, given.model)
         for part in (decoder(model), model.get_output_embeddings()):
             part.requires_grad_(True)
-        copy = load(config.model, dtype=frozen)[0]
     for parameter in trainable(model):
         parameter.data = parameter.data.float()
     if config.use_peft and source != config.model:
@@ -146,6 +153,13 @@ def load_learner(config: TrainConfig, source: str | Path, accelerator: Accelerat
         model.enable_input_require_grads()
     adamw = partial(new_adamw, rate=config.learning_rate, weight_decay=config.weight_decay)
     return Learner(model, copy, processor, sharding, adamw, config.max_grad_norm)
+
+
+def reference_copy(name: str, dtype: torch.dtype, given: nn.Module | None) -> nn.Module:
+    """The frozen dense reference: loaded, or a copy of the model that is given."""
+    if given is None:
+        return load(name, dtype=dtype)[0]
+    return copy_of(given).requires_grad_(False).to(dtype).eval()
 
 
 def sharding_of(fsdp: bool, accelerator: Accelerator) -> Replicated:

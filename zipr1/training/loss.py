@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from zipr1.evaluation.usable_rows import task_group
 from zipr1.sparsity.trace import Trace
 from zipr1.training.experience import Experience
 from zipr1.training.grpo import (
@@ -19,7 +20,6 @@ from zipr1.training.grpo import (
     token_mean,
 )
 from zipr1.training.objective import Objective
-from zipr1.training.questions import task_group
 from zipr1.training.rollout import completion_logits
 
 

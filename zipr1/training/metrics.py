@@ -8,6 +8,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from zipr1.common.documents import read_json
+from zipr1.common.errors import InputError, RunError
 from zipr1.common.files import append, cut, replace
 from zipr1.common.provenance import provenance
 from zipr1.common.tables import markdown_table
@@ -115,7 +117,10 @@ def resumptions(path: Path, config: TrainConfig, start: int) -> list[dict]:
     settings changed from what to what."""
     if not start or not path.exists():
         return []
-    before = json.loads(path.read_text())
+    before = read_json(path)
+    kinds = isinstance(before, dict) and (before.get("config"), before.get("resumed", []))
+    if not kinds or not isinstance(kinds[0], dict) or not isinstance(kinds[1], list):
+        raise InputError(f"{path}: not the record of a run; move it away to resume without it")
     pairs = changed_settings(before["config"], config)
     changed = {name: list(pair) for name, pair in pairs.items() if name != "resume"}
     origin = {name: before.get(name) for name in ("commit", "versions", "device")}
@@ -124,8 +129,19 @@ def resumptions(path: Path, config: TrainConfig, start: int) -> list[dict]:
 
 def final_row(folder: Path) -> dict[str, float | None]:
     """Summary of a run on its probe set: before and after, and the seconds that its steps and
-    probes took. None for numbers that were not finite."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    probes took. None for numbers that were not finite. Raises RunError for rows that are not those
+    of a run."""
+    path = folder / "metrics.jsonl"
+    try:
+        return summary_of([json.loads(line) for line in path.read_text().splitlines()])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path}: a row is not as it was written ({type(error).__name__}: {error})"
+        ) from error
+
+
+def summary_of(rows: list[dict]) -> dict[str, float | None]:
+    """See `final_row`."""
     probes = [row for row in rows if "probe/token_ratio" in row]
     accuracy, full = (
         ("accuracy", "full_accuracy")

@@ -61,7 +61,7 @@ def model_card(config: TrainConfig, summary: dict[str, float | None], family: st
         base=base,
         inputs=CHAT if vision else PLAIN,
         preset=config.preset,
-        steps=config.max_steps,
+        steps=summary["step"],
         scope=config.scope,
         p=config.p,
         probes=probes,

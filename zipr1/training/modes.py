@@ -14,7 +14,7 @@ import torch
 from zipr1.data.example import Example
 from zipr1.models.encode import encode
 from zipr1.models.loading import tokenizer_of
-from zipr1.rewards.functions import RewardLog, load_function, without_non_finite
+from zipr1.rewards.functions import Functions, RewardLog, load_function, without_non_finite
 from zipr1.rewards.graders import RIGHT_FROM
 from zipr1.rewards.reward import Reward, reward
 from zipr1.sparsity.rules import TopP
@@ -28,11 +28,15 @@ from zipr1.training.sampling import sample, score_given
 Reference = Callable[..., object]  # reference(work, ...) is work(reference model, ...)
 
 
-def mode_of(config: TrainConfig, processor) -> "Sampled | GivenCompletions":
-    """The mode that the settings ask for."""
+def mode_of(
+    config: TrainConfig, processor, functions: Functions | None = None
+) -> "Sampled | GivenCompletions":
+    """The mode that the settings ask for; `functions` are those of config.reward_function, unless
+    they are functions in memory."""
+    functions = functions or load_function(config.reward_function)
     if config.completions == "given":
-        return GivenCompletions(config, processor)
-    return (DataRows if config.data else EmbeddedTasks)(config, processor)
+        return GivenCompletions(config, processor, functions)
+    return (DataRows if config.data else EmbeddedTasks)(config, processor, functions)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Mode:
 
     config: TrainConfig
     processor: object
+    functions: Functions | None = None
 
     @property
     def tokenizer(self):
@@ -93,7 +98,7 @@ class Sampled(Mode):
         tokens = rollout.tokens.masked_fill(~rollout.mask, self.tokenizer.pad_token_id)
         completions = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         ids, non_finite = rollout.completion_ids(), []
-        functions = load_function(self.config.reward_function)
+        functions = self.functions
         log = RewardLog(step, self.config.max_steps, len(ids)) if functions else None
         if functions:
             functions = tuple(

@@ -12,6 +12,7 @@ import torch
 from zipr1.models.families import auto_class, vision_parts
 from zipr1.models.flops import Shape, decoder_flops
 from zipr1.models.loading import load_config
+from zipr1.models.shapes import shape_config
 from zipr1.training.choice_gradient import BYTES_PER_SCORE, chunk_size
 from zipr1.training.config import TrainConfig
 
@@ -130,12 +131,17 @@ class Sizes:
 
 
 def plan(
-    config: TrainConfig, prompt: int, ratio: float, processes: int, tflops: float | None
+    config: TrainConfig,
+    prompt: int,
+    ratio: float,
+    processes: int,
+    tflops: float | None,
+    shape: str | None = None,
 ) -> Plan:
-    """See plan_config. A ratio speeds up only what the scope covers (models.flops). Raises
+    """See plan_config; `shape` is a published model in place of config.model. A ratio speeds up only what the scope covers (models.flops). Raises
     InputError for processes that cannot divide a step."""
     config.check_processes(processes)
-    sizes = sizes_of(config, prompt, ratio, processes)
+    sizes = sizes_of(config, prompt, ratio, processes, shape)
     text = sizes.parameters - sizes.visual
     trained = lora_parameters(sizes.shape, config) if config.use_peft else text
     own = sizes.visual + text / sizes.shards
@@ -161,9 +167,11 @@ def plan(
     )
 
 
-def sizes_of(config: TrainConfig, prompt: int, ratio: float, processes: int) -> Sizes:
+def sizes_of(
+    config: TrainConfig, prompt: int, ratio: float, processes: int, shape: str | None
+) -> Sizes:
     """Counts the weights of the model, without loading them."""
-    settings = load_config(config.model)
+    settings = shape_config(shape) if shape else load_config(config.model)
     with torch.device("meta"):
         model = auto_class(settings).from_config(settings)
     model.tie_weights()

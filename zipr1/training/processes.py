@@ -35,10 +35,11 @@ def start_processes(tracker: str, folder: Path, bf16: bool) -> Accelerator:
         cpu=cpu,
         mixed_precision="bf16" if bf16 else "no",
         kwargs_handlers=handlers,
-        log_with=tracker,
+        log_with=None if tracker == "none" else tracker,
         project_dir=folder,
     )
-    if not accelerator.log_with:  # accelerate leaves out a tracker that is missing, in silence
+    # accelerate leaves out a tracker that is missing, in silence
+    if tracker != "none" and not accelerator.log_with:
         raise RunError(f"report_to={tracker}: pip install {tracker}")
     return accelerator
 

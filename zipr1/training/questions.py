@@ -8,24 +8,15 @@ from typing import NamedTuple
 
 from zipr1.common.errors import InputError
 from zipr1.data.example import Example
-from zipr1.data.processor import frame_size, limit_pixels, prepare
-from zipr1.data.rows import Rows, open_rows, order
-from zipr1.data.special_tokens import check_special_tokens
+from zipr1.data.processor import limit_pixels
+from zipr1.data.rows import order
+from zipr1.evaluation.usable_rows import OTHER, checked, open_part
 from zipr1.models.families import is_vision
-from zipr1.rewards.graders import GRADERS, grade
+from zipr1.rewards.graders import GRADERS
 from zipr1.tasks import ALL_TASKS, examples_of
 from zipr1.training.config import TrainConfig
 
-OTHER = "other"  # task group of problem types that only the user's reward function knows
 READERS = 4  # threads that decode media while the model computes
-
-
-class TooLong(InputError):
-    """A prompt that leaves no room for its completion, or is longer than the run allows."""
-
-    def __init__(self, message: str, tokens: int):
-        super().__init__(message)
-        self.tokens = tokens
 
 
 class Batch(NamedTuple):
@@ -34,11 +25,6 @@ class Batch(NamedTuple):
     numbers: list[int]
     examples: list[Example]
     inputs: list
-
-
-def task_group(example: Example) -> str:
-    """The group of questions whose accuracies are compared: its task, or its row's problem type."""
-    return example.task or (example.problem_type if example.problem_type in GRADERS else OTHER)
 
 
 def task_groups(config: TrainConfig) -> tuple[str, ...]:
@@ -55,11 +41,13 @@ class Questions:
     processor: object
     longest: int  # tokens of a prompt
     failed: list[str] = field(default_factory=list)  # why rows were not usable; the caller clears
+    dataset: object = None  # a datasets.Dataset that is read in place of config.data
 
     def __post_init__(self):
         config = self.config
         limit_pixels(self.processor, config.max_pixels, config.video_max_pixels)
-        self.rows = open_part(config.data, config, self.processor) if config.data else None
+        data = config.data if self.dataset is None else self.dataset
+        self.rows = open_part(data, config, self.processor) if config.data else None
         self.coming: dict[int, Future] = {}  # number of a question -> its row, read by a thread
         self.readers = ThreadPoolExecutor(READERS)
 
@@ -114,52 +102,17 @@ class Questions:
         return ALL_TASKS[names[place]].example("train", index)
 
 
-def check_answer(example: Example, config: TrainConfig) -> None:
-    """Raises InputError, naming the row, where no completion could be correct: the grader does not
-    know its problem type, or rejects its own answer."""
-    graded = config.completions == "sampled" and not config.reward_function
-    if graded and example.problem_type and grade(example, example.answer) != 1:
-        raise InputError(
-            f"row {example.id}: its own answer {example.answer!r} is not right as "
-            f"{example.problem_type}: correct one of them"
-        )
-
-
-def checked(example: Example, processor, config: TrainConfig, longest: int):
-    """The processor's tensors of one question. Raises TooLong for more than `longest` tokens,
-    InputError for a question without a correct answer (`check_answer`) or that the processor
-    refuses; all name the row."""
-    check_answer(example, config)
-    try:
-        if config.completions == "given" and config.chat_template:
-            answer = {"role": "assistant", "content": [{"type": "text", "text": example.answer}]}
-            check_special_tokens(processor, [answer])
-        inputs = prepare(processor, [example], raw=not config.chat_template)
-    except ValueError as error:
-        raise InputError(f"row {example.id}: {error}") from error
-    length = inputs["input_ids"].shape[1]
-    if length > longest:
-        raise TooLong(f"row {example.id}: a prompt of {length} tokens, above {longest}", length)
-    return inputs
-
-
-def probe_questions(config: TrainConfig, processor, longest: int) -> list[Example]:
-    """The probe set: of each embedded task's validation split, or the first rows of the probe data.
+def probe_questions(config: TrainConfig, processor, longest: int, dataset=None) -> list[Example]:
+    """The probe set: of each embedded task's validation split, or the first rows of the probe data,
+    or of `dataset`, which is read in place of it.
     Raises ValueError (MediaError, TooLong) for a row that could not be trained on."""
     if not config.data:
         return examples_of(config.tasks, "val", config.probe_per_task)
-    rows = open_part(config.probe_data, config, processor)
+    rows = open_part(config.probe_data if dataset is None else dataset, config, processor)
     examples = [rows.example(i) for i in range(min(config.probe_per_task, len(rows)))]
     for example in examples:
         checked(example, processor, config, longest)
     return examples
-
-
-def open_part(data: str, config: TrainConfig, processor) -> Rows:
-    """The rows of `data` or `probe_data`, read as the run's settings say."""
-    videos = getattr(processor, "video_processor", None)  # a text model has none
-    frames = min(config.max_frames, getattr(videos, "max_frames", config.max_frames))
-    return open_rows(data, config.media_root, frames, config.think, frame_size(processor))
 
 
 def check_prompts(model, config: TrainConfig) -> None:

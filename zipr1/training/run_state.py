@@ -6,6 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from zipr1.data.example import Example
+from zipr1.rewards.functions import Functions
 from zipr1.training.config import TrainConfig
 from zipr1.training.experience import Experience
 from zipr1.training.grpo import Governor
@@ -27,6 +28,7 @@ class RunState:
     questions: Questions
     probe: list[Example]  # the frozen probe set
     log: Log
+    functions: Functions | None  # the user's reward functions
 
     governor: Governor
     step: int = 0  # steps done
@@ -36,6 +38,8 @@ class RunState:
     dropped_in_a_row: int = 0  # steps in which a process had no usable row
     batches: list[Batch] = field(default_factory=list)  # of the last step, one per mini-batch
     parts: list[list[Experience]] = field(default_factory=list)  # the same
+    quiet: bool = False  # nothing is said on the terminal
+    told_left_out: bool = False  # a row that cannot be used was named on the terminal
 
     def counts(self) -> dict:
         """What a checkpoint keeps of it beside the weights and the optimizer."""

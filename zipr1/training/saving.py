@@ -32,7 +32,7 @@ def save_result(run: RunState) -> Path:
     weights = run.learner.whole_weights()
     if run.accelerator.is_main_process:
         with checkpoint.atomic_folder(final) as partial:
-            settings = checkpoint.model_settings(config, config.max_steps)
+            settings = checkpoint.model_settings(config, run.step)
             run.learner.save(partial, settings, weights)
             family = run.learner.model.config.model_type
             model_card(config, final_row(run.folder), family).save(partial / "README.md")

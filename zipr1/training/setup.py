@@ -8,9 +8,11 @@ import torch
 from huggingface_hub import HfApi
 
 from zipr1.common.errors import InputError
-from zipr1.rewards.functions import load_function
+from zipr1.common.files import CheckpointError
+from zipr1.common.progress import announced
 from zipr1.training import checkpoint
 from zipr1.training.config import TrainConfig
+from zipr1.training.given import Given
 from zipr1.training.grpo import Governor
 from zipr1.training.learner import load_learner
 from zipr1.training.metrics import Log
@@ -20,10 +22,11 @@ from zipr1.training.processes import start_processes
 from zipr1.training.questions import Questions, longest_prompt, probe_questions
 from zipr1.training.run_folder import locked, starting_point
 from zipr1.training.run_state import RunState
+from zipr1.training.terminal import say
 
 
 @contextmanager
-def started(config: TrainConfig) -> Iterator[RunState]:
+def started(config: TrainConfig, given: Given, quiet: bool = False) -> Iterator[RunState]:
     """A new or resumed run, whose folder is locked inside the block."""
     torch.set_num_threads(config.threads)
     folder = Path(config.output_dir)
@@ -31,24 +34,30 @@ def started(config: TrainConfig) -> Iterator[RunState]:
     config.check_processes(accelerator.num_processes)
     with locked(folder, accelerator):
         resumed = starting_point(folder, config, accelerator)
-        load_function(config.reward_function)  # a misspelt name is found before an hour has passed
+        functions = given.functions_of(config)  # a misspelt name is found before an hour has passed
         if config.push_to_hub:
             check_hub(config, accelerator.is_main_process)
-        learner = load_learner(config, resumed[0] if resumed else config.model, accelerator)
-        questions = Questions(config, learner.processor, longest_prompt(learner.model, config))
+        source = resumed[0] if resumed else config.model
+        with announced(f"loading {source}"):
+            learner = load_learner(config, source, accelerator, given)
+        processor, longest = learner.processor, longest_prompt(learner.model, config)
+        questions = Questions(config, processor, longest, dataset=given.train_dataset)
         run = RunState(
             config,
             folder,
             accelerator,
             learner,
-            mode=mode_of(config, learner.processor),
+            mode=mode_of(config, processor, functions),
             questions=questions,
-            probe=probe_questions(config, learner.processor, questions.longest),
+            probe=probe_questions(config, processor, longest, given.eval_dataset),
             log=None,
+            functions=functions,
             governor=Governor(config.accuracy_tolerance, config.accuracy_margin),
+            quiet=quiet or not accelerator.is_main_process,
         )
         if resumed:
             restore(run, *resumed)
+            say(run, f"resumed at step {run.step} of {config.max_steps} ({resumed[0]})")
         run.log = Log(folder, accelerator, config, run.step)
         if not resumed:
             run.log(0, measure_probe(run))
@@ -56,10 +65,19 @@ def started(config: TrainConfig) -> Iterator[RunState]:
 
 
 def restore(run: RunState, place: Path, state: dict) -> None:
-    """Optimizer and counts of the checkpoint at `place`."""
+    """Optimizer and counts of the checkpoint at `place`. Raises CheckpointError for a state that
+    does not fit."""
     checkpoint.check_layout(place, state.get("layout"), run.learner.layout)
-    run.learner.restore(state["optimizer"], place / checkpoint.SHARDS)
-    run.restore_counts(state)
+    try:
+        run.learner.restore(state["optimizer"], place / checkpoint.SHARDS)
+        run.restore_counts(state)
+    except torch.OutOfMemoryError:
+        raise
+    except checkpoint.DAMAGED as error:
+        raise CheckpointError(
+            f"{place / checkpoint.STATE}: does not fit this run ({type(error).__name__}: {error}); "
+            "delete this checkpoint and resume from the one before"
+        ) from error
 
 
 def check_hub(config: TrainConfig, main_process: bool) -> None:

@@ -124,6 +124,11 @@ class Replicated:
         self, policy: nn.Module, optimizer: torch.optim.Optimizer, state: dict, shards: Path
     ) -> None:
         set_optimizer_state_dict(policy, optimizer, state, options=WHOLE)
+        for parameter, moments in optimizer.state.items():
+            for name, moment in moments.items():
+                if torch.is_tensor(moment) and moment.ndim and moment.shape != parameter.shape:
+                    shapes = f"{tuple(moment.shape)}, of a weight {tuple(parameter.shape)}"
+                    raise ValueError(f"{name} has the shape {shapes}")
 
 
 class Fsdp2(Replicated):

@@ -23,6 +23,7 @@ from zipr1.training.objective import Objective
 from zipr1.training.questions import task_groups
 from zipr1.training.run_state import RunState
 from zipr1.training.sharpness import entropy_count, soft_count
+from zipr1.training.terminal import say_left_out
 
 SHARPNESS = {"count": relaxed_count, "entropy": entropy_count, "soft_count": soft_count}
 
@@ -39,6 +40,7 @@ def take_step(run: RunState) -> dict[str, float]:
     fewest = min(len(batch.numbers) for batch in run.batches)
     fewest, failed = reduce_counts(accelerator, fewest, len(run.questions.failed))
     run.log.failed(step + 1, run.questions.failed)
+    say_left_out(run, run.questions.failed)
     run.questions.failed.clear()
     record = {"failed_rows": failed, "dropped": float(not fewest)}
     run.parts = []

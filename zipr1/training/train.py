@@ -6,70 +6,71 @@ same weights as one that was not, and several processes do what one would.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
-from zipr1.common.progress import progress
+from zipr1.training.callbacks import Callbacks
 from zipr1.training.config import TrainConfig
+from zipr1.training.given import Given
 from zipr1.training.guards import check_metric_names, stop_if_lost
 from zipr1.training.interrupt import Interruption, leave
 from zipr1.training.probe_set import measure_probe, save_samples
 from zipr1.training.processes import MemoryReturner
-from zipr1.training.run_state import RunState
 from zipr1.training.saving import save_checkpoint, save_result
 from zipr1.training.setup import started
 from zipr1.training.step import reward_summary, take_step
+from zipr1.training.terminal import progress_bar, say_result, show
 
 
-def train(config: TrainConfig, quiet: bool = False, line: int = 0) -> Path:
+def train(
+    config: TrainConfig,
+    quiet: bool = False,
+    line: int = 0,
+    given: Given | None = None,
+    callbacks: Sequence = (),
+) -> Path:
     """Post-trains and returns the folder of the final model: a transformers folder or an adapter,
     with zipr1.json. After SIGTERM or Ctrl-C the step is finished, a checkpoint written, and
     SystemExit raised.
 
-    `line` of the terminal is where the progress bar goes, if several processes draw one.
+    `line` of the terminal is where the progress bar goes, if several processes draw one. `given`
+    and `callbacks` are those of `zipr1.Trainer`.
     """
     with (
-        started(config) as run,
-        progress_bar(run, quiet, line) as bar,
+        started(config, given or Given(), quiet) as run,
+        progress_bar(run, line) as bar,
         Interruption(run.accelerator) as interruption,
     ):
+        callback, stop = Callbacks(callbacks, run), False
+        callback("on_train_begin")
         return_memory = MemoryReturner()
-        while run.step < config.max_steps:
+        while run.step < config.max_steps and not stop:
+            callback("on_step_begin")
             began = time.perf_counter()
             record = take_step(run)
             record["step_time"] = time.perf_counter() - began
-            if run.step % config.probe_every == 0 or run.step == config.max_steps:
-                record |= measure_probe(run)
+            callback("on_step_end")
+            stop, evaluate, save = callback.wanted()
+            ends = stop or run.step == config.max_steps
+            if ends or evaluate or run.step % config.probe_every == 0:
+                measured = measure_probe(run)
+                record |= measured
                 save_samples(run)
+                callback("on_evaluate", metrics=measured)
             if run.parts and config.reward_function:
                 record |= check_metric_names(reward_summary(run.parts), record)
             run.log(run.step, record)
+            callback("on_log", logs=record)
             stop_if_lost(run)
             show(bar, record)
             return_memory()
             number = interruption.in_any_process()
-            if run.step < config.max_steps and (number or run.step % config.save_steps == 0):
+            if not ends and (number or save or run.step % config.save_steps == 0):
                 save_checkpoint(run)
+                callback("on_save")
                 if number:
                     leave(run, number)
-        return save_result(run)
-
-
-def progress_bar(run: RunState, quiet: bool, line: int) -> tqdm:
-    return progress(
-        desc=run.config.preset,
-        unit="step",
-        disable=quiet or not run.accelerator.is_main_process,
-        initial=run.step,
-        total=run.config.max_steps,
-        position=line,
-    )
-
-
-def show(bar: tqdm, record: dict[str, float]) -> None:
-    """One step more, with its reward and token ratio."""
-    if "reward" in record:
-        shown = {"reward": record["reward"], "ratio": record["token_ratio"]}
-        bar.set_postfix({name: f"{value:.2f}" for name, value in shown.items()}, refresh=False)
-    bar.update()
+        final = save_result(run)
+        callback("on_train_end")
+    say_result(run)
+    return final

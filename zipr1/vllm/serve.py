@@ -18,6 +18,7 @@ from packaging.version import Version
 
 from zipr1.common.errors import InputError, MissingExtra, RunError
 from zipr1.common.progress import announced
+from zipr1.common.scope import Scope
 from zipr1.models.adapters import find_adapter
 from zipr1.models.loading import load, load_config
 from zipr1.models.location import EMBEDDED
@@ -42,6 +43,19 @@ def kv_transfer_config(defaults: dict[str, Any] | None = None, **extra: Any) -> 
         "kv_role": "kv_producer",
         "kv_connector_extra_config": {"defaults": defaults or {}, **extra},
     }
+
+
+def engine_arguments(scope: Scope, length: int, **defaults: Any) -> dict[str, Any]:
+    """The arguments of `vllm.LLM` that sparse prompts need. length: the longest prompt and answer;
+    defaults: as of `kv_transfer_config`."""
+    found = {
+        "kv_transfer_config": kv_transfer_config({"scope": scope} | defaults),
+        "enable_chunked_prefill": False,
+        "max_model_len": length,
+        "max_num_batched_tokens": length,
+        "enforce_eager": scope == "layer",
+    }
+    return found | ({"attention_backend": "CUSTOM"} if torch.cuda.is_available() else {})
 
 
 def serve(config: ServeConfig) -> None:

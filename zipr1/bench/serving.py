@@ -1,0 +1,255 @@
+"""`zipr1 bench serve`: vLLM's own benchmark client against `zipr1 serve`, dense and sparse in
+turns."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import torch
+
+from zipr1.bench.config import BenchServeConfig
+from zipr1.bench.serving_model import image_side, write_model
+from zipr1.common.documents import write_document
+from zipr1.common.errors import RunError
+from zipr1.common.progress import announced, progress
+from zipr1.common.provenance import provenance
+from zipr1.common.tables import markdown_table
+from zipr1.models.flops import Shape, prefill_bound
+from zipr1.models.loading import load_config
+from zipr1.vllm.serve import check_installed
+
+START = 900  # seconds until the server must answer
+CLIENT = """
+import argparse
+from vllm.benchmarks.serve import add_cli_args, main
+parser = argparse.ArgumentParser()
+add_cli_args(parser)
+main(parser.parse_args())
+"""
+SUMS = ("median_ttft_ms", "median_tpot_ms", "request_throughput")
+
+
+def run_bench_serve(config: BenchServeConfig) -> tuple[list[dict], str]:
+    """Writes serve.json and serve.md; returns the rows and the table."""
+    check_installed()
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="zipr1-bench-") as temporary:
+        model = config.model
+        if config.shape is not None:
+            model = f"{temporary}/{config.shape}"
+            dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+            with announced(f"making a random model of {config.layers} layers"):
+                write_model(config.shape, config.layers, Path(model), dtype)
+        shape = Shape.of(load_config(model).get_text_config())
+        with running(config, model, folder / "server.log") as server:
+            rows = measure(config, shape, server, Path(temporary))
+    text = table(rows)
+    (folder / "serve.md").write_text(text)
+    origin = {"rows": rows, "config": asdict(config)} | provenance()
+    write_document(folder / "serve.json", "bench serve", origin)
+    return rows, text
+
+
+class RunningServer:
+    """The server, seen from outside."""
+
+    def __init__(self, port: int):
+        self.port, self.url = port, f"http://127.0.0.1:{port}"
+
+    def answers(self) -> bool:
+        try:
+            return urlopen(f"{self.url}/health", timeout=5).status == 200
+        except (URLError, TimeoutError, ConnectionError):
+            return False
+
+    def gauges(self) -> tuple[float, float]:
+        """(fraction of the KV blocks in use, running requests)."""
+        text = urlopen(f"{self.url}/metrics", timeout=10).read().decode()
+        found = {
+            line.split("{")[0]: float(line.rpartition(" ")[2])
+            for line in text.splitlines()
+            if line.startswith(("vllm:kv_cache_usage_perc{", "vllm:num_requests_running{"))
+        }
+        return found["vllm:kv_cache_usage_perc"], found["vllm:num_requests_running"]
+
+
+@contextmanager
+def running(config: BenchServeConfig, model: str, log: Path):
+    """A server that is dense unless a request asks. Raises RunError if it does not start."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    length = max(config.numbers("tokens")) + config.answer + 512  # of the chat template
+    command = [sys.executable, "-m", "zipr1.cli", "serve", model, "--p", "1", "--name", "bench"]
+    command += ["--port", str(port), "--max_model_len", str(length), "--"]
+    command += ["--enforce-eager", "--no-enable-prefix-caching", "--disable-uvicorn-access-log"]
+    if not torch.cuda.is_available():
+        command += ["--kv-cache-memory-bytes", str(config.kv_mib << 20)]
+    server = RunningServer(port)
+    with log.open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+    try:
+        with announced("starting the server"):
+            for _ in range(START):
+                if process.poll() is not None:
+                    raise RunError(f"the server ended with {process.returncode}: see {log}")
+                if server.answers():
+                    break
+                time.sleep(1)
+            else:
+                raise RunError(f"the server did not answer in {START} s: see {log}")
+        yield server
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def measure(config: BenchServeConfig, shape: Shape, server: RunningServer, folder: Path):
+    """A row for each prompt length, concurrency, ratio and scope: medians over the rounds."""
+    cases = [(1.0, "attention")]
+    ratios, scopes = config.numbers("ratios", float), config.scopes.split(",")
+    cases += [(ratio, scope) for ratio in ratios for scope in scopes]
+    points = [(t, c) for t in config.numbers("tokens") for c in config.numbers("concurrency")]
+    rows = []
+    for tokens, concurrency in progress(points, desc="bench serve", unit="point"):
+        found: dict[tuple, list[dict]] = {case: [] for case in cases}
+        for number in range(config.rounds):
+            for case in cases if number % 2 == 0 else reversed(cases):
+                run = run_client(config, server, folder, tokens, concurrency, *case)
+                found[case].append(run)
+        middle = {
+            case: {name: median(run[name] for run in runs) for name in runs[0]}
+            for case, runs in found.items()
+        }
+        dense = middle[cases[0]]
+        for (ratio, scope), values in middle.items():
+            row = {"tokens": tokens, "concurrency": concurrency, "ratio": ratio, "scope": scope}
+            bound = prefill_bound(shape, tokens, [ratio] * shape.layers, scope)
+            row |= values | {"ttft_bound": bound}
+            row["ttft_speedup"] = dense["median_ttft_ms"] / values["median_ttft_ms"]
+            row["throughput"] = values["request_throughput"] / dense["request_throughput"]
+            row["fits"] = dense["kv_per_request"] / values["kv_per_request"]
+            rows.append(row)
+    return rows
+
+
+def run_client(
+    config: BenchServeConfig,
+    server: RunningServer,
+    folder: Path,
+    tokens: int,
+    concurrency: int,
+    ratio: float,
+    scope: str,
+) -> dict[str, float]:
+    """The numbers of one run of vLLM's client. Raises RunError where a request failed."""
+    visual = tokens // 2
+    side = image_side(visual)
+    text = tokens - (side // 16) ** 2
+    count = max(config.requests, concurrency)
+    body = {"vllm_xargs": {"zipr1_ratio": ratio, "zipr1_scope": scope}, "min_tokens": config.answer}
+    command = [
+        *(sys.executable, "-c", CLIENT, "--backend", "openai-chat", "--base-url", server.url),
+        *("--endpoint", "/v1/chat/completions", "--model", "bench", "--tokenizer"),
+        *(tokenizer_folder(), "--dataset-name", "random-mm", "--random-input-len", str(text)),
+        *("--random-output-len", str(config.answer), "--random-range-ratio", "0"),
+        *("--random-mm-base-items-per-request", "1", "--random-mm-num-mm-items-range-ratio", "0"),
+        *("--random-mm-limit-mm-per-prompt", '{"image": 1, "video": 0}'),
+        *("--random-mm-bucket-config", f"{{({side}, {side}, 1): 1.0}}"),
+        *("--num-prompts", str(count), "--max-concurrency", str(concurrency), "--seed", "1"),
+        *("--extra-body", json.dumps(body), "--temperature", "0", "--disable-tqdm"),
+        *("--save-result", "--result-dir", str(folder), "--result-filename", "run.json"),
+    ]
+    with sampled(server) as usage:
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    if done.returncode:
+        raise RunError(f"vLLM's benchmark client failed: {done.stderr.strip()[-500:]}")
+    result = json.loads((folder / "run.json").read_text())
+    if result["completed"] != count:
+        raise RunError(f"{count - result['completed']} of {count} requests failed: see server.log")
+    found = {name: result[name] for name in SUMS}
+    used = [share / requests for share, requests in usage if requests and share]
+    # The least, since a prompt has all its blocks while it is read.
+    found["kv_per_request"] = min(used) if used else float("nan")
+    found["kv_in_use"] = max((share for share, _ in usage), default=0.0)
+    return found
+
+
+def tokenizer_folder() -> str:
+    from zipr1.models.location import EMBEDDED
+
+    return str(EMBEDDED["zipr1/tiny"])
+
+
+@contextmanager
+def sampled(server: RunningServer):
+    """Inside the block, (KV in use, running requests) of the server, several times a second."""
+    found: list[tuple[float, float]] = []
+    done = threading.Event()
+
+    def watch():
+        while not done.wait(0.1):
+            found.append(server.gauges())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: a line for each row, then the prompt lengths from which sparse never loses."""
+    head = ["tokens", "concurrency", "ratio", "scope", "TTFT ms", "TTFT speed-up (bound)"]
+    head += ["TPOT ms", "requests/s", "of dense", "requests that fit", "KV in use"]
+    cells = [
+        [
+            str(row["tokens"]),
+            str(row["concurrency"]),
+            "dense" if row["ratio"] == 1 else f"{row['ratio']:g}",
+            "-" if row["ratio"] == 1 else row["scope"],
+            f"{row['median_ttft_ms']:.0f}",
+            f"**{row['ttft_speedup']:.2f}** ({row['ttft_bound']:.2f})",
+            f"{row['median_tpot_ms']:.1f}",
+            f"{row['request_throughput']:.3f}",
+            f"{row['throughput']:.2f}",
+            f"{row['fits']:.2f} x",
+            f"{row['kv_in_use']:.0%}",
+        ]
+        for row in rows
+    ]
+    lines = [
+        f"Ratio {ratio:g}, scope {scope}: "
+        + (f"never below dense from {least} tokens on" if least else "below dense at every length")
+        + " (min_tokens)"
+        for (ratio, scope), least in break_even(rows).items()
+    ]
+    return "\n\n".join([markdown_table(head, cells).rstrip("\n"), *lines]) + "\n"
+
+
+def break_even(rows: list[dict]) -> dict[tuple[float, str], int | None]:
+    """(ratio, scope) -> the shortest prompt from which on, at every concurrency, throughput is at
+    least 97 % of dense; None where there is none."""
+    found: dict[tuple[float, str], int | None] = {}
+    for case in dict.fromkeys((r["ratio"], r["scope"]) for r in rows if r["ratio"] < 1):
+        mine = [row for row in rows if (row["ratio"], row["scope"]) == case]
+        found[case] = None
+        for tokens in sorted({row["tokens"] for row in mine}, reverse=True):
+            if min(row["throughput"] for row in mine if row["tokens"] == tokens) < 0.97:
+                break
+            found[case] = tokens
+    return found

@@ -1,0 +1,67 @@
+"""`zipr1 eval --data`: the model for the rows, and what their answers depend on."""
+
+import inspect
+from hashlib import file_digest, sha256
+from pathlib import Path
+
+import torch
+
+from zipr1.common.errors import InputError
+from zipr1.data.rows import named
+from zipr1.evaluation.config import EvalConfig
+from zipr1.evaluation.fingerprint import code
+from zipr1.evaluation.generation import GenerationSettings
+from zipr1.evaluation.row_questions import RowQuestions
+from zipr1.models.families import is_vision
+from zipr1.models.loading import load, load_config, load_vision
+from zipr1.rewards.functions import load_function
+
+
+def load_for_rows(config: EvalConfig) -> tuple:
+    """(model, processor), on a GPU where there is one; text models too. Raises InputError."""
+    if is_vision(load_config(config.model)):
+        if not config.chat_template:
+            raise InputError(
+                "chat_template=false: a vision model has its images in the template; leave it true"
+            )
+        return load_vision(config.model)
+    model, processor = load(config.model)
+    return (model.to("cuda") if torch.cuda.is_available() else model), processor
+
+
+def row_questions(
+    config: EvalConfig, model, processor, folder: Path, max_new_tokens: int
+) -> RowQuestions:
+    """The rows, with the longest prompt that leaves room for an answer."""
+    longest = model.config.get_text_config().max_position_embeddings - max_new_tokens
+    return RowQuestions(
+        config, processor, min(longest, config.max_prompt_length or longest), folder
+    )
+
+
+def row_identity(config: EvalConfig, questions: RowQuestions, settings: GenerationSettings) -> dict:
+    """What the answers to rows, and their scores, depend on besides the model."""
+    names = (
+        *("data", "columns", "media_root", "think", "chat_template", "graded", "reward_function"),
+        *("max_frames", "max_pixels", "video_max_pixels", "max_prompt_length"),
+    )
+    own = [one for _, one in load_function(config.reward_function) or ()]
+    paths = {inspect.getsourcefile(one if inspect.isroutine(one) else type(one)) for one in own}
+    return {name: getattr(config, name) for name in names} | {
+        "max_new_tokens": settings.max_new_tokens,
+        "rows": content(config.data, questions),
+        "graders": code(("rewards",)),
+        "functions": [sha256(Path(path).read_bytes()).hexdigest()[:16] for path in sorted(paths)],
+    }
+
+
+def content(data: str, questions: RowQuestions) -> str:
+    """Hash of a file of rows; of anything else, of the names and sizes of its Arrow files, which
+    `datasets` names after the revision."""
+    source = Path(named(data)[0])
+    if source.is_file():
+        with source.open("rb") as file:
+            return file_digest(file, "sha256").hexdigest()[:16]
+    files = [Path(one["filename"]) for one in questions.rows.table.cache_files]
+    parts = [(file.parts[-5:], file.stat().st_size) for file in files]
+    return sha256(repr((len(questions.rows), parts)).encode()).hexdigest()[:16]

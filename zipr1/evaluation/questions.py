@@ -1,0 +1,82 @@
+"""What an evaluation asks: the embedded tasks here, rows of a data set in `row_questions`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from zipr1.common.errors import InputError
+from zipr1.data.example import Example
+from zipr1.evaluation.generation import Answer, as_shortener, batches, media_counts
+from zipr1.evaluation.input_baselines import Shortener
+from zipr1.rewards.graders import grade
+from zipr1.sparsity.rules import Rule
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one answer; reward: its grade or the value of a reward function, where there is one."""
+
+    correct: bool
+    reward: float | None = None
+
+
+class Part(Protocol):
+    """A question that may have to be read still."""
+
+    id: str
+
+
+class Questions(Protocol):
+    """Questions in batches, read when they are due, and how their answers are scored."""
+
+    def parts(self, rule: Rule | Shortener | None, method: str, size: int) -> list[Sequence[Part]]:
+        """The questions that the rule can be applied to, in batches. Raises InputError where there
+        are none."""
+
+    def read(self, part: Sequence[Part]) -> list[Example]:
+        """The usable questions of a batch, whole."""
+
+    def left_out(self) -> set[str]:
+        """The ids of questions that turned out to be unusable."""
+
+    def score(self, answers: list[Answer]) -> list[Score]:
+        """The scores of the answers to a batch."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Questions that are in memory: those of the embedded tasks."""
+
+    examples: list[Example]
+
+    def parts(self, rule, method: str, size: int) -> list[Sequence[Example]]:
+        return list(batches(applicable(self.examples, rule, method), size))
+
+    def read(self, part: Sequence[Example]) -> list[Example]:
+        return list(part)
+
+    def left_out(self) -> set[str]:
+        return set()
+
+    def score(self, answers: list[Answer]) -> list[Score]:
+        return [Score(correct) for correct in score(answers)]
+
+
+def score(answers: list[Answer]) -> list[bool]:
+    """Which answers are correct, by the problem type of each question."""
+    return [grade(answer.example, answer.text) == 1 for answer in answers]
+
+
+def applicable(
+    examples: list[Example], rule: Rule | Shortener | None, method: str
+) -> list[Example]:
+    """The examples that a rule can be applied to. Raises InputError where there are none."""
+    shortener = as_shortener(rule)
+    found = [one for one in examples if not shortener or shortener.takes(*media_counts(one))]
+    if examples and not found:
+        raise cannot_be_shortened(method)
+    return found
+
+
+def cannot_be_shortened(method: str) -> InputError:
+    return InputError(f"{method}: no question can be shortened so; choose tasks that show videos")
