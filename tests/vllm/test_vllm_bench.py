@@ -21,6 +21,7 @@ def test_it_times_dense_and_sparse_and_counts_blocks(capsys, tmp_path):
     assert sparse["ttft_bound"] > 2 and sparse["median_ttft_ms"] > 0
     assert sparse["fits"] > 1.5, "blocks were given back"
     assert json.loads((tmp_path / "serve.json").read_text())["kind"] == "bench serve"
-    assert "never below dense" in (tmp_path / "serve.md").read_text() or "below dense at every" in (
-        tmp_path / "serve.md"
-    ).read_text()
+    assert (
+        "never below dense" in (tmp_path / "serve.md").read_text()
+        or "below dense at every" in (tmp_path / "serve.md").read_text()
+    )
