@@ -1,6 +1,6 @@
 PY := .venv/bin/python
 
-.PHONY: demo test slow vllm-test lint docs tiny13
+.PHONY: demo test slow vllm-test vllm-slow lint docs tiny13
 demo: .venv/demo
 	.venv/bin/zipr1 demo
 
@@ -8,11 +8,15 @@ test: .venv/dev lint docs
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile
 
 slow: .venv/slow
-	$(PY) -m pytest -q -m slow
+	$(PY) -m pytest -q -m 'slow and not vllm'
 
 # Serving in vLLM, in an environment of its own: vLLM pins torch and transformers.
 vllm-test: .venv-vllm/ready
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest -q -m vllm tests/vllm
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest -q -m 'vllm and not slow' tests/vllm
+
+# Two processes (tensor and pipeline parallel), and the benchmark of the server.
+vllm-slow: .venv-vllm/ready
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest -q -m 'vllm and slow' tests/vllm
 
 # The thirteen families: both presets trained (side by side with -j 2), the table with the baselines, the page.
 tiny13: runs/tiny13_exact/final runs/tiny13_paper/final

@@ -2,10 +2,14 @@
 
 front.svg: numbers of the demo (docs/archive/results.md, "The demo").
 budget.svg: the embedded model on docs/shapes.png.
+masks.svg: experiments/logs/fronts_*.jsonl (experiments/fronts.py).
 constraint.svg: the formula of `zipr1.training.grpo.Governor`.
 """
 
+import json
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 
 import matplotlib.pyplot as plt
 import torch
@@ -20,6 +24,14 @@ CURVES = {  # p = 0.8, 0.9, 0.95, 0.975: (token ratio, accuracy), both in %
     "ZipVL (before training)": [(40.2, 82.8), (56.0, 89.4), (68.2, 90.6), (77.5, 91.1)],
     "ZipR1, objective as printed": [(40.2, 81.7), (56.0, 88.3), (68.3, 88.9), (77.6, 88.9)],
     "ZipR1, preset exact": [(12.4, 67.2), (18.2, 86.7), (23.6, 91.1), (28.9, 91.7)],
+}
+FRONTS = {
+    "SmolLM2-135M": "fronts_smollm2.jsonl",
+    "Qwen2.5-Coder-1.5B": "fronts_qwen2_5_coder.jsonl",
+}
+SELECTED = {
+    "attention": ("keys and queries (ZipVL)", "tab:gray"),
+    "keys": ("keys only", "tab:blue"),
 }
 plt.rcParams.update({"svg.hashsalt": "zipr1", "font.size": 10, "svg.fonttype": "path"})
 
@@ -88,6 +100,32 @@ def budget() -> None:
     save(figure, "budget.svg")
 
 
+def mean_front(path: Path, selected: str) -> list[tuple[float, float]]:
+    """Points (KV in %, nats above dense) of one kind of selection, means over the texts."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    dense = [row["nats"] for row in rows if row["selected"] == "dense"]
+    points, text = defaultdict(list), -1
+    for row in rows:
+        text += row["selected"] == "dense"
+        if row["selected"] == selected:
+            points[row["p"]].append((100 * row["keys"], row["nats"] - dense[text]))
+    return [tuple(map(mean, zip(*points[p], strict=True))) for p in sorted(points)]
+
+
+def masks() -> None:
+    """Loss against KV cache of one mask and of keys only, untrained."""
+    figure, both = plt.subplots(1, 2, figsize=(8.2, 3.0), sharey=True)
+    for axes, (title, name) in zip(both, FRONTS.items(), strict=True):
+        for selected, (label, color) in SELECTED.items():
+            points = mean_front(Path("experiments/logs") / name, selected)
+            axes.plot(*zip(*points, strict=True), "o-", color=color, label=label)
+        axes.set(title=title, xlabel="KV cache that stays, %", xlim=(0, 100))
+        axes.grid(alpha=0.3)
+    both[0].set(ylabel="nats above dense attention")
+    both[1].legend(loc="upper right")
+    save(figure, "masks.svg")
+
+
 def constraint() -> None:
     """The factor of the sparsity weight over the accuracy difference, at the default tolerance."""
     gaps = [-8 + 0.05 * i for i in range(201)]
@@ -105,4 +143,5 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     front()
     budget()
+    masks()
     constraint()

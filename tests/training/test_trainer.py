@@ -169,7 +169,7 @@ def test_callbacks_see_evaluate_save_and_stop(tmp_path):
         ({"reward_funcs": "none.py:f"}, "no such file"),
         ({"reward_funcs": length, "args": {"baseline": "reference"}}, "set baseline to group"),
     ],
-    ids=str,
+    ids=lambda one: one if isinstance(one, str) else " ".join(one),
 )
 def test_arguments_that_do_not_fit_are_named(arguments, word):
     config = zipr1.TrainConfig(**arguments.pop("args", {}))

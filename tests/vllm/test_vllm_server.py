@@ -22,7 +22,7 @@ CPU = (
     *("--enforce-eager", "--disable-uvicorn-access-log"),
     *("--distributed-executor-backend", "uni"),  # one process less
 )
-PORT_WAIT = 180  # seconds
+PORT_WAIT = 420  # seconds; four processes import vLLM
 
 
 def free_port() -> int:

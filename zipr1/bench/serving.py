@@ -2,15 +2,16 @@
 turns."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from argparse import ArgumentParser
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from statistics import median
 from urllib.error import URLError
@@ -27,16 +28,10 @@ from zipr1.common.provenance import provenance
 from zipr1.common.tables import markdown_table
 from zipr1.models.flops import Shape, prefill_bound
 from zipr1.models.loading import load_config
+from zipr1.models.location import EMBEDDED
 from zipr1.vllm.serve import check_installed
 
 START = 900  # seconds until the server must answer
-CLIENT = """
-import argparse
-from vllm.benchmarks.serve import add_cli_args, main
-parser = argparse.ArgumentParser()
-add_cli_args(parser)
-main(parser.parse_args())
-"""
 SUMS = ("median_ttft_ms", "median_tpot_ms", "request_throughput")
 
 
@@ -54,7 +49,7 @@ def run_bench_serve(config: BenchServeConfig) -> tuple[list[dict], str]:
                 write_model(config.shape, config.layers, Path(model), dtype)
         shape = Shape.of(load_config(model).get_text_config())
         with running(config, model, folder / "server.log") as server:
-            rows = measure(config, shape, server, Path(temporary))
+            rows = measure(config, shape, server)
     text = table(rows)
     (folder / "serve.md").write_text(text)
     origin = {"rows": rows, "config": asdict(config)} | provenance()
@@ -116,18 +111,19 @@ def running(config: BenchServeConfig, model: str, log: Path):
         process.wait()
 
 
-def measure(config: BenchServeConfig, shape: Shape, server: RunningServer, folder: Path):
+def measure(config: BenchServeConfig, shape: Shape, server: RunningServer) -> list[dict]:
     """A row for each prompt length, concurrency, ratio and scope: medians over the rounds."""
     cases = [(1.0, "attention")]
     ratios, scopes = config.numbers("ratios", float), config.scopes.split(",")
     cases += [(ratio, scope) for ratio in ratios for scope in scopes]
     points = [(t, c) for t in config.numbers("tokens") for c in config.numbers("concurrency")]
     rows = []
+    run_client(config, server, *points[0], *cases[0])  # not measured: the first steps are slower
     for tokens, concurrency in progress(points, desc="bench serve", unit="point"):
         found: dict[tuple, list[dict]] = {case: [] for case in cases}
         for number in range(config.rounds):
             for case in cases if number % 2 == 0 else reversed(cases):
-                run = run_client(config, server, folder, tokens, concurrency, *case)
+                run = run_client(config, server, tokens, concurrency, *case)
                 found[case].append(run)
         middle = {
             case: {name: median(run[name] for run in runs) for name in runs[0]}
@@ -148,7 +144,6 @@ def measure(config: BenchServeConfig, shape: Shape, server: RunningServer, folde
 def run_client(
     config: BenchServeConfig,
     server: RunningServer,
-    folder: Path,
     tokens: int,
     concurrency: int,
     ratio: float,
@@ -160,8 +155,8 @@ def run_client(
     text = tokens - (side // 16) ** 2
     count = max(config.requests, concurrency)
     body = {"vllm_xargs": {"zipr1_ratio": ratio, "zipr1_scope": scope}, "min_tokens": config.answer}
-    command = [
-        *(sys.executable, "-c", CLIENT, "--backend", "openai-chat", "--base-url", server.url),
+    arguments = [
+        *("--backend", "openai-chat", "--base-url", server.url),
         *("--endpoint", "/v1/chat/completions", "--model", "bench", "--tokenizer"),
         *(tokenizer_folder(), "--dataset-name", "random-mm", "--random-input-len", str(text)),
         *("--random-output-len", str(config.answer), "--random-range-ratio", "0"),
@@ -170,13 +165,9 @@ def run_client(
         *("--random-mm-bucket-config", f"{{({side}, {side}, 1): 1.0}}"),
         *("--num-prompts", str(count), "--max-concurrency", str(concurrency), "--seed", "1"),
         *("--extra-body", json.dumps(body), "--temperature", "0", "--disable-tqdm"),
-        *("--save-result", "--result-dir", str(folder), "--result-filename", "run.json"),
     ]
     with sampled(server) as usage:
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    if done.returncode:
-        raise RunError(f"vLLM's benchmark client failed: {done.stderr.strip()[-500:]}")
-    result = json.loads((folder / "run.json").read_text())
+        result = vllm_client(arguments)
     if result["completed"] != count:
         raise RunError(f"{count - result['completed']} of {count} requests failed: see server.log")
     found = {name: result[name] for name in SUMS}
@@ -187,9 +178,17 @@ def run_client(
     return found
 
 
-def tokenizer_folder() -> str:
-    from zipr1.models.location import EMBEDDED
+def vllm_client(arguments: list[str]) -> dict:
+    """The result of vLLM's benchmark client, in this process; what it prints is left out."""
+    from vllm.benchmarks.serve import add_cli_args, main
 
+    parser = ArgumentParser()
+    add_cli_args(parser)
+    with redirect_stdout(StringIO()):
+        return main(parser.parse_args(arguments))
+
+
+def tokenizer_folder() -> str:
     return str(EMBEDDED["zipr1/tiny"])
 
 
