@@ -30,7 +30,7 @@ def test_a_decoding_step_reads_nothing_back_from_the_device(captured):
         slot_mapping=torch.empty(tokens, dtype=torch.long, device=meta),
     )
     builder = SimpleNamespace(layer_names=layers, kv_cache_spec=SimpleNamespace(block_size=16))
-    worker, state = WorkerState(), BlockState(layers, 40, meta)
+    worker, state = WorkerState(), BlockState(0, layers, 40, meta)
     worker.blocks = dict.fromkeys(layers, state)
     worker.begin(StepMetadata(live=not captured))
     step = Step(builder, common, captured)

@@ -11,7 +11,6 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorRole,
     SupportsHMA,
 )
-from vllm.model_executor.models.utils import extract_layer_index
 
 from zipr1.common.errors import InputError
 from zipr1.vllm.checks import check_alone, check_engine, check_layers
@@ -134,10 +133,11 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
         """Gives back what the greediest layer of each block table has left empty."""
         request, report = known.start.request, known.report
         completion = report.read - known.start.prompt
-        groups = self._kv_cache_config.kv_cache_groups
-        for manager, group in zip(self.managers, groups, strict=True):
-            most = max(report.kept[extract_layer_index(name)] for name in group.layer_names)
-            self.stats.blocks += manager.free_empty_blocks(request, most + completion, report.read)
+        # Not by layer names: the scheduler knows those of the first pipeline stage alone.
+        for table, most in report.most.items():
+            self.stats.blocks += self.managers[table].free_empty_blocks(
+                request, most + completion, report.read
+            )
 
     def request_finished(self, request, block_ids) -> tuple[bool, dict[str, Any] | None]:
         name = request.request_id

@@ -40,11 +40,13 @@ class StepMetadata(KVConnectorMetadata):
 class Report:
     """What the layers of a worker did with one prompt.
 
-    kept: layer -> prompt tokens kept. read: tokens of the step, the completion after a preemption
+    kept: layer -> prompt tokens kept. most: block table -> prompt tokens that the greediest of its
+    layers kept. read: tokens of the step, the completion after a preemption
     included. dense: why the prompt stayed dense. tokens: layer -> the kept tokens, if asked for.
     """
 
     kept: dict[int, int] = field(default_factory=dict)
+    most: dict[int, int] = field(default_factory=dict)
     read: int = 0
     dense: str | None = None
     tokens: dict[int, list[int]] = field(default_factory=dict)
@@ -70,6 +72,8 @@ class Reports(KVConnectorWorkerMetadata):
                         f"request {request}, layer {layer}: one rank kept {ours.kept[layer]} "
                         f"tokens, another {count}"
                     )
+            for table, most in theirs.most.items():
+                ours.most[table] = max(ours.most.get(table, 0), most)
             for layer, tokens in theirs.tokens.items():
                 if ours.tokens.setdefault(layer, tokens) != tokens:
                     raise RunError(f"request {request}, layer {layer}: the ranks kept other tokens")

@@ -158,5 +158,6 @@ class Step:
         report = self.worker.reports.setdefault(start.request, Report())
         layer = extract_layer_index(layer_name)
         report.kept[layer], report.read = count, prompt.read
+        report.most[state.table] = prompt.most
         if start.settings.return_kept:
             report.tokens[layer] = kept.nonzero()[:, 0].tolist()

@@ -11,13 +11,14 @@ from zipr1.vllm.messages import Report, StepMetadata
 class BlockState:
     """What the workers must know of a request, stored where its KV is: by its first block.
 
-    places: layer -> its row in `removed`, of the layers of one block table. removed: (layers,
+    table: the number of the block table. places: layer -> its row in `removed`, of the layers of one block table. removed: (layers,
     blocks) int32, tokens that the request dropped in each layer. hole: (2, blocks) int32, first and
     number of its blocks that hold nothing. A prefill from position 0 resets the entries of its
     block, so nothing has to be cleared when a request ends.
     """
 
-    def __init__(self, layers: list[str], blocks: int, device: torch.device):
+    def __init__(self, table: int, layers: list[str], blocks: int, device: torch.device):
+        self.table = table
         self.places = {name: place for place, name in enumerate(layers)}
         self.removed = torch.zeros(len(layers), blocks, dtype=torch.int32, device=device)
         self.hole = torch.zeros(2, blocks, dtype=torch.int32, device=device)
@@ -47,10 +48,10 @@ class WorkerState:
 
     def allocate(self, groups, kv_caches: dict[str, torch.Tensor]) -> None:
         """Makes the state of every block table, before a CUDA graph could record it."""
-        for group in groups:
+        for table, group in enumerate(groups):
             if layers := [name for name in group.layer_names if name in kv_caches]:
                 cache = kv_caches[layers[0]]
-                state = BlockState(layers, cache.shape[0], cache.device)
+                state = BlockState(table, layers, cache.shape[0], cache.device)
                 self.blocks |= dict.fromkeys(layers, state)
 
     def begin(self, step: StepMetadata) -> None:
