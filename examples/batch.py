@@ -1,6 +1,6 @@
 """Answers one question about several images in one batch, with the token ratio of each.
 
-python examples/batch.py "What colour is the circle?" docs/shapes.png photo.jpg --p 0.9
+python examples/batch.py "What colour is the circle?" docs/shapes.png docs/shapes.png --p 0.9
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A chat about one image: the second turn continues on the sparse KV cache of the first.
 
-python examples/chat.py docs/shapes.png "What colour is the circle?" "What shape is red?"
+python examples/chat.py docs/shapes.png "What colour is the circle?" "What shape is the blue object?"
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """GRPO with TRL's own trainer under sparse attention, on the embedded model and drawn questions.
 
-python examples/trl_grpo.py runs/trl --steps 20
+python examples/trl_grpo.py runs/trl --steps 20  (needs the extra trl)
 """
 
 import argparse

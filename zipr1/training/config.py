@@ -96,8 +96,8 @@ class TrainConfig:
     """Whether rewards are grades between 0 and 1, where a problem type has them, instead of 0 or
     1."""
     reward_function: str | None = None
-    """Your reward function as package.module:name, with TRL's signature, instead of the graders. Of
-    several the sum, each optionally weighted: mine:correct,0.2*mine:short."""
+    """Your reward function as package.module:name or file.py:name, with TRL's signature, instead of
+    the graders. Of several the sum, each optionally weighted: mine:correct,0.2*mine:short."""
     max_steps: int = 300
     """The number of training steps, each on its own questions."""
     prompts_per_step: int = 4
@@ -190,7 +190,8 @@ class TrainConfig:
     choice: Literal["normalised", "accumulated"] = "normalised"
     """The scores by which Top-p selects tokens (zipr1.TopP)."""
     scope: Scope = "attention"
-    """The modules that compute kept tokens only, in training and measuring (zipr1.sparse)."""
+    """What follows the kept tokens, in training and measuring (zipr1.sparse): the attention, the
+    whole layer, or the keys alone."""
     p: float = 0.975
     """The fixed threshold that is measured, and recommended for inference."""
     probe_every: int = 100

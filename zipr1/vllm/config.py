@@ -37,7 +37,8 @@ class ServeConfig:
     """The fraction of the attention that requests keep by default; 1 is dense; unset, as the model
     was trained (0.975 for a model that was not)."""
     scope: Scope | None = None
-    """What follows the kept tokens by default (zipr1.sparse); unset, as the model was trained."""
+    """What follows the kept tokens by default (zipr1.sparse): the attention, the whole layer, or
+    the keys alone; unset, as the model was trained."""
     min_tokens: int = 0
     """The prompt length in tokens below which a prompt stays dense by default."""
     name: str | None = None
