@@ -1,6 +1,8 @@
 """GRPO with TRL's own trainer under sparse attention, on the embedded model and drawn questions.
 
-python examples/trl_grpo.py runs/trl --steps 20  (needs the extra trl)
+python examples/trl_grpo.py runs/trl --steps 20
+
+It needs the extra `trl`: pip install -c constraints.txt -e '.[trl]'
 """
 
 import argparse
