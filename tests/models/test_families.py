@@ -7,9 +7,11 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
+import transformers
 from conftest import tiny_processor
 from family_folders import new_family
 from family_models import RECIPES, small_batch, small_model
+from packaging.version import Version
 
 import zipr1
 from zipr1.common.errors import InputError
@@ -261,6 +263,10 @@ def test_masks_that_hide_more_than_padding_are_refused(family):
             text(inputs_embeds=expected, attention_mask=additive, use_cache=False)
 
 
+@pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="transformers looks for the image at the wrong place: it is causal, dense too",
+)
 def test_images_of_gemma3_in_a_later_turn_are_refused():
     """Their tokens attend to later ones, which the cache does not hold yet."""
     model, batch = small_model("gemma3"), small_batch("gemma3", rows=(0,))
