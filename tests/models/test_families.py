@@ -165,6 +165,20 @@ def test_sparse_equals_the_reference_in_value_and_gradient(family, batch, scope)
         torch.testing.assert_close(fast, slow, rtol=1e-7, atol=1e-7)
 
 
+def test_the_reference_selects_the_same_tokens(family, batch):
+    """Scores and choices too, also where tokens of an image see each other."""
+    model = small_model(family).double()
+    model.set_experts_implementation("eager")
+    doubles = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
+    with torch.no_grad():
+        encoded, found = encode(model, doubles).embeds, []
+        for training in (zipr1.TrainingPass(), zipr1.TrainingPass(implementation=REFERENCE)):
+            with zipr1.sparse(model, RULE, training=training) as trace:
+                decoder(model)(**encoded, use_cache=False)
+            found.append(trace.kept)
+    assert all(torch.equal(fast, slow) for fast, slow in zip(*found, strict=True))
+
+
 def test_a_saved_model_is_the_same_model(family, tmp_path):
     if is_vision(small_model(family).config):
         model, processor = new_family(family)

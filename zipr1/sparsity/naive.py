@@ -22,9 +22,12 @@ REFERENCE = "zipr1_reference"
 
 
 def reference_scores(
-    query, key, scaling: float, recent: int = 64, others: int = 64
+    query, key, scaling: float, recent: int = 64, others: int = 64, visible=None
 ) -> tuple[list[float], list[int]]:
-    """Accumulated scores and probe counts of one sample: query (H, l, D), key (Hkv, l, D)."""
+    """Accumulated scores and probe counts of one sample: query (H, l, D), key (Hkv, l, D).
+
+    visible: (l, l) bool, what each token sees; None: those before it and itself.
+    """
     heads, length, _ = query.shape
     key = key.repeat_interleave(heads // key.shape[0], dim=0)
     before = max(length - recent, 0)
@@ -33,17 +36,20 @@ def reference_scores(
         probes = list(range(length))
     accumulated, counts = [0.0] * length, [0] * length
     for i in probes:
-        logits = torch.einsum("hd,hjd->hj", query[:, i], key[:, : i + 1]).float() * scaling
+        seen = list(range(i + 1)) if visible is None else visible[i].nonzero()[:, 0].tolist()
+        logits = torch.einsum("hd,hjd->hj", query[:, i], key[:, seen]).float() * scaling
         weights = logits.softmax(-1).mean(0).tolist()
-        for j, weight in enumerate(weights):
+        for j, weight in zip(seen, weights, strict=True):
             accumulated[j] += weight
             counts[j] += 1
     return accumulated, counts
 
 
-def reference_selection(query, key, scaling: float, p: float, choice: str) -> list[int]:
+def reference_selection(
+    query, key, scaling: float, p: float, choice: str, visible=None
+) -> list[int]:
     """Indices of T for one sample: query (H, l, D), key (Hkv, l, D), no padding."""
-    accumulated, counts = reference_scores(query, key, scaling)
+    accumulated, counts = reference_scores(query, key, scaling, visible=visible)
     length, total = len(accumulated), sum(accumulated)
     mass, count = 0.0, 0
     for score in sorted(accumulated, reverse=True):
@@ -60,21 +66,25 @@ def reference_selection(query, key, scaling: float, p: float, choice: str) -> li
 
 
 def sample_selection(
-    layer: int, sample: int, prompt: list[int], query, key, scaling: float, settings: Settings
+    layer: int, sample: int, prompt: list[int], states: tuple, settings: Settings
 ) -> list[int]:
-    """Columns that sample number `sample`, whose prompt has the columns `prompt`, keeps."""
+    """Columns that sample number `sample`, whose prompt has the columns `prompt`, keeps; states: as
+    of `selected_by`."""
     if settings.training.replay is not None:
         return settings.training.replay[layer][sample].nonzero()[:, 0].tolist()
-    return selected_by(settings.rule, sample, prompt, query, key, scaling)
+    return selected_by(settings.rule, sample, prompt, *states)
 
 
-def selected_by(rule, sample: int, prompt: list[int], query, key, scaling: float) -> list[int]:
-    """Columns of the sample's prompt that `rule`, TopP or KeepAll, selects."""
+def selected_by(
+    rule, sample: int, prompt: list[int], query, key, scaling: float, visible
+) -> list[int]:
+    """Columns of the sample's prompt that `rule`, TopP or KeepAll, selects; visible (L, L) bool."""
     if isinstance(rule, KeepAll):
         return prompt
     p = rule.p[sample] if isinstance(rule.p, tuple) else rule.p
     q, k = query[:, prompt].detach(), key[:, prompt].detach()
-    return [prompt[i] for i in reference_selection(q, k, scaling, p, rule.choice)]
+    seen = visible[prompt][:, prompt]
+    return [prompt[i] for i in reference_selection(q, k, scaling, p, rule.choice, seen)]
 
 
 def reference_attention(
@@ -90,7 +100,11 @@ def reference_attention(
     for b in range(batch):
         columns = attention_mask[b].nonzero()[:, 0].tolist()
         prompt = prompts[b].nonzero()[:, 0].tolist()
-        indices = sample_selection(number, b, prompt, query[b], key[b], scaling, settings)
+        visible = torch.ones(length, length, dtype=torch.bool).tril()
+        if current.visible is not None:
+            visible = visible | current.visible[b]
+        states = query[b], key[b], scaling, visible
+        indices = sample_selection(number, b, prompt, states, settings)
         kept[b, indices] = True
         active = torch.zeros(length, dtype=torch.bool)
         active[indices + [c for c in columns if c not in prompt]] = True
@@ -98,13 +112,10 @@ def reference_attention(
         logits = query[b] @ key[b].repeat_interleave(group, dim=0).transpose(1, 2) * scaling
         queries = torch.ones_like(active) if settings.scope == "keys" else active.clone()
         if settings.rows is not None:
-            selected = selected_by(settings.rows, b, prompt, query[b], key[b], scaling)
+            selected = selected_by(settings.rows, b, prompt, *states)
             queries[prompt] = False
             queries[selected] = True
         own = torch.eye(length, dtype=torch.bool)
-        visible = torch.ones(length, length, dtype=torch.bool).tril()
-        if current.visible is not None:
-            visible = visible | current.visible[b]
         visible = visible & active[None, :]
         visible |= own & queries[:, None]
         logits = logits if logits.dtype == torch.float64 else logits.float()
