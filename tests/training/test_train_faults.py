@@ -321,21 +321,25 @@ def test_a_result_that_cannot_be_written_leaves_the_last_checkpoint(tmp_path):
     load(tmp_path / "final")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    """The step is not taken and counted; after a few, the run stops, and its questions are kept."""
-    settings = SMALL | {
-        "max_steps": 5,
-        "learning_rate": 1e30,
-        "max_skipped_steps": 1,
-        "warmup_steps": 1,
-    }
+def test_weights_that_explode_stop_the_run(tmp_path):
+    """As soon as no token can be chosen, with the step and what to change."""
+    settings = SMALL | {"max_steps": 5, "learning_rate": 1e30, "warmup_steps": 1}
+    message = r"after step 1: the attention scores .* lower learning_rate; there is no checkpoint"
+    with pytest.raises(RunError, match=message):
+        train(TrainConfig(**settings, output_dir=str(tmp_path)), quiet=True)
+    assert [row.get("skipped") for row in metrics(tmp_path)] == [None, 0.0]
+
+
+def test_the_questions_of_a_loss_that_is_not_finite_are_kept(tmp_path):
+    """The steps are not taken and counted; after a few, the run stops."""
+    settings = SMALL | {"max_steps": 3, "max_skipped_steps": 1, "model": nan_model(tmp_path)}
     with pytest.raises(
         RunError, match=r"2 steps had a loss, gradient or reward .* lower learning_rate"
     ):
-        train(TrainConfig(**settings, output_dir=str(tmp_path)), quiet=True)
-    assert [row.get("skipped") for row in metrics(tmp_path)] == [None, 0.0, 1.0, 1.0]
-    batch = torch.load(tmp_path / "not-finite-0.pt", weights_only=True)
-    assert batch["step"] == 2 and batch["questions"] == [[4, 5]]
+        train(TrainConfig(**settings, output_dir=str(tmp_path / "out")), quiet=True)
+    assert [row.get("skipped") for row in metrics(tmp_path / "out")] == [None, 1.0, 1.0]
+    batch = torch.load(tmp_path / "out" / "not-finite-0.pt", weights_only=True)
+    assert batch["step"] == 1 and batch["questions"] == [[2, 3]]
     ((part,),) = batch["parts"]
     assert (
         len(part["p"]) == len(part["tokens"]) == 8
@@ -344,14 +348,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     )
 
 
-def test_logits_that_are_not_finite_stop_the_run(tmp_path):
-    """As early as the rollouts: nothing can be sampled from them."""
+def nan_model(folder: Path) -> str:
+    """A folder with the embedded model, whose logits are NaN."""
     model, processor = load("zipr1/tiny")
     with torch.no_grad():
         model.model.language_model.norm.weight[0] = float("nan")
     for part in (model, processor):
-        part.save_pretrained(tmp_path / "model")
-    settings = SMALL | {"max_steps": 3, "max_skipped_steps": 1, "model": str(tmp_path / "model")}
+        part.save_pretrained(folder / "model")
+    return str(folder / "model")
+
+
+def test_logits_that_are_not_finite_stop_the_run(tmp_path):
+    """As early as the rollouts: nothing can be sampled from them."""
+    settings = SMALL | {"max_steps": 3, "max_skipped_steps": 1, "model": nan_model(tmp_path)}
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "not-finite-0.pt").symlink_to("/dev/full")
     with pytest.raises(

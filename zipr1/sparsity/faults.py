@@ -7,6 +7,10 @@ from zipr1.sparsity.probes import Scores
 from zipr1.sparsity.rules import Rule
 
 
+class NotFinite(RunError):
+    """Attention scores are infinite or NaN: no token can be chosen."""
+
+
 def checked_choice(rule: Rule, scores: Scores) -> torch.Tensor:
     """(B, L) bool, what the rule keeps. Raises InputError for anything else that it returns."""
     chosen, valid = rule.keep(scores), scores.valid
@@ -70,7 +74,7 @@ class Faults:
             fix = "load the model with dtype='bfloat16'"
             if self.dtype != torch.float16:
                 fix = "its weights or its inputs hold infinite numbers or NaN"
-            raise RunError(f"the attention scores {place} are not finite in {self.dtype}: {fix}")
+            raise NotFinite(f"the attention scores {place} are not finite in {self.dtype}: {fix}")
         if last:
             what = "the last token of the prompt" if self.chosen.any() else "no token at all"
             verb = "drops" if self.chosen.any() else "keeps"

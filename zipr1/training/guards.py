@@ -1,8 +1,12 @@
 """When to stop a run: it would only cost time, or its result would be no result."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from zipr1.common.errors import InputError, RunError
+from zipr1.sparsity.faults import NotFinite
 from zipr1.training.checkpoint import checkpoints
 from zipr1.training.run_state import RunState
 
@@ -15,6 +19,17 @@ def check_metric_names(own: dict[str, float], record: dict[str, float]) -> dict[
             "choose another name"
         )
     return own
+
+
+@contextmanager
+def finite_scores(run: RunState) -> Iterator[None]:
+    """Raises RunError with the step and the remedy where attention scores are not finite."""
+    try:
+        yield
+    except NotFinite as error:
+        raise RunError(
+            f"after step {run.step}: {error}; lower learning_rate; {last_checkpoint(run)}"
+        ) from error
 
 
 def stop_if_lost(run: RunState) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from zipr1.training.callbacks import Callbacks
 from zipr1.training.config import TrainConfig
 from zipr1.training.given import Given
-from zipr1.training.guards import check_metric_names, stop_if_lost
+from zipr1.training.guards import check_metric_names, finite_scores, stop_if_lost
 from zipr1.training.interrupt import Interruption, leave
 from zipr1.training.probe_set import measure_probe, save_samples
 from zipr1.training.processes import MemoryReturner
@@ -47,13 +47,15 @@ def train(
         while run.step < config.max_steps and not stop:
             callback("on_step_begin")
             began = time.perf_counter()
-            record = take_step(run)
+            with finite_scores(run):
+                record = take_step(run)
             record["step_time"] = time.perf_counter() - began
             callback("on_step_end")
             stop, evaluate, save = callback.wanted()
             ends = stop or run.step == config.max_steps
             if ends or evaluate or run.step % config.probe_every == 0:
-                measured = measure_probe(run)
+                with finite_scores(run):
+                    measured = measure_probe(run)
                 record |= measured
                 save_samples(run)
                 callback("on_evaluate", metrics=measured)
