@@ -170,7 +170,7 @@ class DenseFirst:
     """Every token in the first `layers` sparse layers, then what `rule` selects.
 
     Under scope "layer" most of the loss of an untrained model can come from tokens that skip the
-    MLP of the first layer (docs/results.md, two masks).
+    MLP of the first layer (docs/results.md, "Keys and queries apart, untrained").
     """
 
     rule: Rule

@@ -20,7 +20,8 @@ NAME = "zipr1"  # of the attention function, the mask function and the keyword a
 class TrainingPass:
     """What only a trainer sets for the passes of a block.
 
-    replay: the kept tokens of an earlier trace, (B, prompt) per sparse layer, in place of a fresh choice.
+    replay: the kept tokens of an earlier trace, (B, prompt) per sparse layer, in place of a fresh
+        choice.
     relax: (accumulated (B, L), p (B,), valid (B, L)) -> (B,), a differentiable count to record in
         the trace, such as `zipr1.relaxed_count`.
     sample_numbers: (B,) a number of each sample, by which a pass with a choice gradient draws the
@@ -49,25 +50,28 @@ class Settings:
     training: TrainingPass = field(default_factory=TrainingPass)
 
     def __post_init__(self):
-        joint = isinstance(self.rule, TopP) and self.rule.masks == "joint"
-        if joint + (self.rows is not None) + (self.scope == "keys") > 1:
+        if self.joint + (self.rows is not None) + (self.scope == "keys") > 1:
             raise InputError(
                 f"scope={self.scope!r}, rows={self.rows!r}, rule={self.rule!r}: rows=, "
                 "masks='joint' and scope='keys' each say which queries are computed; give one"
             )
         if isinstance(self.rows, TopP) and self.rows.masks == "joint":
             raise InputError("rows=TopP(masks='joint'): give this rule as `rule`, without rows=")
-        if (joint or self.rows is not None) and (self.training.replay or self.training.relax):
+        if (self.joint or self.rows is not None) and (self.training.replay or self.training.relax):
             raise InputError(
                 "rows= and masks='joint' cannot be trained: train with scope='keys' or with one "
                 "mask for queries and keys"
             )
 
     @property
+    def joint(self) -> bool:
+        """Whether the rule itself selects queries and keys separately."""
+        return isinstance(self.rule, TopP) and self.rule.masks == "joint"
+
+    @property
     def separate(self) -> bool:
         """Whether queries and keys are selected separately."""
-        joint = isinstance(self.rule, TopP) and self.rule.masks == "joint"
-        return self.rows is not None or self.scope == "keys" or joint
+        return self.rows is not None or self.scope == "keys" or self.joint
 
 
 @dataclass
