@@ -10,6 +10,7 @@ from typing import Any
 
 from zipr1 import __version__
 from zipr1.cli.commands import COMMANDS, Command, load
+from zipr1.cli.interrupt import exit_at_ctrl_c
 from zipr1.common.errors import InputError, RunError
 
 
@@ -32,16 +33,17 @@ def run(arguments: list[str]) -> None:
     if arguments[:1] == ["--version"]:
         print(f"zipr1 {__version__}")
         return
-    command, config = parse(arguments)
-    if config is None:
-        return
-    from zipr1.common.progress import announced, quiet_libraries, quiet_transformers
+    with exit_at_ctrl_c():
+        command, config = parse(arguments)
+        if config is None:
+            return
+        from zipr1.common.progress import announced, quiet_libraries, quiet_transformers
 
-    quiet_libraries()
-    with announced(f"{command.name}: importing torch and other libraries"):
-        import_module(command.module)
-    if "transformers" in sys.modules:
-        quiet_transformers()
+        quiet_libraries()
+        with announced(f"{command.name}: importing torch and other libraries"):
+            import_module(command.module)
+        if "transformers" in sys.modules:
+            quiet_transformers()
     if text := load(command.runner)(config):
         print(text)
 
