@@ -4,7 +4,10 @@ Results go to stdout, everything else to stderr. Exit status 0; 2 for misuse (a 
 setting); 1 for a failure; 130 after an interrupt. An unexpected exception keeps its traceback.
 """
 
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -33,7 +36,7 @@ def run(arguments: list[str]) -> None:
     if arguments[:1] == ["--version"]:
         print(f"zipr1 {__version__}")
         return
-    with exit_at_ctrl_c():
+    with exit_at_ctrl_c(), uncollected():
         command, config = parse(arguments)
         if config is None:
             return
@@ -46,6 +49,18 @@ def run(arguments: list[str]) -> None:
             quiet_transformers()
     if text := load(command.runner)(config):
         print(text)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Inside the block, no garbage is collected: imports leave a million objects and hardly any
+    garbage, and looking for it takes a seventh of their time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def parse(arguments: list[str]) -> tuple[Command, Any]:
