@@ -25,13 +25,16 @@ def test_flops_by_hand():
     )  # two products, 2 heads of 4, 50 causal pairs, 2 a pair
     assert layer_flops(SMALL, 10) == 2 * 10 * 576 + 1600
     assert layer_flops(SMALL, 10, 0.5) == 2 * 10 * 576 + 400
-    assert layer_flops(SMALL, 10, 0.5, "layer") == 2 * 10 * (128 + 224) + 400
+    # Keys of all tokens: 8 x 4; half of the rows pass all weights.
+    assert layer_flops(SMALL, 10, 0.5, "layer") == 2 * 10 * (32 + 288) + 400
+    # A quarter of the rows, and keys and values of all tokens.
+    assert layer_flops(SMALL, 10, 0.5, "layer", 0.25) == 2 * 10 * (64 + 144) + 200
 
 
 def test_bounds_by_hand():
     assert prefill_bound(SMALL, 10, [1.0, 1.0], "layer") == 1
     assert prefill_bound(SMALL, 10, [0.5, 1.0], "layer") == pytest.approx(
-        2 * 13120 / (7440 + 13120)
+        2 * 13120 / (6800 + 13120)
     )
     assert kv_bytes(SMALL, 10, 4) == 2 * 2 * 4 * 10 * 4
     # 2 layers of 576 weights, 640 bytes of keys and values a sequence

@@ -145,7 +145,8 @@ def fast_or_reference(model, scope: str, kept: list[torch.Tensor] | None):
 
 @all_scopes
 def test_sparse_equals_the_reference_in_value_and_gradient(family, batch, scope):
-    """In float64, where only a different formula makes a difference."""
+    """In float64, where only a different formula makes a difference; Gemma's norm is in float32."""
+    tolerance = 1e-6 if family.startswith("gemma") else 1e-7
     model = small_model(family).double()
     model.set_experts_implementation("eager")  # the grouped kernels have no float64
     doubles = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
@@ -162,7 +163,7 @@ def test_sparse_equals_the_reference_in_value_and_gradient(family, batch, scope)
         results.append((hidden[real].detach(), gradient[real]))
         kept = trace.kept
     for fast, slow in zip(*results, strict=True):
-        torch.testing.assert_close(fast, slow, rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(fast, slow, rtol=tolerance, atol=tolerance)
 
 
 def test_the_reference_selects_the_same_tokens(family, batch):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import random_model, tiny_processor
 from datasets import Dataset
+from installed_trl import trl_or_skip
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import zipr1
@@ -167,7 +168,7 @@ def test_the_trainer_of_transformers(tmp_path, checkpointing):
 @pytest.mark.parametrize("made", ["inside", "before"])
 def test_sft_of_trl(tmp_path, adapter, made):
     """A trainer that is made inside the block, or before it; an adapter by the user or by TRL."""
-    trl, peft = pytest.importorskip("trl"), pytest.importorskip("peft")
+    trl, peft = trl_or_skip(), pytest.importorskip("peft")
     lora = peft.LoraConfig(target_modules=["q_proj", "o_proj"], r=4)
     tokenizer = tiny_processor().tokenizer
     data = Dataset.from_list(
@@ -209,7 +210,7 @@ def test_sft_of_trl(tmp_path, adapter, made):
 @all_scopes
 def test_grpo_of_trl(tmp_path, family, scope):
     """KL to the untouched model is 0 if all is kept; the scoring pass equals prefill and decoding."""
-    trl = pytest.importorskip("trl")
+    trl = trl_or_skip()
     random_model(family).save_pretrained(tmp_path / "model")
     processor = tiny_processor()
     processor = processor.tokenizer if family == "llama" else processor

@@ -15,6 +15,7 @@ from zipr1.common.clock import paired
 from zipr1.models.families import decoder
 from zipr1.models.flops import Shape
 from zipr1.sparsity.attention import sparse_attention
+from zipr1.sparsity.probes import take_tokens
 from zipr1.sparsity.rules import FastV, TopP
 from zipr1.sparsity.selection import select_tokens
 from zipr1.sparsity.settings import ForwardPass, Settings
@@ -33,9 +34,12 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
     settings = {"scaling": shape.head**-0.5, "dropout": 0.0}
     everything = torch.ones(1, tokens, dtype=torch.bool, device=device)
 
+    def probed(positions):
+        return take_tokens(query, positions), key, settings["scaling"]
+
     def select():
         current = ForwardPass(Settings(TopP(0.975)), Trace((0,)))
-        select_tokens(0, query, key, everything, settings["scaling"], current)
+        select_tokens(0, probed, query.dtype, everything, current)
 
     def dense():
         sdpa_attention_forward(module, query, key, value, None, **settings)
@@ -46,9 +50,7 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
             if rule is None or isinstance(rule, FastV):  # not operations of one layer
                 continue
             trace = Trace((0,))
-            select_tokens(
-                0, query, key, everything, settings["scaling"], ForwardPass(Settings(rule), trace)
-            )
+            select_tokens(0, probed, query.dtype, everything, ForwardPass(Settings(rule), trace))
             kept = trace.token_ratio.item() if ":" in name else ratio
             for scope in ("attention", "keys"):  # under scope "layer" it is that of "attention"
                 current = Settings(timed(rule), scope=scope)

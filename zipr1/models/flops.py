@@ -43,12 +43,12 @@ class Shape:
 
     @property
     def inward(self) -> int:
-        """Weights of q, k and v, which every token passes under any scope."""
+        """Weights of q, k and v."""
         return self.hidden * self.head * (self.heads + 2 * self.kv_heads)
 
     @property
     def outward(self) -> int:
-        """Weights of o_proj and the MLP: what scope="layer" saves."""
+        """Weights of o_proj and the MLP."""
         return self.hidden * self.head * self.heads + 3 * self.hidden * self.mlp
 
 
@@ -71,8 +71,12 @@ def layer_flops(
     if rows is None:
         rows = 1.0 if scope == "keys" else ratio
     attention = attention_flops(shape, tokens) * ratio * rows
-    outward = rows if scope == "layer" else 1.0
-    return 2 * tokens * (shape.inward + outward * shape.outward) + attention
+    if scope != "layer" or rows == 1:
+        return 2 * tokens * (shape.inward + shape.outward) + attention
+    keys = shape.hidden * shape.head * shape.kv_heads  # of all tokens: the selection needs them
+    if rows != ratio:
+        keys *= 2  # and the values: a token whose row is not computed leaves both
+    return 2 * tokens * (keys + rows * (shape.inward + shape.outward)) + attention
 
 
 def decoder_flops(

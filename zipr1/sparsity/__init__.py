@@ -2,6 +2,6 @@
 
 Start with `context` (the public `zipr1.sparse`). The method: `probes` (attention scores), `budget`
 (Top-p: how many tokens), `rules` (which ones; your own rule goes here). The engine: `selection`,
-`attention`, `cache`, `layer_scope`, `varlen`; `settings` and `trace` are its input and output.
+`attention`, `cache`, `gathered`, `varlen`; `settings` and `trace` are its input and output.
 `naive` is the slow reference implementation of the tests.
 """

@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from zipr1.sparsity.faults import check_faults
+from zipr1.sparsity.chosen import Chosen
 from zipr1.sparsity.layers import new_padding, padding_of, register
-from zipr1.sparsity.probes import columns_of, flat_positions, scattered, take_tokens
+from zipr1.sparsity.probes import flat_positions, scattered, take_tokens
 from zipr1.sparsity.selection import prompt_columns, select_tokens
-from zipr1.sparsity.separate import Queries
 from zipr1.sparsity.settings import NAME, ForwardPass
 from zipr1.sparsity.varlen import packable, packed_attention
 from zipr1.sparsity.visible import visible_attention
@@ -37,22 +36,25 @@ def sparse_attention(
 
     query (B, H, L, D), key and value (B, Hkv, K, D) after rotary embedding.
     """
-    if current.kept_rows is not None:
-        current.kept_rows.set(None)
+    if current.attention is not None:
+        return current.attention(module, query, key, value, current=current, **kwargs)
     if current.past:
         return continued_attention(module, query, key, value, attention_mask, current, **kwargs)
     return prefill_attention(module, query, key, value, attention_mask, current, **kwargs)
 
 
 def full_padding_mask(
-    attention_mask: torch.Tensor | None, query: torch.Tensor, current: ForwardPass
+    attention_mask: torch.Tensor | None, states: torch.Tensor, current: ForwardPass
 ) -> torch.Tensor:
-    """The mask (B, L) of a prefill; transformers leaves one out that has no padding."""
-    batch, _, length, _ = query.shape
+    """The mask (B, L) of a prefill; transformers leaves one out that has no padding.
+
+    states: queries (B, H, L, D) or hidden states (B, L, D).
+    """
     attention_mask = padding_of(attention_mask, current)
     if attention_mask is None:
-        return torch.ones(batch, length, dtype=torch.bool, device=query.device)
-    return attention_mask.to(query.device).bool()
+        shape = states.shape[0], states.shape[-2]
+        return torch.ones(shape, dtype=torch.bool, device=states.device)
+    return attention_mask.to(states.device).bool()
 
 
 def prefill_attention(
@@ -61,37 +63,31 @@ def prefill_attention(
     """Attention among the selected tokens; evicts the others from the KV cache."""
     batch, _, length, _ = query.shape
     mask = full_padding_mask(attention_mask, query, current)
-    selected = select_tokens(module.layer_idx, query, key, mask, kwargs["scaling"], current)
-    kept, rows, faults = selected.kept, selected.rows, selected.faults
-    counts = kept.sum(-1)
-    queries = None if rows is None else Queries(rows, kept)
-    # The only device synchronisation of a layer: the shapes that follow are Python integers.
-    completions = (counts - faults[0].chosen.sum(-1)).min()
-    flags = [flag for fault in faults for flag in fault.flags]
-    numbers = [*flags, counts.max(), counts.min(), counts.sum(), mask.sum(-1).min(), completions]
-    numbers += [] if queries is None else queries.numbers
-    numbers = torch.stack(numbers).tolist()
-    check_faults(faults, numbers[: len(flags)])
-    most, least, total, shortest, completions, *numbers = numbers[len(flags) :]
-    if queries is not None:
-        queries.read(numbers)
-    if least == length and (queries is None or queries.index is None):
-        every = None if current.visible is None else current.visible[:, None].to(query.device)
-        return sdpa_attention_forward(module, query, key, value, every, **kwargs)
-    index, row = columns_of(kept, most), flat_positions(kept, total)
-    filled = torch.arange(most, device=kept.device) < counts[:, None]
+
+    def probed(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+        return take_tokens(query, positions), key, kwargs["scaling"]
+
+    selected = select_tokens(module.layer_idx, probed, query.dtype, mask, current)
+    chosen = Chosen.of(selected, mask)
+    if chosen.complete:
+        return stock_attention(module, query, key, value, current, **kwargs)
+    index, row, queries = chosen.columns, chosen.positions, chosen.queries
     kept_key, kept_value = take_tokens(key, index), take_tokens(value, index)
     if current.visible is not None:
+        computed = chosen.kept if queries is None else queries.rows
         seen = current.visible.to(query.device)
-        computed = kept if rows is None else rows
         with cudnn_attention_disabled():
-            full, row = visible_attention(module, query, key, value, computed, kept, seen, **kwargs)
+            full = visible_attention(
+                module, query, key, value, computed, chosen.kept, seen, **kwargs
+            )
     elif queries is not None:
-        row = queries.positions
         with cudnn_attention_disabled():
             full = queries.attend(module, query, key, value, kept_key, kept_value, **kwargs)
-    elif least < most and packable(query, kwargs.get("dropout", 0.0)):
-        out = packed_attention(query, key, value, row, counts, most, kwargs["scaling"])
+    elif chosen.least < chosen.most and packable(query, kwargs.get("dropout", 0.0)):
+        packed = [
+            one.transpose(1, 2).flatten(0, 1).index_select(0, row) for one in (query, key, value)
+        ]
+        out = packed_attention(*packed, chosen.counts, chosen.most, kwargs["scaling"])
         full = scattered(out, row, batch, length)
     else:
         # Gathered tokens keep their order and their padding comes last, where the causal mask hides
@@ -101,18 +97,26 @@ def prefill_attention(
                 module, take_tokens(query, index), kept_key, kept_value, None, **kwargs
             )
         out = padded.flatten(0, 1)
-        if least < most:
-            out = out.index_select(0, flat_positions(filled, total))
+        if chosen.least < chosen.most:
+            out = out.index_select(0, flat_positions(chosen.filled, chosen.total))
         full = scattered(out, row, batch, length)
     if current.cache is not None:
         stored = current.cache.layers[module.layer_idx]
         if current.settings.keep_kv:
-            stored.valid, stored.ragged = mask, shortest < length
+            stored.valid, stored.ragged = mask, chosen.padded
         else:
-            stored.evict(kept_key, kept_value, filled, least < most, completions)
-    if current.kept_rows is not None:
-        current.kept_rows.set(row, (batch, length))
+            ragged = chosen.least < chosen.most
+            stored.evict(kept_key, kept_value, chosen.filled, ragged, chosen.completions)
     return full, None
+
+
+def stock_attention(
+    module, query, key, value, current: ForwardPass, **kwargs
+) -> tuple[torch.Tensor, None]:
+    """Dense attention of prompts without padding, of which nothing is dropped."""
+    visible = current.visible
+    every = None if visible is None else visible[:, None].to(query.device)
+    return sdpa_attention_forward(module, query, key, value, every, **kwargs)
 
 
 def continued_attention(

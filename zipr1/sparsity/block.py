@@ -21,6 +21,7 @@ from zipr1.models.versions import CACHE, take_cache
 from zipr1.sparsity import attention  # noqa: F401 - registers the attention function
 from zipr1.sparsity.cache import make_sparse
 from zipr1.sparsity.calls import Calls
+from zipr1.sparsity.gathered import run_layer
 from zipr1.sparsity.methods import Hook, Method, SparseName
 from zipr1.sparsity.settings import NAME, ForwardPass, Settings
 from zipr1.sparsity.threads import Threads
@@ -42,7 +43,9 @@ class Block:
         self.text = decoder(self.model)
         layers = sparse_layers(self.model.config, type(self.model).__name__)
         self.settings, self.trace = settings, Trace(layers)
-        self.kept_rows = settings.training.kept_rows() if settings.scope == "layer" else None
+        training, layer = settings.training, settings.scope == "layer"
+        self.hooks = training.hooks() if layer and training.hooks is not None else None
+        self.gathers = layer and self.hooks is None and training.implementation == NAME
         self.calls, self.threads = Calls(), Threads()
         self.closed = False
         self.undo: list[Callable[[], object]] = []  # run from the end; each may run again
@@ -66,14 +69,28 @@ class Block:
             before, after = Hook(self.calls.before), Hook(self.calls.after)
             self.undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             self.undo.append(module.register_forward_hook(after, always_call=True).remove)
-        if self.kept_rows is not None:
-            self.undo.append(self.kept_rows.detach)
+        if self.hooks is not None:
+            self.undo.append(self.hooks.detach)
+        for number in self.trace.layers if self.gathers else ():
+            self.gather(self.text.layers[number])
         parts = [part for part in affected(self.model) if "get_rope_index" not in vars(part)]
         self.undo.append(lambda: [vars(part).pop("get_rope_index", None) for part in parts])
         correct_positions(self.model)
         dense = str(self.text.config._attn_implementation)
         self.undo.append(lambda: set_attention(self.model, dense))
         set_attention(self.model, SparseName.of(self.settings.training.implementation, dense))
+
+    def gather(self, layer: nn.Module) -> None:
+        """Makes a decoder layer run on its kept rows alone."""
+
+        def around(*args, **kwargs):
+            if self.closed or NAME not in kwargs:
+                return method.original(*args, **kwargs)
+            return run_layer(layer, method.original, args, kwargs)
+
+        method = Method(layer, "forward", around)
+        self.undo.append(method.restore)
+        method.install()
 
     def release(self) -> None:
         """Lets another block of this model open."""
@@ -159,11 +176,11 @@ class Block:
             trace.clear(cache)
             if cache is not None:
                 cache.media = self.calls.media
-        if self.kept_rows is not None:
-            self.kept_rows.attach([text.layers[number] for number in trace.layers])
+        if self.hooks is not None:
+            self.hooks.attach([text.layers[number] for number in trace.layers])
         visual = visual_columns(self.model.config, self.calls.arguments.get("input_ids"))
         current = ForwardPass(
-            self.settings, trace, cache, past, self.kept_rows, prompt, visual=visual
+            self.settings, trace, cache, past, hooks=self.hooks, prompt_length=prompt, visual=visual
         )
         # A function, since FSDP2 copies every dataclass among a layer's arguments.
         kwargs[NAME] = lambda: current

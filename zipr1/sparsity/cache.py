@@ -62,6 +62,21 @@ class KeptLayer(DynamicLayer):
         self.ragged, self.evicted = ragged, True
         self.removable = 0 if ragged else completions
 
+    def fill(
+        self,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        valid: torch.Tensor,
+        length: int,
+        ragged: bool,
+        completions: int,
+    ) -> None:
+        """Stores the kept tokens, as `evict` does, of `length` tokens that no update() has seen."""
+        if not self.is_initialized:
+            self.lazy_initialization(keys, values)
+        self.seen, self.open = length, False
+        self.evict(keys, values, valid, ragged, completions)
+
     def get_seq_length(self) -> int:
         return self.seen
 
@@ -102,6 +117,13 @@ class KeptLayer(DynamicLayer):
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         super().batch_select_indices(indices)
         self.valid = self.valid[indices]
+
+
+def layer_of(cache: DynamicCache, number: int) -> KeptLayer:
+    """The layer of a cache, which makes its layers at their first update."""
+    while len(cache.layers) <= number:
+        cache.layers.append(cache.layer_class_to_replicate())
+    return cache.layers[number]
 
 
 def make_sparse(cache: DynamicCache, layers: Sequence[int]) -> None:

@@ -35,11 +35,10 @@ def sparse(
     rows: selects the queries that are computed; None for the same tokens. A query attends to the
         kept keys before it and to its own key, and a token whose row is not computed can still
         leave its key (`sparsity.separate`).
-    scope: "attention" is ZipVL. Under "layer", dropped tokens also skip the output projection and
-        the MLP of that layer, so that the layer's time follows the token ratio
-        (`sparsity.layer_scope`); a model that was not trained for it loses accuracy. Under "keys",
-        tokens are dropped as keys only: every query is computed (`sparsity.separate`), and the KV
-        cache keeps T as under the other scopes.
+    scope: "attention" is ZipVL. Under "layer", dropped tokens skip the whole layer but for their
+        keys, so that its time follows the token ratio (`sparsity.gathered`); a model that was not
+        trained for it loses accuracy. Under "keys", tokens are dropped as keys only: every query is
+        computed (`sparsity.separate`), and the KV cache keeps T as under the other scopes.
     keep_kv: the KV cache keeps every prompt token: only the prefill is sparse, for chats whose
         later turns may need the dropped tokens.
     min_tokens: shorter prompts stay dense; the trace shows a ratio of 1 for them.

@@ -174,17 +174,24 @@ def find_probes(
 def probe_scores(
     query: torch.Tensor, key: torch.Tensor, probes: Probes, scaling: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """`picked_scores` of all queries (B, H, L, D)."""
+    return picked_scores(take_tokens(query, probes.positions), key, probes, scaling)
+
+
+def picked_scores(
+    queries: torch.Tensor, key: torch.Tensor, probes: Probes, scaling: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Accumulated scores (B, L) float32, and (B, L) how many probes can attend to each token.
 
-    query (B, H, L, D) and key (B, Hkv, L, D) after rotary embedding. The largest tensor has
-    (B, H, P, L) elements; without a gradient, max(CHUNK, B * P * L).
+    queries (B, H, P, D) of the probes, key (B, Hkv, L, D), after rotary embedding. The largest
+    tensor has (B, H, P, L) elements; without a gradient, max(CHUNK, B * P * L).
     """
-    batch, heads, length, _ = query.shape
-    picked = (take_tokens(query, probes.positions).float() * scaling).unflatten(
-        1, (key.shape[1], -1)
-    )  # (B, Hkv, H / Hkv, P, D)
+    batch, heads = queries.shape[:2]
+    length = key.shape[2]
+    picked = (queries.float() * scaling).unflatten(1, (key.shape[1], -1))
+    # (B, Hkv, H / Hkv, P, D)
     per_head = batch * picked.shape[3] * length
-    most = CHUNK if query.device.type == "cpu" else CHUNK << 8  # a GPU is launch-bound
+    most = CHUNK if key.device.type == "cpu" else CHUNK << 8  # a GPU is launch-bound
     chunks = [(picked, key)]
     if heads * per_head > most and not picked.requires_grad:
         chunks = [
@@ -192,7 +199,7 @@ def probe_scores(
             for i in range(key.shape[1])
             for some in picked[:, i : i + 1].split(max(1, most // per_head), dim=2)
         ]
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.autocast(key.device.type, enabled=False):
         total = sum(summed_attention(some, keys, probes) for some, keys in chunks)
     return total / heads * probes.prompt, probes.count
 

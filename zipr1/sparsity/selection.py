@@ -1,13 +1,13 @@
 """Which tokens take part in one layer: the choice of the rule, or a replayed one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 
 from zipr1.common.errors import InputError
 from zipr1.sparsity.faults import Faults, checked_choice
-from zipr1.sparsity.probes import Scores, find_probes, probe_ranks, probe_scores
+from zipr1.sparsity.probes import Scores, find_probes, picked_scores, probe_ranks
 from zipr1.sparsity.rules import TopP
 from zipr1.sparsity.settings import ForwardPass, Settings
 from zipr1.sparsity.trace import record
@@ -29,15 +29,17 @@ class Selection(NamedTuple):
 
 def select_tokens(
     layer: int,
-    query: torch.Tensor,
-    key: torch.Tensor,
+    probed: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, float]],
+    dtype: torch.dtype,
     attention_mask: torch.Tensor,
-    scaling: float,
     current: ForwardPass,
 ) -> Selection:
     """The selection of the decoder's layer `layer`, which is sparse, in a prefill.
 
-    query (B, H, L, D), key (B, Hkv, L, D) after rotary embedding, attention_mask (B, L) bool.
+    probed: from positions (B, P), the queries (B, H, P, D) there, the keys (B, Hkv, L, D), both
+        after rotary embedding, and the scaling of their products; called if the rule asks.
+    dtype: of the layer's states. attention_mask: (B, L) bool.
+
     Writes the trace. Raises InputError for a replayed choice that does not fit.
     """
     settings, trace, training = current.settings, current.trace, current.settings.training
@@ -45,17 +47,17 @@ def select_tokens(
     lengths, number = prompt.sum(-1), trace.layers.index(layer)
 
     def attention() -> tuple[torch.Tensor, torch.Tensor]:
-        if current.probes is None or current.probes.prompt.device != query.device:
-            current.probes = find_probes(
-                probe_ranks(lengths, query.shape[2]), prompt, current.visible
-            )
-        return probe_scores(query, key, current.probes, scaling)
+        if current.probes is None or current.probes.prompt.device != prompt.device:
+            ranks = probe_ranks(lengths, prompt.shape[1])
+            current.probes = find_probes(ranks, prompt, current.visible)
+        picked, key, scaling = probed(current.probes.positions)
+        return picked_scores(picked, key, current.probes, scaling)
 
     # A copy, since a rule may change in place what it is given.
     earlier = tuple(trace.kept[:number])
     scores = Scores(attention, prompt.clone(), number, earlier, current.visual)
     trace.lengths = lengths
-    short = query.shape[2] < settings.min_tokens
+    short = prompt.shape[1] < settings.min_tokens
     if short and training.replay is None and training.relax is None:
         record(trace.kept, number, prompt[:, :end])
         faults = (Faults(settings.rule, layer, prompt, prompt),)
@@ -72,7 +74,7 @@ def select_tokens(
             fresh, chosen = chosen, replayed(training.replay[number], prompt, layer)
             record(trace.flipped, number, (chosen & ~fresh).sum(-1) / chosen.sum(-1))
         record(trace.kept, number, chosen[:, :end])
-        faults = (Faults(settings.rule, layer, chosen, prompt, query.dtype, scores),)
+        faults = (Faults(settings.rule, layer, chosen, prompt, dtype, scores),)
         rows = None
         if settings.separate:
             rows = query_rows(settings, scores, prompt)

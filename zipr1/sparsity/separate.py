@@ -22,9 +22,8 @@ class Queries:
     rows, kept: (B, L) bool, the queries that are computed and the keys that are kept.
     numbers: 0-dimensional tensors that the caller reads with its own, in one synchronisation, and
         gives to `read`.
+    most, least, total: queries of a sample, and of all.
     index: (B, R) columns of the queries in order, None where all are computed.
-    positions: (N,) of the queries among the B * L tokens, None where all are computed.
-    taken: (N,) of the same queries among the B * R of `index`.
     """
 
     def __init__(self, rows: torch.Tensor, kept: torch.Tensor):
@@ -36,13 +35,8 @@ class Queries:
 
     def read(self, numbers: list[int]) -> None:
         """The values of `numbers`."""
-        most, least, total, *self.most_seen = numbers
-        self.index = self.positions = None
-        if least < self.rows.shape[1]:
-            self.index = self.columns[:, :most]
-            self.positions = flat_positions(self.rows, total)
-            filled = torch.arange(most, device=self.rows.device) < self.counts[:, None]
-            self.taken = flat_positions(filled, total)
+        self.most, self.least, self.total, *self.most_seen = numbers
+        self.index = self.columns[:, : self.most] if self.least < self.rows.shape[1] else None
 
     def attend(self, module, query, key, value, kept_key, kept_value, **kwargs) -> torch.Tensor:
         """(B, L, H, D): attention to the kept keys before a query and to its own key.
@@ -51,8 +45,18 @@ class Queries:
         kept_key and kept_value (B, Hkv, K, D) in order, padded at the end.
         """
         batch, _, length, _ = query.shape
-        if self.index is not None:
-            query, key, value = (take_tokens(one, self.index) for one in (query, key, value))
+        if self.index is None:
+            return self.attend_taken(module, query, key, value, kept_key, kept_value, **kwargs)
+        states = (take_tokens(one, self.index) for one in (query, key, value))
+        out = self.attend_taken(module, *states, kept_key, kept_value, **kwargs).flatten(0, 1)
+        filled = torch.arange(self.most, device=self.rows.device) < self.counts[:, None]
+        out = out.index_select(0, flat_positions(filled, self.total))
+        return scattered(out, flat_positions(self.rows, self.total), batch, length)
+
+    def attend_taken(
+        self, module, query, key, value, kept_key, kept_value, **kwargs
+    ) -> torch.Tensor:
+        """(B, R, H, D): `attend` of the computed queries alone, (B, H, R, D) in order."""
         outputs = []
         for start in range(0, query.shape[2], BLOCK):
             block = slice(start, min(start + BLOCK, query.shape[2]))
@@ -62,11 +66,7 @@ class Queries:
             visible = block_mask(self.seen[:, block], limit)
             states = query[:, :, block], keys, values
             outputs.append(masked_attention(module, *states, visible, **kwargs))
-        out = torch.cat(outputs, dim=1)
-        if self.index is None:
-            return out
-        out = out.flatten(0, 1).index_select(0, self.taken)
-        return scattered(out, self.positions, batch, length)
+        return torch.cat(outputs, dim=1)
 
 
 def block_mask(seen: torch.Tensor, limit: int) -> torch.Tensor:

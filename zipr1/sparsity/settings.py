@@ -8,7 +8,7 @@ from transformers import Cache
 
 from zipr1.common.errors import InputError
 from zipr1.common.scope import Scope
-from zipr1.sparsity.layer_scope import KeptRows
+from zipr1.sparsity.layer_hooks import LayerHooks
 from zipr1.sparsity.probes import Probes
 from zipr1.sparsity.rules import Rule, TopP
 from zipr1.sparsity.trace import Trace
@@ -27,14 +27,14 @@ class TrainingPass:
     sample_numbers: (B,) a number of each sample, by which a pass with a choice gradient draws the
         rows it samples under scope "layer" (`training.choice_gradient`).
     implementation: name of the attention function; `sparsity.naive` registers the tests' oracle.
-    kept_rows: makes the object that drops rows under scope "layer".
+    hooks: under scope "layer", makes what drops rows in place of `sparsity.gathered`.
     """
 
     replay: Sequence[torch.Tensor] | None = None
     relax: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     sample_numbers: Sequence[int] | None = None
     implementation: str = NAME
-    kept_rows: Callable[[], KeptRows] = KeptRows
+    hooks: Callable[[], LayerHooks] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class ForwardPass:
 
     cache: the KV cache that the pass fills or continues.
     past: tokens seen before this pass; 0 for a prefill.
-    kept_rows: under scope "layer", which rows the rest of a layer computes.
+    hooks: made by `TrainingPass.hooks`.
+    attention: in place of sparse attention, for a layer that runs on some of its rows.
     prompt_length: columns of the pass that belong to a prompt, of all rows or of each; None: all.
     probes: found by the first layer that needs scores.
     visual: (B, L) bool, the tokens of images and videos; None for a pass over embeddings.
@@ -92,7 +93,8 @@ class ForwardPass:
     trace: Trace
     cache: Cache | None = None
     past: int = 0
-    kept_rows: KeptRows | None = None
+    hooks: LayerHooks | None = None
+    attention: Callable | None = None
     prompt_length: int | Sequence[int] | None = None
     probes: Probes | None = None
     visual: torch.Tensor | None = None

@@ -17,25 +17,19 @@ def packed_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    rows: torch.Tensor,
     counts: torch.Tensor,
     most: int,
     scaling: float,
 ) -> torch.Tensor:
-    """(N, H, D): causal attention among the kept tokens of each sample.
+    """(N, H, D): causal attention among the tokens of each sample.
 
-    query (B, H, L, D), key and value (B, Hkv, L, D); rows (N,) of the kept tokens among the B * L;
-    counts (B,) of each sample, at most `most`.
+    query (N, H, D), key and value (N, Hkv, D), sample after sample; counts (B,) of each sample, at
+    most `most`.
     """
     heads = query.shape[1]
-    packed = [
-        states.transpose(1, 2).flatten(0, 1).index_select(0, rows) for states in (query, key, value)
-    ]
-    if packed[1].shape[1] != heads:  # torch 2.11 has no grouped heads here
-        packed[1:] = [
-            states.repeat_interleave(heads // states.shape[1], dim=1) for states in packed[1:]
-        ]
+    if key.shape[1] != heads:  # torch 2.11 has no grouped heads here
+        key, value = (one.repeat_interleave(heads // one.shape[1], dim=1) for one in (key, value))
     starts = pad(counts.cumsum(0), (1, 0)).int()
     return varlen.varlen_attn(
-        *packed, starts, starts, most, most, scale=scaling, window_size=(-1, 0)
+        query, key, value, starts, starts, most, most, scale=scaling, window_size=(-1, 0)
     )

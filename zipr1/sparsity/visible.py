@@ -8,8 +8,8 @@ from zipr1.sparsity.separate import masked_attention
 
 def visible_attention(
     module, query, key, value, rows: torch.Tensor, kept: torch.Tensor, visible, **kwargs
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, L, H, D), zero where a query is not computed, and the positions (N,) of those that are.
+) -> torch.Tensor:
+    """(B, L, H, D), zero where a query is not computed.
 
     query (B, H, L, D), key and value (B, Hkv, L, D). rows, kept: (B, L) bool, the queries that are
     computed and the keys that are kept. visible (B, L, L) bool. A query attends to what it sees of
@@ -28,5 +28,4 @@ def visible_attention(
     out = masked_attention(module, *states, seen[:, None], **kwargs).flatten(0, 1)
     present = torch.arange(most, device=row.device) < counts[:, None]
     out = out.index_select(0, flat_positions(present, total))
-    positions = flat_positions(rows, total)
-    return scattered(out, positions, batch, length), positions
+    return scattered(out, flat_positions(rows, total), batch, length)

@@ -20,9 +20,9 @@ from torch.autograd.function import once_differentiable
 from zipr1.common.errors import InputError
 from zipr1.sparsity.attention import cudnn_attention_disabled, full_padding_mask
 from zipr1.sparsity.faults import check_faults
-from zipr1.sparsity.layer_scope import KeptRows
+from zipr1.sparsity.layer_hooks import LayerHooks
 from zipr1.sparsity.layers import register
-from zipr1.sparsity.probes import Scores
+from zipr1.sparsity.probes import Scores, take_tokens
 from zipr1.sparsity.rules import TopP
 from zipr1.sparsity.selection import select_tokens
 from zipr1.sparsity.settings import ForwardPass, TrainingPass
@@ -36,7 +36,7 @@ BYTES_PER_SCORE = 20  # while the backward pass works on its chunk: five numbers
 
 def choice_gradient_pass(**settings) -> TrainingPass:
     """A TrainingPass with a choice gradient; it needs `relax`."""
-    return TrainingPass(implementation=CHOICE_GRADIENT, kept_rows=WeightedRows, **settings)
+    return TrainingPass(implementation=CHOICE_GRADIENT, hooks=WeightedRows, **settings)
 
 
 def chunk_size(device: str) -> int:
@@ -83,7 +83,7 @@ def sample_rows(
     return torch.where(sampled, 1 / probability, 0.0)
 
 
-class WeightedRows(KeptRows):
+class WeightedRows(LayerHooks):
     """Computes all rows and weights their output with 0 or 1, which have a gradient.
 
     A random sample of the dropped rows is included with a partial weight, to estimate the gradient
@@ -172,7 +172,12 @@ def choice_gradient_attention(
             "a choice gradient is defined for causal attention; the image tokens of this model "
             "attend to later ones"
         )
-    kept, _, scores, faults = select_tokens(module.layer_idx, query, key, mask, scaling, current)
+
+    def probed(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+        return take_tokens(query, positions), key, scaling
+
+    selected = select_tokens(module.layer_idx, probed, query.dtype, mask, current)
+    kept, _, scores, faults = selected
     check_faults(faults, [flag for fault in faults for flag in fault.flags.tolist()])
     weight, slope = straight_through(current.settings.rule, scores, kept)
     # Under autocast, rotary embedding leaves queries and keys in float32.
@@ -182,12 +187,12 @@ def choice_gradient_attention(
     if current.settings.scope == "keys":
         return out, None
     weight = weight.to(value.dtype)[:, :, None]
-    if current.kept_rows is None:
+    if current.hooks is None:
         return out * weight[..., None], None
     # The output of o_proj and of the MLP is weighted instead, so that no weight counts twice.
     probability = (SAMPLED * 4 * SOFTNESS * slope).masked_fill(kept, 0)
     sampled = sample_rows(probability, mask, module.layer_idx, training.sample_numbers)
-    current.kept_rows.weigh(weight, sampled.to(weight.dtype)[:, :, None])
+    current.hooks.weigh(weight, sampled.to(weight.dtype)[:, :, None])
     return out, None
 
 
