@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import zipr1
-from zipr1.common.plots import new_plot
+from zipr1.common.plots import COLOURS, new_plot
 from zipr1.data.processor import prepare
 from zipr1.evaluation.generation import batches
 from zipr1.sparsity.probes import Scores
@@ -91,8 +91,9 @@ def main() -> None:
     )
     figure, axes = new_plot(1, len(MEASURES), (13, 3.2))
     for column, (one, title) in enumerate(zip(axes, MEASURES, strict=True)):
-        for label, values in (("before", before), ("after", after)):
-            one.plot(range(1, len(values) + 1), values[:, column].tolist(), marker="o", label=label)
+        for label, method, values in (("before", "zipvl", before), ("after", "zipr1", after)):
+            numbers, style = values[:, column].tolist(), {"marker": "o", "color": COLOURS[method]}
+            one.plot(range(1, len(numbers) + 1), numbers, label=label, **style)
         one.set(title=title, xlabel="layer", ylim=(0, 1))
     axes[0].legend()
     figure.savefig(arguments.output / "attention_shift.png", dpi=150, bbox_inches="tight")

@@ -15,23 +15,29 @@ import matplotlib.pyplot as plt
 import torch
 
 import zipr1
+from zipr1.common.plots import COLOURS, OTHER
 from zipr1.sparsity.budget import top_p_count
 from zipr1.training.grpo import Governor
 
 FOLDER = Path("docs/images")
 FULL = 93.1  # accuracy in %, dense attention before training
-CURVES = {  # p = 0.8, 0.9, 0.95, 0.975: (token ratio, accuracy), both in %
-    "ZipVL (before training)": [(40.2, 82.8), (56.0, 89.4), (68.2, 90.6), (77.5, 91.1)],
-    "ZipR1, objective as printed": [(40.2, 81.7), (56.0, 88.3), (68.3, 88.9), (77.6, 88.9)],
-    "ZipR1, preset exact": [(12.4, 67.2), (18.2, 86.7), (23.6, 91.1), (28.9, 91.7)],
+CURVES = {  # line, method: at p = 0.8, 0.9, 0.95, 0.975: (token ratio, accuracy), both in %
+    ("ZipVL (before training)", "zipvl"): [(40.2, 82.8), (56.0, 89.4), (68.2, 90.6), (77.5, 91.1)],
+    ("ZipR1, objective as printed", "paper"): [
+        (40.2, 81.7),
+        (56.0, 88.3),
+        (68.3, 88.9),
+        (77.6, 88.9),
+    ],
+    ("ZipR1, preset exact", "exact"): [(12.4, 67.2), (18.2, 86.7), (23.6, 91.1), (28.9, 91.7)],
 }
 FRONTS = {
     "SmolLM2-135M": "fronts_smollm2.jsonl",
     "Qwen2.5-Coder-1.5B": "fronts_qwen2_5_coder.jsonl",
 }
 SELECTED = {
-    "attention": ("keys and queries (ZipVL)", "tab:gray"),
-    "keys": ("keys only", "tab:blue"),
+    "attention": ("keys and queries (ZipVL)", COLOURS["zipvl"]),
+    "keys": ("keys only", OTHER[0]),
 }
 plt.rcParams.update({"svg.hashsalt": "zipr1", "font.size": 10, "svg.fonttype": "path"})
 
@@ -44,10 +50,10 @@ def save(figure, name: str) -> None:
 def front() -> None:
     """Accuracy against token ratio of the demo."""
     figure, axes = plt.subplots(figsize=(6.4, 3.4))
-    axes.axhline(FULL, color="black", linewidth=1, linestyle="--", label="dense attention")
-    for (name, points), color in zip(
-        CURVES.items(), ("tab:gray", "tab:orange", "tab:blue"), strict=True
-    ):
+    style = {"color": COLOURS["full"], "linewidth": 1, "linestyle": "--"}
+    axes.axhline(FULL, **style, label="dense attention")
+    for (name, method), points in CURVES.items():
+        color = COLOURS[method]
         axes.plot(*zip(*points, strict=True), "o-", color=color, label=name)
         axes.plot(*points[-1], "o", color=color, markersize=9)  # p = 0.975
     axes.set(xlabel="token ratio, % (large marker: p = 0.975)", ylabel="accuracy, %", xlim=(0, 100))

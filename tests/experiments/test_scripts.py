@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from installed_trl import trl_or_skip
 from PIL import Image
 
 from zipr1.common.recipe import recipe_path
@@ -16,7 +17,7 @@ SCRIPTS = sorted(
     for folder in ("experiments", "benchmarks")
     for path in (ROOT / folder).rglob("*.py")
 )
-NEEDS = {"benchmarks/compare_trl.py": "trl"}
+NEEDS = {"benchmarks/compare_trl.py": trl_or_skip}
 
 
 def script(monkeypatch, name: str, *flags: str) -> None:
@@ -29,7 +30,7 @@ def script(monkeypatch, name: str, *flags: str) -> None:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_starts(monkeypatch, capsys, name):
     if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
+        NEEDS[name]()
     with pytest.raises(SystemExit) as ended:
         script(monkeypatch, name, "--help")
     assert ended.value.code == 0

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from zipr1.common.overlay import STRIP, kept_pages
+from zipr1.common.overlay import DIM, GOLD, INK, LINE, STRIP, kept_pages
 
 
 def test_each_page_is_bright_where_its_layer_kept():
@@ -51,3 +51,26 @@ def test_several_tiles_are_a_sheet_of_two_columns():
     pages = list(kept_pages(tiles, [0.1, 0.2, 0.3], "What moves, and where does it go then?"))
     assert len(pages) == 4
     assert all(page.width == 960 and page.height > 960 + STRIP for page in pages)
+
+
+def test_several_frames_have_borders_and_one_image_has_none():
+    one, several = (
+        np.asarray(next(kept_pages([tile(96, 96, 1)] * count, [1.0], "?"))) for count in (1, 3)
+    )
+    assert not (one[:480, [0, 479]] == INK).all(-1).any()
+    for x in (0, 479, 480, 959):
+        assert (several[:480, x] == INK).all()
+    assert (several[480:960, [0, 479]] == INK).all() and (several[[479, 959], :480] == INK).all()
+    assert not (several[481:960, 480:] == INK).all(-1).any()  # no fourth frame
+
+
+def test_the_legend_has_the_cells_of_its_page():
+    """Of all layers: a bright, a half bright and a dim square, the first two outlined; of one layer
+    a bright outlined one and a dim one."""
+    pages = [np.asarray(page) for page in kept_pages([tile(96, 96, 2)], [1.0, 0.5], "?")]
+    for page, outlined in zip(pages, (2, 1, 1), strict=True):
+        legend = page[-LINE:]
+        gold = (legend[7] == GOLD).all(-1).sum()
+        assert gold == 2 * outlined  # a left and a right side each
+        level = [240 - round((1 - DIM) * (240 - 24)), 240]
+        assert all((legend[7, :, 0] == value).any() for value in level)

@@ -16,6 +16,16 @@ STRIP = 72  # height of the strip of ratios
 LABEL = 36  # width of a number over it
 LINE = 22  # height of a line of text
 MARGIN = 8
+SWATCH = 14  # side of a square of the legend
+LEGEND = {  # of the page of all layers, and of that of one: brightness and outline of a cell
+    True: (
+        ("kept by all layers", 1, True),
+        ("by at least half", 0.6, True),
+        ("by none", DIM, False),
+    ),
+    False: (("kept", 1, True), ("dropped", DIM, False)),
+}
+BORDER = 2  # pixels around each of several images or frames
 PAGE_MS = 900  # of an animation
 
 Tile = tuple[Image.Image, np.ndarray]  # an image and (layers, H, W), 1 where a token was kept
@@ -72,22 +82,42 @@ def sheet(
     layer: int | None = None,
     which: str = "all layers",
 ) -> Image.Image:
-    """The shaded images in two columns, the strip of ratios below (the bar of `layer`, or all, in
-    gold), the caption, and `which` layer it is."""
+    """The shaded images in two columns, several of them with borders, the strip of ratios below (the
+    bar of `layer`, or all, in gold), the caption, `which` layer it is, and the legend."""
     columns = min(len(shaded), 2)
     width, height = (max(image.size[side] for image in shaded) for side in (0, 1))
     wide = max(columns * width, LEAST_SIDE)  # a tall image leaves no room for the strip
     font = ImageFont.load_default(16)
     lines = [*wrap(caption, font, wide - 2 * MARGIN), which]
     bottom = math.ceil(len(shaded) / columns) * height
-    page = Image.new("RGB", (wide, bottom + STRIP + MARGIN + LINE * len(lines)), PAPER)
-    for i, image in enumerate(shaded):
-        page.paste(image, (i % columns * width, i // columns * height))
+    size = (wide, bottom + STRIP + MARGIN + LINE * (len(lines) + 1))
+    page = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(page)
+    for i, image in enumerate(shaded):
+        x, y = i % columns * width, i // columns * height
+        page.paste(image, (x, y))
+        if len(shaded) > 1:  # where one frame, or one image, ends
+            box = (x, y, x + image.width - 1, y + image.height - 1)
+            draw.rectangle(box, outline=INK, width=BORDER)
     draw_strip(draw, wide, bottom, ratios, layer)
     for i, line in enumerate(lines):
         draw.text((MARGIN, bottom + STRIP + 4 + LINE * i), line, INK, font)
+    draw_legend(draw, size[1] - LINE, layer is None)
     return page
+
+
+def draw_legend(draw: ImageDraw.ImageDraw, top: int, all_layers: bool) -> None:
+    """What bright, dim and outlined cells mean."""
+    x, font = MARGIN, ImageFont.load_default(13)
+    for text, brightness, outlined in LEGEND[all_layers]:
+        fill = tuple(
+            round(dark + (bright - dark) * brightness)
+            for dark, bright in zip(PAPER, INK, strict=True)
+        )
+        box = (x, top, x + SWATCH, top + SWATCH)
+        draw.rectangle(box, fill, GOLD if outlined else fill)
+        draw.text((x + SWATCH + 6, top - 1), text, INK, font)
+        x += SWATCH + 6 + round(font.getlength(text)) + 16
 
 
 def draw_strip(

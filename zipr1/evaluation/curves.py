@@ -8,7 +8,7 @@ import numpy as np
 
 from zipr1.common.documents import read_document, write_document
 from zipr1.common.errors import InputError
-from zipr1.common.plots import new_plot
+from zipr1.common.plots import COLOURS, colours_of, method_of, new_plot
 from zipr1.evaluation.rows import TableRow
 from zipr1.evaluation.tables import Table, rows_from
 
@@ -53,10 +53,14 @@ def plot_curves(lines: dict[str, Sequence[TableRow]], file: Path | IO, title: st
     dashed. "Full" has one row, over the same questions as the others, and is a horizontal line."""
     figure, axes = new_plot()
     methods = [(name, rows) for name, rows in lines.items() if name != "Full"]
-    for number, (name, rows) in enumerate(methods):
-        plot_line(axes, name, sorted(rows, key=lambda row: row.token_ratio), f"C{number % 10}")
+    # The curve of `zipr1 eval MODEL` has the name of its model: its method is that of its rows.
+    known = {name: name if method_of(name) in COLOURS else rows[0].method for name, rows in methods}
+    colours = colours_of(known)
+    for name, rows in methods:
+        plot_line(axes, name, sorted(rows, key=lambda row: row.token_ratio), colours[name])
     if "Full" in lines:
-        axes.axhline(100 * lines["Full"][0].accuracy, color="black", linestyle=":", label="Full")
+        level = 100 * lines["Full"][0].accuracy
+        axes.axhline(level, color=COLOURS["full"], linestyle=":", label="Full")
     axes.set_xlabel("token ratio, % (numbers at the points: p)")
     axes.set_ylabel("mean accuracy, %" if title == "mean" else f"{title}: accuracy, %")
     figure.legend(loc="outside right upper", fontsize=8)
