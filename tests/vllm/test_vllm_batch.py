@@ -1,5 +1,7 @@
 """Mixed batches in vLLM equal the transformers path: tokens, counts and kept sets."""
 
+from dataclasses import replace
+
 import pytest
 import vllm_engine as v
 
@@ -120,6 +122,17 @@ def test_short_prompts_stay_dense_under_min_tokens(expected):
     assert v.differences([(0, 0.8), (5, 1)], outputs, answers) == []
     assert v.answer_of(outputs[1])["dense"] == "the prompt is shorter than min_tokens"
     assert v.differences([(0, 0.9)], default, answers) == []
+
+
+def test_an_answer_of_one_token_carries_its_ratio(expected):
+    """Its request ends in the step that reads the prompt."""
+    questions, answers, suppressed = expected
+    one = replace(questions[0], tokens=1)
+    want = replace(answers[0, 0.6], tokens=answers[0, 0.6].tokens[:1])
+    with v.engine() as llm:
+        outputs = v.ask(llm, [(one, {"p": 0.6, "return_kept": 1})], suppressed)
+        assert not v.core_of(llm).scheduler.connector.unreported
+    assert v.differences([0], outputs, {0: want}) == []
 
 
 def test_an_aborted_request_leaves_nothing_behind(expected):

@@ -18,6 +18,7 @@ def test_it_times_dense_and_sparse_and_counts_blocks(capsys, tmp_path):
     dense, sparse = json.loads(text)
     assert (dense["ratio"], sparse["ratio"], sparse["scope"]) == (1.0, 0.25, "layer")
     assert dense["ttft_speedup"] == dense["throughput"] == dense["ttft_bound"] == 1
+    assert dense["prompt_tokens"] == sparse["prompt_tokens"] == pytest.approx(512, rel=0.1)
     assert sparse["ttft_bound"] > 2 and sparse["median_ttft_ms"] > 0
     assert sparse["fits"] > 1.5, "blocks were given back"
     assert json.loads((tmp_path / "serve.json").read_text())["kind"] == "bench serve"

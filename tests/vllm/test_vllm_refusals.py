@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import vllm_engine as v
+from command_line import run
 from conftest import random_model, tiny_processor
 
 from zipr1.common.errors import InputError
@@ -79,3 +80,9 @@ def test_a_request_is_refused_where_the_connector_is_not_configured(llama, monke
             VLLMValidationError, match="runs without zipr1: start it with `zipr1 serve`"
         ):
             llm.generate(["one two"], params, use_tqdm=False)
+
+
+def test_bench_serve_refuses_prompts_that_the_model_has_no_positions_for(capsys, tmp_path):
+    flags = ("--tokens", "1024,4096", "--output_dir", str(tmp_path))
+    status, _, error = run(capsys, "bench", "serve", "zipr1/tiny", *flags)
+    assert status == 2 and "tokens=1024,4096: the model has 4096 positions" in error

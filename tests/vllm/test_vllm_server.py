@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -223,3 +224,24 @@ def test_the_metrics_tell_ratios_and_blocks_given_back(server, reference):
     assert ratio == pytest.approx(answers[3, 0.6].ratio)
     name = "zipr1:kv_blocks_given_back_total"
     assert after[name] > before[name]
+
+
+@pytest.mark.slow
+def test_min_tokens_auto_is_the_number_that_was_measured(tmp_path):
+    """Whatever the measurement says, prompts below it stay dense and longer ones do not."""
+    server = Server(tmp_path / "log", "zipr1/tiny", "--p", "0.6", "--min_tokens", "auto")
+    try:
+        assert server.wait() == 200
+        (found,) = re.findall(r"^zipr1: min_tokens=(\d+).* at 256", server.log.read_text(), re.M)
+        assert found in ("256", "512", "1024")
+        client = server.client()
+        for words in (int(found) - 100, int(found) + 20):
+            if words > 900:
+                continue
+            answer = client.completions.create(
+                model="zipr1/tiny", prompt=[20] * words, max_tokens=1
+            )
+            said = answer.kv_transfer_params["zipr1"]
+            assert ("shorter than min_tokens" in said.get("dense", "")) == (words < int(found))
+    finally:
+        server.end()

@@ -11,10 +11,12 @@ from command_line import run
 from conftest import random_model, tiny_processor
 
 import zipr1
+from zipr1.bench.serving_model import prompt_parts
 from zipr1.common.errors import InputError
 from zipr1.models.location import EMBEDDED
 from zipr1.models.saving import save
 from zipr1.vllm.blocks import compact_table, empty_blocks, slots_of
+from zipr1.vllm.break_even import described, shortest
 from zipr1.vllm.config import ServeConfig
 from zipr1.vllm.request import RequestSettings, settings_of
 from zipr1.vllm.serve import command_line, plugins, servable
@@ -81,6 +83,20 @@ def test_the_defaults_are_those_that_the_model_was_trained_for(tmp_path):
     assert "--enforce-eager" not in command
 
 
+@pytest.mark.parametrize(
+    ("speeds", "least"),
+    [((0.7, 0.9, 1.1, 1.4), 1024), ((1.0, 0.97, 1.0), 256), ((1.2, 0.8), None), ((0.9,), None)],
+)
+def test_min_tokens_is_the_length_from_which_on_sparse_never_loses(speeds, least):
+    rows = list(zip((256, 512, 1024, 2048), speeds, strict=False))
+    assert shortest(rows) == least
+    text = described(rows, least, 4096, "layer")
+    assert (
+        text.startswith(f"min_tokens={least or 4096}") and "50% of the tokens, scope layer" in text
+    )
+    assert all(f"{speed:.2f} at {tokens}" in text for tokens, speed in rows)
+
+
 def test_plugins_that_the_user_chose_stay_chosen(monkeypatch):
     monkeypatch.setenv("VLLM_PLUGINS", "mine")
     assert set(plugins().split(",")) == {"mine", "zipr1"}
@@ -114,6 +130,8 @@ def test_an_adapter_is_merged_for_the_server(tmp_path):
     [
         (["--p", "1.5"], "p=1.5"),
         (["--port", "0"], "port=0"),
+        (["--min_tokens=-1"], "min_tokens=-1"),
+        (["--min_tokens", "some"], "--min_tokens: some: input should be a valid integer"),
         (["--", "--max-model-len", "5"], "give --max_model_len"),
         (["--", "--kv_transfer_config={}"], "give --p, --scope and --min_tokens"),
         (["--", "--enable-chunked-prefill"], "a sparse prompt is read in one step"),
@@ -162,3 +180,9 @@ def test_eval_in_vllm_refuses_a_method_that_it_does_not_have(capsys, methods):
     arguments = ("--engine", "vllm", "--methods", methods)
     status, _, error = run(capsys, "eval", "zipr1/tiny", *arguments)
     assert status == 2 and "full, zipvl, topk" in error
+
+
+def test_a_prompt_of_bench_serve_is_half_an_image_that_the_processor_shows():
+    side, text = prompt_parts(tiny_processor(), 1000)
+    assert (side, text) == (128, 1000 - 64), "a larger image would be shrunk to 64 tokens"
+    assert prompt_parts(tiny_processor(), 100) == (112, 100 - 49)

@@ -95,7 +95,9 @@ def numbers_of(config, name: str, kind: type) -> list:
 class BenchServeConfig:
     """`zipr1 bench serve`: times `zipr1 serve`, dense and sparse in turns, with vLLM's own client.
 
-    Half of a prompt's tokens are one image, the others random text.
+    Half of a prompt's tokens are one image, the others random text. The defaults are few runs,
+    for a CPU; more are --tokens 1024,2048,4096,8192 --concurrency 1,4,16,32 --ratios 0.25,0.5
+    --requests 8 --rounds 3.
     """
 
     model: str = "zipr1/tiny"
@@ -104,19 +106,19 @@ class BenchServeConfig:
     """The size of a Qwen2.5-VL with random weights, instead of the model."""
     layers: int = 4
     """The number of decoder layers of `shape`."""
-    tokens: str = "1024,2048,4096,8192"
+    tokens: str = "1024,2048"
     """The prompt lengths in tokens, with commas between them."""
-    concurrency: str = "1,4,16,32"
+    concurrency: str = "1,4"
     """The numbers of requests at a time, with commas between them."""
-    ratios: str = "0.25,0.5"
+    ratios: str = "0.25"
     """The token ratios, with commas between them."""
     scopes: str = "attention,layer"
     """The scopes with commas between them: some of attention, layer and keys."""
     answer: int = 16
     """The number of generated tokens of a request."""
-    requests: int = 8
+    requests: int = 4
     """The number of requests of a run; at least the concurrency."""
-    rounds: int = 3
+    rounds: int = 2
     """The number of runs behind each number."""
     kv_mib: int = 2048
     """The memory for keys and values on a CPU, in MiB."""

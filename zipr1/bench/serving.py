@@ -10,7 +10,7 @@ import threading
 import time
 from argparse import ArgumentParser
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
 from statistics import median
@@ -20,17 +20,18 @@ from urllib.request import urlopen
 import torch
 
 from zipr1.bench.config import BenchServeConfig
-from zipr1.bench.serving_model import image_side, write_model
+from zipr1.bench.serving_model import prompt_parts, write_model
 from zipr1.common.documents import write_document
-from zipr1.common.errors import RunError
+from zipr1.common.errors import InputError, RunError
 from zipr1.common.progress import announced, progress
 from zipr1.common.provenance import provenance
 from zipr1.common.tables import markdown_table
 from zipr1.models.flops import Shape, prefill_bound
-from zipr1.models.loading import load_config
+from zipr1.models.loading import load_config, load_processor
 from zipr1.models.location import EMBEDDED
 from zipr1.vllm.serve import check_installed
 
+TEMPLATE = 32  # tokens of a chat template, about
 START = 900  # seconds until the server must answer
 SUMS = ("median_ttft_ms", "median_tpot_ms", "request_throughput")
 
@@ -47,9 +48,12 @@ def run_bench_serve(config: BenchServeConfig) -> tuple[list[dict], str]:
             dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
             with announced(f"making a random model of {config.layers} layers"):
                 write_model(config.shape, config.layers, Path(model), dtype)
-        shape = Shape.of(load_config(model).get_text_config())
+        text_config = load_config(model).get_text_config()
+        check_length(config, text_config.max_position_embeddings)
         with running(config, model, folder / "server.log") as server:
-            rows = measure(config, shape, server)
+            tokenizer = str(EMBEDDED.get(model, model))
+            client = Client(config, tokenizer, load_processor(model), server)
+            rows = measure(config, Shape.of(text_config), client)
     text = table(rows)
     (folder / "serve.md").write_text(text)
     origin = {"rows": rows, "config": asdict(config)} | provenance()
@@ -80,13 +84,27 @@ class RunningServer:
         return found["vllm:kv_cache_usage_perc"], found["vllm:num_requests_running"]
 
 
+def longest(config: BenchServeConfig) -> int:
+    """Tokens of the longest prompt, its chat template included, and its answer."""
+    return max(config.numbers("tokens")) + 2 * TEMPLATE + config.answer
+
+
+def check_length(config: BenchServeConfig, positions: int) -> None:
+    """Raises InputError for prompts that the model has no positions for."""
+    if longest(config) > positions:
+        raise InputError(
+            f"tokens={config.tokens}: the model has {positions} positions, with the answer and the "
+            f"chat template a prompt needs {longest(config)}; give shorter ones"
+        )
+
+
 @contextmanager
 def running(config: BenchServeConfig, model: str, log: Path):
     """A server that is dense unless a request asks. Raises RunError if it does not start."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    length = max(config.numbers("tokens")) + config.answer + 512  # of the chat template
+    length = longest(config)
     command = [sys.executable, "-m", "zipr1.cli", "serve", model, "--p", "1", "--name", "bench"]
     command += ["--port", str(port), "--max_model_len", str(length), "--"]
     command += ["--enforce-eager", "--no-enable-prefix-caching", "--disable-uvicorn-access-log"]
@@ -111,20 +129,22 @@ def running(config: BenchServeConfig, model: str, log: Path):
         process.wait()
 
 
-def measure(config: BenchServeConfig, shape: Shape, server: RunningServer) -> list[dict]:
+def measure(config: BenchServeConfig, shape: Shape, client: "Client") -> list[dict]:
     """A row for each prompt length, concurrency, ratio and scope: medians over the rounds."""
     cases = [(1.0, "attention")]
     ratios, scopes = config.numbers("ratios", float), config.scopes.split(",")
     cases += [(ratio, scope) for ratio in ratios for scope in scopes]
     points = [(t, c) for t in config.numbers("tokens") for c in config.numbers("concurrency")]
     rows = []
-    run_client(config, server, *points[0], *cases[0])  # not measured: the first steps are slower
-    for tokens, concurrency in progress(points, desc="bench serve", unit="point"):
+    client.run(*points[0], *cases[0])  # not measured: the first steps are slower
+    runs = len(points) * len(cases) * config.rounds
+    bar = progress(total=runs, desc="bench serve", unit="run")
+    for tokens, concurrency in points:
         found: dict[tuple, list[dict]] = {case: [] for case in cases}
         for number in range(config.rounds):
             for case in cases if number % 2 == 0 else reversed(cases):
-                run = run_client(config, server, tokens, concurrency, *case)
-                found[case].append(run)
+                found[case].append(client.run(tokens, concurrency, *case))
+                bar.update()
         middle = {
             case: {name: median(run[name] for run in runs) for name in runs[0]}
             for case, runs in found.items()
@@ -138,44 +158,53 @@ def measure(config: BenchServeConfig, shape: Shape, server: RunningServer) -> li
             row["throughput"] = values["request_throughput"] / dense["request_throughput"]
             row["fits"] = dense["kv_per_request"] / values["kv_per_request"]
             rows.append(row)
+    bar.close()
     return rows
 
 
-def run_client(
-    config: BenchServeConfig,
-    server: RunningServer,
-    tokens: int,
-    concurrency: int,
-    ratio: float,
-    scope: str,
-) -> dict[str, float]:
-    """The numbers of one run of vLLM's client. Raises RunError where a request failed."""
-    visual = tokens // 2
-    side = image_side(visual)
-    text = tokens - (side // 16) ** 2
-    count = max(config.requests, concurrency)
-    body = {"vllm_xargs": {"zipr1_ratio": ratio, "zipr1_scope": scope}, "min_tokens": config.answer}
-    arguments = [
-        *("--backend", "openai-chat", "--base-url", server.url),
-        *("--endpoint", "/v1/chat/completions", "--model", "bench", "--tokenizer"),
-        *(tokenizer_folder(), "--dataset-name", "random-mm", "--random-input-len", str(text)),
-        *("--random-output-len", str(config.answer), "--random-range-ratio", "0"),
-        *("--random-mm-base-items-per-request", "1", "--random-mm-num-mm-items-range-ratio", "0"),
-        *("--random-mm-limit-mm-per-prompt", '{"image": 1, "video": 0}'),
-        *("--random-mm-bucket-config", f"{{({side}, {side}, 1): 1.0}}"),
-        *("--num-prompts", str(count), "--max-concurrency", str(concurrency), "--seed", "1"),
-        *("--extra-body", json.dumps(body), "--temperature", "0", "--disable-tqdm"),
-    ]
-    with sampled(server) as usage:
-        result = vllm_client(arguments)
-    if result["completed"] != count:
-        raise RunError(f"{count - result['completed']} of {count} requests failed: see server.log")
-    found = {name: result[name] for name in SUMS}
-    used = [share / requests for share, requests in usage if requests and share]
-    # The least, since a prompt has all its blocks while it is read.
-    found["kv_per_request"] = min(used) if used else float("nan")
-    found["kv_in_use"] = max((share for share, _ in usage), default=0.0)
-    return found
+@dataclass
+class Client:
+    """vLLM's benchmark client for one model. tokenizer: its folder or hub id."""
+
+    config: BenchServeConfig
+    tokenizer: str
+    processor: object
+    server: RunningServer
+
+    def run(self, tokens: int, concurrency: int, ratio: float, scope: str) -> dict[str, float]:
+        """The numbers of one run. Raises RunError where a request failed, or its prompt had another
+        length."""
+        side, text = prompt_parts(self.processor, tokens)
+        answer, count = self.config.answer, max(self.config.requests, concurrency)
+        body = {"vllm_xargs": {"zipr1_ratio": ratio, "zipr1_scope": scope}, "min_tokens": answer}
+        arguments = [
+            *("--backend", "openai-chat", "--base-url", self.server.url),
+            *("--endpoint", "/v1/chat/completions", "--model", "bench"),
+            *("--tokenizer", self.tokenizer, "--dataset-name", "random-mm"),
+            *("--random-input-len", str(text), "--random-output-len", str(answer)),
+            *("--random-range-ratio", "0", "--random-mm-num-mm-items-range-ratio", "0"),
+            *("--random-mm-base-items-per-request", "1"),
+            *("--random-mm-limit-mm-per-prompt", '{"image": 1, "video": 0}'),
+            *("--random-mm-bucket-config", f"{{({side}, {side}, 1): 1.0}}"),
+            *("--num-prompts", str(count), "--max-concurrency", str(concurrency), "--seed", "1"),
+            *("--extra-body", json.dumps(body), "--temperature", "0", "--disable-tqdm"),
+        ]
+        with sampled(self.server) as usage:
+            result = vllm_client(arguments)
+        if result["completed"] != count:
+            failed = count - result["completed"]
+            raise RunError(f"{failed} of {count} requests failed: see server.log")
+        found = {name: result[name] for name in SUMS}
+        found["prompt_tokens"] = result["total_input_tokens"] / count
+        if not 0.95 < found["prompt_tokens"] / (tokens + TEMPLATE) < 1.05:
+            raise RunError(
+                f"the server counts {found['prompt_tokens']:.0f} tokens in a prompt of {tokens}"
+            )
+        used = [share / requests for share, requests in usage if requests and share]
+        # The least, since a prompt has all its blocks while it is read.
+        found["kv_per_request"] = min(used) if used else float("nan")
+        found["kv_in_use"] = max((share for share, _ in usage), default=0.0)
+        return found
 
 
 def vllm_client(arguments: list[str]) -> dict:
@@ -186,10 +215,6 @@ def vllm_client(arguments: list[str]) -> dict:
     add_cli_args(parser)
     with redirect_stdout(StringIO()):
         return main(parser.parse_args(arguments))
-
-
-def tokenizer_folder() -> str:
-    return str(EMBEDDED["zipr1/tiny"])
 
 
 @contextmanager

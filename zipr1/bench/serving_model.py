@@ -6,6 +6,8 @@ import torch
 from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from zipr1.bench.config import SHAPES
+from zipr1.common.errors import InputError
+from zipr1.data.processor import has_pixel_bounds
 from zipr1.models.loading import load_config
 from zipr1.models.location import EMBEDDED
 
@@ -37,6 +39,13 @@ def write_model(shape: str, layers: int, folder: Path, dtype: torch.dtype) -> No
     processor.save_pretrained(folder)
 
 
-def image_side(visual_tokens: int) -> int:
-    """Pixels of a square image of at most so many visual tokens; at least one."""
-    return 16 * max(int(visual_tokens**0.5), 1)
+def prompt_parts(processor, tokens: int) -> tuple[int, int]:
+    """(pixels of the side of a square image, text tokens) of a prompt of `tokens`: half of it is the
+    image, or as much as the processor shows of one. Raises InputError for one without bounds."""
+    part = getattr(processor, "image_processor", None)
+    if part is None or not has_pixel_bounds(part):
+        raise InputError("bench serve: needs a Qwen-VL model, whose prompts are half images")
+    cell = part.patch_size * part.merge_size
+    most = dict(part.size)["longest_edge"] // cell**2
+    rows = max(int(min(tokens // 2, most) ** 0.5), 1)
+    return cell * rows, tokens - rows**2

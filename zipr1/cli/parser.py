@@ -207,7 +207,8 @@ def parsed(hint: Any, text: str | bool) -> Any:
         return None
     if get_origin(hint) is list and not text.startswith("["):
         return text.split(",")
-    if str in kinds or any(get_origin(kind) is Literal for kind in kinds):
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if str in kinds or text in words or (words and int not in kinds):
         return text
     try:
         value = yaml.load(text, Loader)

@@ -18,13 +18,15 @@ from lmms_eval.utils import Collator
 
 from zipr1.common.errors import InputError
 from zipr1.common.progress import progress
-from zipr1.data.processor import frame_size, tensors
+from zipr1.data.processor import frame_size, tensors, texts_of
 from zipr1.data.videos import read_video
 from zipr1.evaluation.fingerprint import code, weights
 from zipr1.evaluation.lmms_answers import AnswerFile, Counts, saved
 from zipr1.evaluation.lmms_media import MediaReader, media_of, read_messages
 from zipr1.evaluation.lmms_settings import generation_settings, set_pixels
+from zipr1.evaluation.lmms_vllm import check_vllm, generate_in_vllm, start_vllm
 from zipr1.evaluation.methods import rule_of, selection_of
+from zipr1.evaluation.vllm_engine import prompt_of
 from zipr1.models.encode import check_length
 from zipr1.models.loading import load_vision
 from zipr1.sparsity.context import sparse
@@ -34,7 +36,7 @@ from zipr1.sparsity.own_rules import CheckedRule, source_of
 IDENTIFYING = (
     *("pretrained", "method", "p", "ratio", "scope", "min_pixels", "max_pixels"),
     *("video_min_pixels", "video_max_pixels", "max_frames", "fps", "dtype"),
-    *("attn_implementation", "batch_size"),
+    *("attn_implementation", "batch_size", "engine"),
 )
 
 
@@ -49,6 +51,9 @@ class ZipR1(lmms):
     video. dtype: of the weights; "auto" for the checkpoint's. attn_implementation: of the vision
     tower and of dense attention; for videos on a GPU "flash_attention_2", because without it
     Qwen2.5-VL's tower computes its windows one by one.
+
+    engine: transformers, or vllm, which answers greedily in one process with the pixel bounds of the
+    checkpoint (docs/guides/serving.md).
 
     answers: a file to which answers are written as they come; a run that was stopped continues in
     it.
@@ -75,6 +80,7 @@ class ZipR1(lmms):
         dtype: str | None = None,
         attn_implementation: str | None = None,
         answers: str | None = None,
+        engine: str = "transformers",
         batch_size: int | str = 1,
         device: str | None = None,
     ):
@@ -89,9 +95,17 @@ class ZipR1(lmms):
         self.device = self.start_processes(device)
         options = {"dtype": dtype, "attn_implementation": attn_implementation}
         options = {name: value for name, value in options.items() if value}
-        self.model, self.processor = load_vision(
-            pretrained, device_map={"": self.device}, **options
-        )
+        bounds = (min_pixels, max_pixels, video_min_pixels, video_max_pixels)
+        self.vllm = None
+        if engine == "vllm":
+            check_vllm(self._world_size, attn_implementation, bounds)
+            self.vllm, self.processor = start_vllm(pretrained, self.scope, dtype)
+        elif engine == "transformers":
+            self.model, self.processor = load_vision(
+                pretrained, device_map={"": self.device}, **options
+            )
+        else:
+            raise InputError(f"engine={engine}: expected transformers or vllm")
         set_pixels(self.processor, "image_processor", min_pixels, max_pixels)
         set_pixels(self.processor, "video_processor", video_min_pixels, video_max_pixels)
         # Several questions about one video follow each other.
@@ -180,30 +194,47 @@ class ZipR1(lmms):
     def answers(self, batch: list[tuple]) -> list[GenerationResult]:
         """One call of generate(); `batch` has (context, doc_to_messages, generation settings,
         doc id, task, split) of each question."""
-        chats, images, videos, media = [], [], [], []
+        chats, shown, media = [], [], []
         for _, messages_of, _, doc, task, split in batch:
             messages = read_messages(messages_of, self.task_dict[task][split], task, doc)
+            images, videos = [], []
             chats.append([self.media.turn(message, images, videos) for message in messages])
+            shown.append((images, videos))
             media.append(media_of(messages))  # which may close the file of an animation
-        inputs = tensors(self.processor, chats, images, videos).to(self.device)
+        images, videos = (
+            [one for part in parts for one in part] for parts in zip(*shown, strict=True)
+        )
+        inputs = tensors(self.processor, chats, images, videos)
         settings = generation_settings(batch[0][2])
-        check_length(self.model, inputs, settings["max_new_tokens"])
-        if self.rule is None:
-            out, ratios = self.model.generate(**inputs, **settings), [1.0] * len(batch)
+        if self.vllm is None:
+            tokens, ratios = self.generate(inputs.to(self.device), settings)
         else:
-            with sparse(self.model, self.rule, scope=self.scope) as trace:
-                out = self.model.generate(**inputs, **settings)
-            # All beams of a question have its prompt: the first is enough.
-            ratios = trace.token_ratio.view(len(batch), -1)[:, 0].tolist()
-        new = out[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.batch_decode(new, skip_special_tokens=True)
+            texts = texts_of(self.processor, chats, True)
+            names = [f"{task}, question {doc}" for _, _, _, doc, task, _ in batch]
+            prompts = [prompt_of(text, *one) for text, one in zip(texts, shown, strict=True)]
+            questions = names, prompts, inputs
+            tokens, ratios = generate_in_vllm(self.vllm, questions, self.rule, self.scope, settings)
+        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
         lengths = inputs["attention_mask"].sum(-1).tolist()
-        output = (new != self.processor.tokenizer.pad_token_id).sum(-1).tolist()
-        columns = zip(texts, lengths, output, ratios, media, strict=True)
+        columns = zip(texts, lengths, map(len, tokens), ratios, media, strict=True)
         return [
             GenerationResult(text, Counts(length, count, token_ratio=ratio, medium=medium))
             for text, length, count, ratio, medium in columns
         ]
+
+    def generate(self, inputs, settings: dict) -> tuple[list[list[int]], list[float]]:
+        """The tokens of each answer, without padding, and the token ratios."""
+        check_length(self.model, inputs, settings["max_new_tokens"])
+        if self.rule is None:
+            out = self.model.generate(**inputs, **settings)
+            ratios = [1.0] * len(inputs["input_ids"])
+        else:
+            with sparse(self.model, self.rule, scope=self.scope) as trace:
+                out = self.model.generate(**inputs, **settings)
+            # All beams of a question have its prompt: the first is enough.
+            ratios = trace.token_ratio.view(len(inputs["input_ids"]), -1)[:, 0].tolist()
+        pad = self.processor.tokenizer.pad_token_id
+        return [row[row != pad].tolist() for row in out[:, inputs["input_ids"].shape[1] :]], ratios
 
     def loglikelihood(self, requests):
         raise NotImplementedError(

@@ -5,15 +5,18 @@ refused.
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from transformers import GenerationConfig
 
 from zipr1.common.errors import InputError, RunError
 from zipr1.common.scope import Scope
-from zipr1.data.example import Example
+from zipr1.data.example import Example, Video
 from zipr1.data.processor import conversation, paired, prepare, texts_of
 from zipr1.evaluation.generation import Answer, GenerationSettings, visual_masks
 from zipr1.models.families import is_vision
@@ -39,62 +42,92 @@ class VllmEngine:
     def generate_answers(
         self, processor, examples: list[Example], rule: Rule | None, settings: GenerationSettings
     ) -> list[Answer]:
-        """As `generation.generate`. Raises InputError for a rule that vLLM does not have, and
-        RunError where its prompt is another one."""
+        """As `generation.generate`; errors as `generate`."""
         inputs = prepare(processor, examples, raw=settings.raw)
+        prompts, names = prompts_of(processor, examples, settings.raw), [one.id for one in examples]
+        length = settings.max_new_tokens
+        outputs, ratios, kept = self.generate(names, prompts, inputs, rule, settings.scope, length)
+        ids = [list(output.outputs[0].token_ids) for output in outputs]
+        texts = tokenizer_of(processor).batch_decode(ids, skip_special_tokens=True)
         lengths = inputs["attention_mask"].sum(-1).tolist()
-        texts = [one.question for one in examples]
-        if not settings.raw:
-            texts = texts_of(processor, [conversation(one) for one in examples], True)
-        prompts = [
-            {"prompt": text, "multi_modal_data": media_of(one)}
-            if media_of(one)
-            else {"prompt": text}
-            for text, one in zip(texts, examples, strict=True)
-        ]
-        params = self.sampling(settings, rule)
-        outputs = self.llm.generate(prompts, params, use_tqdm=False)
-        ids = [
-            row[mask.bool()].tolist()
-            for row, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-        ]
-        for example, own, output in zip(examples, ids, outputs, strict=True):
-            if list(output.prompt_token_ids) != own:
-                raise RunError(
-                    f"{example.id}: vLLM's prompt has {len(output.prompt_token_ids)} tokens, not "
-                    f"the {len(own)} of the processor; evaluate this model with --engine "
-                    "transformers"
-                )
-        return self.answers(processor, examples, inputs, lengths, outputs, rule)
+        clipped = [output.outputs[0].finish_reason == "length" for output in outputs]
+        masks = [()] * len(examples)
+        if kept is not None:
+            masks = visual_masks(processor, examples, inputs, kept)
+        columns = (examples, texts, ids, ratios.tolist(), lengths, clipped, masks)
+        return [Answer(*row[:-1], *row[-1]) for row in zip(*columns, strict=True)]
 
-    def sampling(self, settings: GenerationSettings, rule: Rule | None):
+    def generate(
+        self, names: list[str], prompts: list[dict], inputs, rule: Rule | None, scope: Scope, length
+    ) -> tuple[list, np.ndarray, list[np.ndarray] | None]:
+        """Greedy answers of up to `length` tokens: vLLM's outputs, the token ratios (B, layers) and,
+        under a rule, the kept columns of `inputs`, the processor's left-padded batch.
+
+        Raises InputError for a rule that vLLM does not have, and RunError where its prompt is
+        another one; `names` are those of the questions.
+        """
+        outputs = self.llm.generate(prompts, self.sampling(rule, scope, length), use_tqdm=False)
+        check_prompts(names, inputs["input_ids"], inputs["attention_mask"], outputs)
+        layers = self.llm.model_config.hf_text_config.num_hidden_layers
+        if rule is None:
+            return outputs, np.ones((len(outputs), layers), np.float32), None
+        mask = inputs["attention_mask"].numpy().astype(bool)
+        kept = kept_columns(mask, outputs, layers)
+        counts = np.stack([one.sum(-1) for one in kept], -1)
+        # In float32, as PyTorch divides them.
+        return outputs, counts.astype(np.float32) / mask.sum(-1, dtype=np.float32)[:, None], kept
+
+    def sampling(self, rule: Rule | None, scope: Scope, length: int):
         """Greedy, with what generate() takes from generation_config.json."""
         from vllm import SamplingParams
 
         suppressed = self.generation.suppress_tokens or ()
         return SamplingParams(
             temperature=0,
-            max_tokens=settings.max_new_tokens,
+            max_tokens=length,
             repetition_penalty=self.generation.repetition_penalty or 1.0,
             logit_bias=dict.fromkeys(suppressed, -100) or None,
-            extra_args=request_of(rule, settings.scope),
+            extra_args=request_of(rule, scope),
         )
 
-    def answers(self, processor, examples, inputs, lengths, outputs, rule) -> list[Answer]:
-        tokenizer = tokenizer_of(processor)
-        ids = [list(output.outputs[0].token_ids) for output in outputs]
-        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        layers = self.llm.model_config.hf_text_config.num_hidden_layers
-        ratios, masks = [[1.0] * layers] * len(examples), [()] * len(examples)
-        if rule is not None:
-            kept = kept_columns(inputs["attention_mask"].numpy().astype(bool), outputs, layers)
-            counts = np.stack([one.sum(-1) for one in kept], -1)
-            # In float32, as PyTorch divides them.
-            ratios = counts.astype(np.float32) / np.array(lengths, np.float32)[:, None]
-            ratios, masks = ratios.tolist(), visual_masks(processor, examples, inputs, kept)
-        clipped = [output.outputs[0].finish_reason == "length" for output in outputs]
-        columns = (examples, texts, ids, ratios, lengths, clipped, masks)
-        return [Answer(*row[:-1], *row[-1]) for row in zip(*columns, strict=True)]
+
+def prompts_of(processor, examples: list[Example], raw: bool) -> list[dict]:
+    """Questions as vLLM takes them. raw: without a chat template."""
+    texts = [one.question for one in examples]
+    if not raw:
+        texts = texts_of(processor, [conversation(one) for one in examples], True)
+    videos = [[] if one.frames is None else [one.video] for one in examples]
+    media = zip(texts, (one.all_images for one in examples), videos, strict=True)
+    return [prompt_of(*one) for one in media]
+
+
+def prompt_of(text: str, images: Sequence[Image], videos: Sequence[Video]) -> dict:
+    """A rendered prompt with its images and videos, as vLLM takes it."""
+    media: dict = {"image": list(images)} if images else {}
+    if videos:
+        media["video"] = [video_of(one) for one in videos]
+    return {"prompt": text} | ({"multi_modal_data": media} if media else {})
+
+
+def video_of(video: Video) -> tuple[np.ndarray, dict]:
+    video = paired(video)
+    frames = np.stack([np.asarray(frame.convert("RGB")) for frame in video.frames])
+    metadata = {"duration": len(frames) / video.fps, "do_sample_frames": False}
+    return frames, video.metadata | metadata | {"video_backend": "opencv"}
+
+
+def check_prompts(names: list[str], ids: torch.Tensor, mask: torch.Tensor, outputs) -> None:
+    """Raises RunError where vLLM made another prompt than the processor: ids (B, L), of which -1
+    stands for any token, and mask (B, L) of a left-padded batch."""
+    for name, row, real, output in zip(names, ids, mask.bool(), outputs, strict=True):
+        own, theirs = row[real].tolist(), output.prompt_token_ids
+        if len(own) != len(theirs) or any(
+            a not in (-1, b) for a, b in zip(own, theirs, strict=True)
+        ):
+            raise RunError(
+                f"{name}: vLLM's prompt has {len(theirs)} tokens, not the {len(own)} of the "
+                "processor; use this model with transformers, not vLLM"
+            )
 
 
 def kept_columns(mask: np.ndarray, outputs, layers: int) -> list[np.ndarray]:
@@ -130,38 +163,37 @@ def request_of(rule: Rule | None, scope: Scope) -> dict | None:
     }
 
 
-def media_of(example: Example) -> dict:
-    """The images and the video of a question, as vLLM takes them."""
-    found: dict = {"image": list(example.all_images)} if example.all_images else {}
-    if example.frames is not None:
-        video = paired(example.video)
-        frames = np.stack([np.asarray(frame.convert("RGB")) for frame in video.frames])
-        count = len(video.frames)
-        metadata = video.metadata | {"duration": count / video.fps, "do_sample_frames": False}
-        found["video"] = [(frames, metadata | {"video_backend": "opencv"})]
-    return found
+@contextmanager
+def vllm_engine(name: str, scope: Scope, **options):
+    """(engine, processor) of a model, in this process, until the block is left. options: of
+    vllm.LLM."""
+    check_installed()
+    with servable(name) as folder:
+        config = load_config(folder)
+        length = min(config.get_text_config().max_position_embeddings, LONGEST)
+        options = {"dtype": "float32" if name in EMBEDDED else "auto"} | options
+        generation = GenerationConfig.from_pretrained(locate(folder)[0])
+        with running(folder, scope, length, CPU_PROMPTS, **options) as llm:
+            yield VllmEngine(llm, generation), load_processor(folder)
 
 
 @contextmanager
-def vllm_engine(name: str, scope: Scope):
-    """(engine, processor) of a model, in this process, until the block is left."""
-    check_installed()
+def running(folder: str | Path, scope: Scope, length: int, prompts: int, **options):
+    """A `vllm.LLM` in this process, until the block is left. length: the longest prompt and answer;
+    prompts: how many of that length its KV cache holds on a CPU; options: of vllm.LLM."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    with servable(name) as folder:
-        from vllm import LLM
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it warns of its own calls, a page a step
+    from vllm import LLM
 
-        config = load_config(folder)
-        length = min(config.get_text_config().max_position_embeddings, LONGEST)
-        options = engine_arguments(scope, length)
-        if is_vision(config):
-            options["limit_mm_per_prompt"] = {"image": 16, "video": 1}
-        if not torch.cuda.is_available():  # else vLLM reserves nearly all memory of the machine
-            room = kv_bytes(Shape.of(config.get_text_config()), length, itemsize=4)
-            options["kv_cache_memory_bytes"] = int(CPU_PROMPTS * room)
-        dtype = "float32" if name in EMBEDDED else "auto"
-        llm = LLM(folder, dtype=dtype, seed=0, disable_log_stats=True, **options)
-        generation = GenerationConfig.from_pretrained(locate(folder)[0])
-        try:
-            yield VllmEngine(llm, generation), load_processor(folder)
-        finally:
-            llm.llm_engine.engine_core.shutdown()
+    config = load_config(folder)
+    settings = engine_arguments(scope, length) | {"seed": 0, "disable_log_stats": True}
+    if is_vision(config):
+        settings["limit_mm_per_prompt"] = {"image": 16, "video": 1}
+    if not torch.cuda.is_available():  # else vLLM reserves nearly all memory of the machine
+        room = kv_bytes(Shape.of(config.get_text_config()), length, itemsize=4)
+        settings["kv_cache_memory_bytes"] = int(prompts * room)
+    llm = LLM(str(folder), **settings | options)
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()

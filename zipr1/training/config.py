@@ -109,6 +109,9 @@ class TrainConfig:
     data."""
     temperature: float = 1.0
     """The sampling temperature."""
+    rollouts: Literal["transformers", "vllm"] = "transformers"
+    """What samples the rollouts: the policy itself, or a vLLM engine in the same process, which
+    takes over its weights before each step (one process; docs/guides/serving.md)."""
     thresholds: Literal["grid", "uniform"] = "grid"
     """The distribution of p for the rollouts: 0.94 .. 0.975 in steps of 0.005, or U(0, 1)."""
     dense_share: float = 0.0
@@ -251,6 +254,8 @@ class TrainConfig:
                 "completions=given: nothing is sampled, so no answer is correct or incorrect; set "
                 "gate: none"
             )
+        if self.rollouts == "vllm" and self.completions == "given":
+            raise InputError("rollouts=vllm: completions=given samples nothing; leave it out")
         if self.data and not self.probe_data:
             raise InputError(
                 f"data={self.data[:80]}: name probe_data too, rows to measure on that are not trained on"
@@ -262,7 +267,12 @@ class TrainConfig:
             )
 
     def check_processes(self, processes: int) -> None:
-        """Raises InputError where so many processes cannot divide the questions of a step."""
+        """Raises InputError where so many processes cannot share the work of a step."""
+        if self.rollouts == "vllm" and processes > 1:
+            raise InputError(
+                f"rollouts=vllm: its engine shares one process with the training, not {processes}; "
+                "start one, or set rollouts to transformers"
+            )
         if self.prompts_per_step % (self.mini_batches * processes):
             raise InputError(
                 f"prompts_per_step={self.prompts_per_step}: must be a multiple of "

@@ -49,7 +49,7 @@ class Interruption:
 
 def leave(run: RunState, number: int) -> NoReturn:
     """Ends the process after a checkpoint, with the exit status that shells give: 128 + signal."""
-    run.accelerator.end_training()
+    run.end()
     if run.accelerator.is_main_process:
         print(
             f"zipr1: stopped after step {run.step} of {run.config.max_steps}; the same command "

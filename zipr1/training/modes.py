@@ -22,21 +22,30 @@ from zipr1.training.config import TrainConfig
 from zipr1.training.draws import draw_thresholds, token_draws
 from zipr1.training.grpo import share_ties
 from zipr1.training.reference import reference_logits, sample_reference, score_expected_answer
-from zipr1.training.rollout import Rollout, mean_logprob, pad_tokens, token_logprobs
+from zipr1.training.rollout import (
+    Rollout,
+    RolloutEngine,
+    mean_logprob,
+    pad_tokens,
+    token_logprobs,
+)
 from zipr1.training.sampling import sample, score_given
 
 Reference = Callable[..., object]  # reference(work, ...) is work(reference model, ...)
 
 
 def mode_of(
-    config: TrainConfig, processor, functions: Functions | None = None
+    config: TrainConfig,
+    processor,
+    functions: Functions | None = None,
+    engine: RolloutEngine | None = None,
 ) -> "Sampled | GivenCompletions":
     """The mode that the settings ask for; `functions` are those of config.reward_function, unless
-    they are functions in memory."""
+    they are functions in memory; `engine` samples in place of the policy."""
     functions = functions or load_function(config.reward_function)
     if config.completions == "given":
         return GivenCompletions(config, processor, functions)
-    return (DataRows if config.data else EmbeddedTasks)(config, processor, functions)
+    return (DataRows if config.data else EmbeddedTasks)(config, processor, functions, engine)
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Mode:
     config: TrainConfig
     processor: object
     functions: Functions | None = None
+    engine: RolloutEngine | None = None
 
     @property
     def tokenizer(self):
@@ -76,16 +86,16 @@ class Sampled(Mode):
     ) -> Rollout:
         """The rollouts of some questions under random thresholds. Each image or video is encoded
         once per question, not once per rollout."""
-        return sample(
-            model,
-            encode(model, inputs.to(model.device)),
-            self.rule(step, numbers),
-            max_new_tokens=self.config.max_completion_length,
-            temperature=self.config.temperature,
-            draws=self.draws(step, numbers, self.config.num_generations).to(model.device),
-            scope=self.config.scope,
-            synced=synced,
-        )
+        prompts = encode(model, inputs.to(model.device)), self.rule(step, numbers)
+        settings = {
+            "max_new_tokens": self.config.max_completion_length,
+            "temperature": self.config.temperature,
+            "draws": self.draws(step, numbers, self.config.num_generations).to(model.device),
+            "scope": self.config.scope,
+        }
+        if self.engine is not None:
+            return self.engine.sample(model, *prompts, examples, **settings)
+        return sample(model, *prompts, **settings, synced=synced)
 
     def draws(
         self, step: int, numbers: list[int], group: int, reference: bool = False

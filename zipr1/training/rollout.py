@@ -1,11 +1,15 @@
 """Several answers to each question, each under its own threshold p, from one vision encoding."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
+from zipr1.data.example import Example
 from zipr1.models.encode import Encoded, extend, take
 from zipr1.models.families import decoder
+from zipr1.sparsity.rules import TopP
 
 # The logit of a suppressed token: no probability, but finite, so that 0 times a difference is 0.
 SUPPRESSED = -1e4
@@ -50,6 +54,21 @@ class Rollout:
     def completion_ids(self) -> list[list[int]]:
         """The tokens of each answer, without padding."""
         return [row[real].tolist() for row, real in zip(self.tokens, self.mask, strict=True)]
+
+
+class RolloutEngine(Protocol):
+    """What samples in place of the policy's own decoder (`training.vllm_rollouts`)."""
+
+    def update(self, model) -> None:
+        """Takes over the weights of the policy; called before the rollouts of each step."""
+
+    def sample(
+        self, model, encoded: Encoded, rule: TopP, examples: Sequence[Example], **settings
+    ) -> Rollout:
+        """The rollouts that `sampling.sample` would give with the same settings."""
+
+    def close(self) -> None:
+        """Ends the engine."""
 
 
 def repeat(encoded: Encoded, group: int) -> tuple[dict, torch.Tensor]:

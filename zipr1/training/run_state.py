@@ -41,6 +41,12 @@ class RunState:
     quiet: bool = False  # nothing is said on the terminal
     told_left_out: bool = False  # a row that cannot be used was named on the terminal
 
+    def end(self) -> None:
+        """Ends trackers, the rollout engine and the group of processes, which the engine needs."""
+        if self.mode.engine is not None:
+            self.mode.engine.close()
+        self.accelerator.end_training()
+
     def counts(self) -> dict:
         """What a checkpoint keeps of it beside the weights and the optimizer."""
         return {"governor": asdict(self.governor), "skipped": self.skipped, "taken": self.taken}

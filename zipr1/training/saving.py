@@ -37,7 +37,7 @@ def save_result(run: RunState) -> Path:
             family = run.learner.model.config.model_type
             model_card(config, final_row(run.folder), family).save(partial / "README.md")
     run.accelerator.wait_for_everyone()
-    run.accelerator.end_training()
+    run.end()
     if run.accelerator.is_main_process and config.push_to_hub:
         HfApi().upload_folder(repo_id=config.push_to_hub, folder_path=final)
     return final

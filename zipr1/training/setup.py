@@ -1,7 +1,7 @@
 """Everything before the first step: checks, processes, models, questions, the first measurement."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ def started(config: TrainConfig, given: Given, quiet: bool = False) -> Iterator[
     folder = Path(config.output_dir)
     accelerator = start_processes(config.report_to, folder, config.bf16)
     config.check_processes(accelerator.num_processes)
-    with locked(folder, accelerator):
+    with locked(folder, accelerator), ExitStack() as stack:
         resumed = starting_point(folder, config, accelerator)
         functions = given.functions_of(config)  # a misspelt name is found before an hour has passed
         if config.push_to_hub:
@@ -42,12 +42,17 @@ def started(config: TrainConfig, given: Given, quiet: bool = False) -> Iterator[
             learner = load_learner(config, source, accelerator, given)
         processor, longest = learner.processor, longest_prompt(learner.model, config)
         questions = Questions(config, processor, longest, dataset=given.train_dataset)
+        engine = None
+        if config.rollouts == "vllm":
+            from zipr1.training.vllm_rollouts import vllm_rollouts
+
+            engine = stack.enter_context(vllm_rollouts(config, learner, longest))
         run = RunState(
             config,
             folder,
             accelerator,
             learner,
-            mode=mode_of(config, processor, functions),
+            mode=mode_of(config, processor, functions, engine),
             questions=questions,
             probe=probe_questions(config, processor, longest, given.eval_dataset),
             log=None,

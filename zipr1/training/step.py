@@ -46,6 +46,9 @@ def take_step(run: RunState) -> dict[str, float]:
     run.parts = []
     if fewest:  # without a question, a process would leave the others waiting
         run.dropped_in_a_row = 0
+        if run.mode.engine is not None:
+            with watch("rollout"):
+                run.mode.engine.update(run.learner.model)
         run.parts = [
             gather_experience(
                 run.learner,

@@ -1,6 +1,7 @@
 """The settings of `zipr1 serve`."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from zipr1.common.checks import check_ranges
 from zipr1.common.errors import InputError
@@ -39,8 +40,9 @@ class ServeConfig:
     scope: Scope | None = None
     """What follows the kept tokens by default (zipr1.sparse): the attention, the whole layer, or
     the keys alone; unset, as the model was trained."""
-    min_tokens: int = 0
-    """The prompt length in tokens below which a prompt stays dense by default."""
+    min_tokens: int | Literal["auto"] = 0
+    """The prompt length in tokens below which a prompt stays dense by default; auto measures at the
+    start from which length on a sparse prefill is not slower, and prints it."""
     name: str | None = None
     """The name of the model in requests; unset, the model as it was given."""
     host: str = "127.0.0.1"
@@ -56,8 +58,9 @@ class ServeConfig:
     """The arguments for vLLM, after --."""
 
     def __post_init__(self):
-        check_ranges(self, {"(0, 1]": "p", "[0, inf)": "min_tokens", "[1, inf)": "port buckets"})
-        check_ranges(self, {"[1, inf)": "max_model_len"})
+        check_ranges(self, {"(0, 1]": "p", "[1, inf)": "port buckets max_model_len"})
+        if self.min_tokens != "auto":
+            check_ranges(self, {"[0, inf)": "min_tokens"})
         for argument in self.vllm:
             flag = argument.partition("=")[0]
             name = flag[2:].replace("_", "-")

@@ -59,6 +59,7 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
         self.requests: dict[str, Request] = {}
         self.sparse: dict[str, Start] = {}  # shared with the managers of KV blocks
         self.started: set[str] = set()
+        self.unreported: dict[str, tuple[Request, dict]] = {}  # ended with their first token
         self.stats = RequestStats()
 
     @property
@@ -122,12 +123,17 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
     def update_connector_output(self, connector_output) -> None:
         reports = connector_output.kv_connector_worker_meta
         for request, report in (reports.by_request if reports else {}).items():
-            known = self.requests.get(request)
+            known, answer = self.unreported.get(request) or (self.requests.get(request), None)
             if known is None:  # aborted meanwhile
                 continue
             known.report, known.dense = report, report.dense
-            if report.dense is None:
+            if answer is not None:  # its blocks are free already
+                answer.clear()
+                answer.update(known.answer())
+                self.stats.add(answer)
+            elif report.dense is None:
                 self.free_empty_blocks(known)
+        self.unreported.clear()
 
     def free_empty_blocks(self, known: Request) -> None:
         """Gives back what the greediest layer of each block table has left empty."""
@@ -147,7 +153,12 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
         if known is None:
             return False, None
         answer = known.answer()
-        self.stats.add(answer)
+        if known.dense is None and known.report is None:
+            # vLLM hands over the report of a step after the requests that ended in it, and sends
+            # their answers after that.
+            self.unreported[name] = (known, answer)
+        else:
+            self.stats.add(answer)
         return False, {"zipr1": answer}
 
     def request_finished_all_groups(self, request, block_ids):

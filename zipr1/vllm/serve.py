@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from zipr1.models.loading import load, load_config
 from zipr1.models.location import EMBEDDED
 from zipr1.models.saving import save
 from zipr1.models.settings import trained_settings
+from zipr1.vllm.break_even import measured_min_tokens
 from zipr1.vllm.config import ServeConfig
 
 VERSIONS = (Version("0.32"), Version("0.34"))  # from, below: the interfaces were read or tested
@@ -64,11 +66,21 @@ def serve(config: ServeConfig) -> None:
     with ExitStack() as stack:
         with announced(f"preparing {config.model}"):
             folder = stack.enter_context(servable(config.model))
+        if config.min_tokens == "auto":
+            config = replace(config, min_tokens=measured(config, folder))
         command, environment = command_line(config, folder)
         print(f"zipr1: {' '.join(command[1:])}", file=sys.stderr, flush=True)
         status = run(command, environment)
     if status > 0:
         raise RunError(f"vLLM ended with status {status}; its messages above have the reason")
+
+
+def measured(config: ServeConfig, folder: str) -> int:
+    """The number that stands for min_tokens "auto"."""
+    command, environment = command_line(replace(config, min_tokens=0), folder)
+    scope = config.scope or trained_settings(config.model).scope
+    longest = prompt_and_answer(config, folder)
+    return measured_min_tokens(command, environment, longest, scope)
 
 
 def check_installed() -> None:
@@ -133,7 +145,7 @@ def command_line(config: ServeConfig, folder: str) -> tuple[list[str], dict[str,
         "min_tokens": config.min_tokens,
     }
     extra = {} if config.buckets is None else {"buckets": config.buckets}
-    length = config.max_model_len or min(longest(folder), LONGEST)
+    length = prompt_and_answer(config, folder)
     transfer = json.dumps(kv_transfer_config(defaults, **extra))
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
@@ -151,9 +163,10 @@ def command_line(config: ServeConfig, folder: str) -> tuple[list[str], dict[str,
     return command + config.vllm, os.environ | {"VLLM_PLUGINS": plugins()}
 
 
-def longest(folder: str) -> int:
-    """Tokens that the model was made for."""
-    return load_config(folder).get_text_config().max_position_embeddings
+def prompt_and_answer(config: ServeConfig, folder: str) -> int:
+    """The largest number of tokens of prompt and answer together."""
+    made_for = load_config(folder).get_text_config().max_position_embeddings
+    return config.max_model_len or min(made_for, LONGEST)
 
 
 def plugins() -> str:
