@@ -63,6 +63,33 @@ def test_the_rows_of_a_small_bench(capsys, tmp_path):
     assert (tmp_path / "bench.png").stat().st_size > 5000
 
 
+def test_the_time_to_first_token_has_all_parts(capsys, tmp_path):
+    flags = ["--phases", "ttft", "--tokens", "64", "--ratios", "0.25,1", "--repeats", "1"]
+    main(["bench", "--json", "--threads", "1", "--output_dir", str(tmp_path), *flags])
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["media"], row["rule"], row["scope"]) for row in rows} == {
+        (media, rule, scope)
+        for media in ("image", "video")
+        for rule, scope in (*(("topk", scope) for scope in SCOPES), ("downsample", "input"))
+    }
+    for row in rows:
+        assert row["speedup"] == pytest.approx(row["dense_ms"] / row["sparse_ms"])
+        assert row["share_of_bound"] == pytest.approx(row["speedup"] / row["bound"])
+        # The tower costs as much before and after, unless the input is smaller.
+        assert 0 < row["vision_ms"] < row["dense_ms"]
+        if row["rule"] == "topk":
+            assert row["sparse_ms"] > row["vision_ms"] and row["same_time"] >= 0
+    bounds = {(row["media"], row["scope"]): row["bound"] for row in rows}
+    # 36 layers of 77.07M weights at 64 tokens; 32 blocks of 19.69M weights at 256 patches.
+    tower = 32 * 256 * 2 * 19_686_400 + 256 * 4 * 1280 * (4 * 256 + 28 * 64)
+    decoder, attention = 36 * 2 * 64 * 77_070_336, 36 * 4 * 2048 * 64 * 64 / 2
+    keys = 36 * 2 * 64 * 2048 * 256
+    sparse = keys + decoder / 4 + attention / 16
+    expected = (tower + decoder + attention) / (tower + sparse)
+    assert bounds["image", "layer"] == pytest.approx(expected)
+    assert bounds["image", "input"] > 3.9 and bounds["image", "keys"] < 1.01
+
+
 def test_break_even_is_where_sparse_stays_ahead():
     rows = [
         {

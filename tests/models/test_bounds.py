@@ -12,6 +12,7 @@ from zipr1.models.flops import (
     kv_bytes,
     layer_flops,
     prefill_bound,
+    tower_flops,
 )
 
 SMALL = Shape(layers=2, hidden=8, heads=2, kv_heads=1, head=4, mlp=16, sparse=2)
@@ -52,3 +53,10 @@ def test_the_shape_counts_a_real_layer():
     ]
     assert sum(module.weight.numel() for module in linear) == shape.inward + shape.outward
     assert 36 * kv_bytes(shape, 1, 2) == 36 * 1024
+    block = model.model.visual.blocks[0]
+    weights = [module.weight.numel() for module in block.modules() if isinstance(module, nn.Linear)]
+    # 10 visual tokens are 40 patches; the window's 64 pairs a patch, two products, 2 a pair
+    windows = 4 * 1280 * 64
+    assert tower_flops(10, 10, 0, 1, 1280, 3420) == 40 * (2 * sum(weights) + windows)
+    full = 4 * 1280 * 40
+    assert tower_flops(10, 10, 1, 2, 1280, 3420) == 40 * (4 * sum(weights) + windows + full)

@@ -37,7 +37,7 @@ def run_bench(config: BenchConfig) -> tuple[list[dict], str]:
     folder, rows = Path(config.output_dir), []
     folder.mkdir(parents=True, exist_ok=True)
     with announced(f"making a random model of {layers} layers"):
-        model = build(config.shape, layers, "vision" in phases, device, dtype)
+        model = build(config.shape, layers, {"vision", "ttft"} & {*phases}, device, dtype)
     name = provenance()["device"] if device.type == "cuda" else f"{config.threads} CPU threads"
     common = {"device": name, "dtype": str(dtype).removeprefix("torch.")}
     common |= {"shape": config.shape, "layers": layers}
@@ -102,6 +102,17 @@ def selection_costs(rows: list[dict]) -> list[str]:
     return sentences
 
 
+def same_times(rows: list[dict]) -> list[str]:
+    """What a downsampled input would have to be, for the time to first token of sparse attention."""
+    return [
+        f"Time to first token, {row['media']} of {row['tokens']} visual tokens, ratio "
+        f"{row['ratio']:g}, scope {row['scope']}: as long as dense attention takes for "
+        f"{row['same_time']:.0%} of the visual tokens"
+        for row in rows
+        if row.get("same_time") is not None
+    ]
+
+
 def table(rows: list[dict]) -> str:
     """Markdown: a line for each row, then the break-even lengths and the costs of the selection."""
     head = ["phase", "tokens", "batch", "rule", "ratio", "scope", "dense ms", "sparse ms"]
@@ -119,7 +130,7 @@ def table(rows: list[dict]) -> str:
         lines.append(
             f"Break-even at ratio {ratio:g}, scope {scope}: {found} (set min_tokens to it)"
         )
-    return "\n\n".join([text.rstrip("\n"), *lines, *selection_costs(rows)])
+    return "\n\n".join([text.rstrip("\n"), *lines, *selection_costs(rows), *same_times(rows)])
 
 
 def cells(row: dict) -> list[str]:
@@ -129,7 +140,7 @@ def cells(row: dict) -> list[str]:
         dense, short = row.get(f"dense_{name}"), row.get(f"sparse_{name}")
         sizes.append(f"{dense / 1e6:.1f} -> {short / 1e6:.1f}" if dense else "-")
     return [
-        row["phase"],
+        " ".join(filter(None, (row["phase"], row.get("media")))),
         str(row["tokens"]),
         str(row.get("batch", 1)),
         row["rule"],

@@ -9,7 +9,7 @@ from zipr1.common.checks import check_positive, check_ranges
 from zipr1.common.errors import InputError
 from zipr1.common.scope import SCOPES
 
-PHASES = ("attention", "prefill", "decode", "vision")
+PHASES = ("attention", "prefill", "decode", "vision", "ttft")
 RULES = ("topk", "recent", "fastv", "downsample")
 # Of Qwen2.5-VL-3B-Instruct and 7B-Instruct (their config.json): decoder and vision tower.
 SHAPES = {
@@ -46,7 +46,8 @@ class BenchConfig:
     ratios: str = "0.25,1"
     """The token ratios, with commas between them."""
     phases: str = "attention,prefill,decode"
-    """The phases to time: some of attention, prefill, decode and vision."""
+    """The phases to time: some of attention, prefill, decode, vision and ttft, the time to first
+    token of the whole model (on a CPU from few layers of each kind)."""
     rules: str = "topk"
     """The rules to time: some of topk, recent, fastv and downsample (dense attention on a prompt of
     ratio * tokens), or your own as package.module:Rule or file.py:Rule."""

@@ -11,6 +11,7 @@ from zipr1.bench.config import BenchConfig
 from zipr1.bench.decode import decode_rows
 from zipr1.bench.prefill import prefill_rows
 from zipr1.bench.rows import rules_of, timed, with_bound
+from zipr1.bench.ttft import ttft_rows
 from zipr1.common.clock import paired
 from zipr1.models.families import decoder
 from zipr1.models.flops import Shape
@@ -86,4 +87,5 @@ PHASES = {
     "prefill": prefill_rows,
     "decode": decode_rows,
     "vision": vision_rows,
+    "ttft": ttft_rows,
 }

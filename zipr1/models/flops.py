@@ -98,6 +98,19 @@ def prefill_bound(shape: Shape, tokens: int, ratios: list[float], scope: str) ->
     )
 
 
+def tower_flops(tokens: float, image: float, full: int, depth: int, hidden: int, mlp: int) -> float:
+    """Of a vision tower like Qwen2.5-VL's for visual tokens of four patches each.
+
+    full: how many of its `depth` blocks attend among all patches of `image` visual tokens; the
+    others attend within windows of 64 patches. hidden, mlp: width of a block and of its MLP. The
+    patch embedding and the merger are left out.
+    """
+    patches = 4 * tokens
+    weights = 4 * hidden**2 + 3 * hidden * mlp
+    attended = full * 4 * image + (depth - full) * 64
+    return patches * (2 * depth * weights + 4 * hidden * attended)
+
+
 def kv_bytes(shape: Shape, tokens: float, itemsize: int) -> float:
     """Of one sequence, all layers with full attention."""
     return 2 * shape.sparse * shape.kv_heads * shape.head * tokens * itemsize
