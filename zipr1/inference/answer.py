@@ -1,5 +1,6 @@
 """Answers one question: the text, its token ratio, and which tokens each layer kept."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 from zipr1.common.errors import InputError
 from zipr1.common.overlay import kept_pages, save_pages
 from zipr1.common.progress import announced
+from zipr1.common.scope import Scope
 from zipr1.common.tables import markdown_table
 from zipr1.data.processor import limit_pixels
 from zipr1.evaluation.methods import rule_of
@@ -25,7 +27,6 @@ from zipr1.sparsity.rules import Rule
 from zipr1.sparsity.trace import Trace
 
 
-@torch.no_grad()
 def answer(config: AnswerConfig) -> dict:
     """The answer with its token ratios, kept tokens per layer and bytes of the KV cache; with
     `compare` also the dense answer, and times and peak memory of both.
@@ -41,12 +42,29 @@ def answer(config: AnswerConfig) -> dict:
     with announced("reading the files"):
         prompt = read_prompt(config)
     with announced(f"loading {config.model}"):
-        model, processor = load_model(config, prompt)
-    limit_pixels(processor, config.max_pixels, None)
+        loaded = load_model(config, bool(prompt.media))
+    scope = config.scope or trained.scope
+    result, pages = respond(config, prompt, loaded, rule, scope, bool(config.picture))
+    if config.picture:
+        save_pages(pages, Path(config.picture))
+        result["picture"] = config.picture
+    return result
+
+
+@torch.no_grad()
+def respond(
+    config: AnswerConfig, prompt: Prompt, loaded: tuple, rule: Rule, scope: Scope, picture: bool
+) -> tuple[dict, Iterator[Image.Image]]:
+    """(what `answer` returns, the pages of the picture, none unless `picture`).
+
+    loaded: `load_model`. Raises InputError for a prompt that is too long, and for a picture of a
+    model that does not say where its visual tokens lie.
+    """
+    model, processor = loaded
     inputs = prompt.inputs(processor).to(model.device)
     check_length(model, inputs, config.max_new_tokens)
-    sizes = grids(prompt, inputs, processor) if config.picture else []
-    block = partial(sparse, model, rule, scope=config.scope or trained.scope)
+    sizes = grids(prompt, inputs, processor) if picture else []
+    block = partial(sparse, model, rule, scope=scope)
     run = partial(
         model.generate, **inputs, max_new_tokens=config.max_new_tokens, do_sample=False,
         return_dict_in_generate=True,
@@ -55,6 +73,8 @@ def answer(config: AnswerConfig) -> dict:
         text, cache = decoded(run(), inputs, processor)
     per_token = token_bytes(cache.layers[trace.layers[0]])
     result = summary(config, text, rule, trace, inputs, model, per_token)
+    caption = f"{prompt.chat[-1]['content'][-1]['text']} {text} ({described(result)})"
+    pages = drawn(prompt, inputs, sizes, trace, caption) if picture else iter(())
     if config.compare:
         with announced("answering with dense attention"):
             dense, _ = decoded(run(), inputs, processor)
@@ -62,11 +82,7 @@ def answer(config: AnswerConfig) -> dict:
             measured = compared(run, {"sparse": block, "dense": nullcontext}, model.device)
         result |= measured["sparse"]
         result["full"] |= measured["dense"]
-    if config.picture:
-        caption = f"{prompt.chat[-1]['content'][-1]['text']} {text} ({described(result)})"
-        draw(Path(config.picture), prompt, inputs, sizes, trace, caption)
-        result["picture"] = config.picture
-    return result
+    return result, pages
 
 
 def summary(
@@ -109,15 +125,16 @@ def dense_summary(result: dict) -> dict:
     }
 
 
-def load_model(config: AnswerConfig, prompt: Prompt) -> tuple:
-    """(model, processor), on a GPU where there is one. Raises InputError for images to a text
-    model."""
+def load_model(config: AnswerConfig, media: bool) -> tuple:
+    """(model, processor), on a GPU where there is one. Raises InputError for images or videos
+    (`media`) to a text model."""
     model, processor = load(config.model, **({"dtype": config.dtype} if config.dtype else {}))
-    if prompt.media and not is_vision(model.config):
+    if media and not is_vision(model.config):
         raise InputError(
             f"{config.model}: a text model ({model.config.model_type}) takes no images; use a "
             "vision model"
         )
+    limit_pixels(processor, config.max_pixels, None)
     return (model.to("cuda") if torch.cuda.is_available() else model), processor
 
 
@@ -135,13 +152,12 @@ def token_bytes(layer) -> int:
     return 2 * keys.shape[1] * keys.shape[3] * keys.element_size()
 
 
-def draw(path: Path, prompt: Prompt, inputs, sizes: list, trace, caption: str) -> None:
-    """Writes the kept tokens over the images and videos of the prompt."""
+def drawn(prompt: Prompt, inputs, sizes: list, trace: Trace, caption: str) -> Iterator[Image.Image]:
+    """The kept tokens over the images and videos of the prompt: `kept_pages`."""
     visual = inputs["mm_token_type_ids"][0].bool().cpu()
     kept = torch.stack([layer[0].cpu()[visual] for layer in trace.kept]).numpy()
-    drawn = tiles(prompt, kept, sizes)
     ratios = trace.layer_ratios[0].tolist()
-    save_pages(kept_pages(drawn, ratios, caption, trace.layers), path)
+    return kept_pages(tiles(prompt, kept, sizes), ratios, caption, trace.layers)
 
 
 def check_picture(path: Path) -> None:
@@ -181,6 +197,12 @@ def describe(result: dict) -> str:
 
 def comparison(result: dict, full: dict) -> str:
     """A table of both answers, their times and memory."""
+    head, *rows = comparison_cells(result, full)
+    return markdown_table(head, rows).rstrip("\n")
+
+
+def comparison_cells(result: dict, full: dict) -> list[list[str]]:
+    """Of that table: the heads, a row of sparse and one of dense attention."""
 
     def milliseconds(row: dict, name: str) -> str:
         return "-" if row[name] is None else f"{row[name]:.1f} ms"
@@ -200,5 +222,4 @@ def comparison(result: dict, full: dict) -> str:
         ]
         for name, row in (("sparse", result), ("dense", full))
     ]
-    head = ["", "answer", "tokens", "prefill", "per token", "peak memory", "KV cache"]
-    return markdown_table(head, rows).rstrip("\n")
+    return [["", "answer", "tokens", "prefill", "per token", "peak memory", "KV cache"], *rows]

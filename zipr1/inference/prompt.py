@@ -40,16 +40,24 @@ class Prompt:
 def read_prompt(config: AnswerConfig) -> Prompt:
     """Reads every file; no weights are loaded. Raises MediaError, which names a faulty file."""
     files = [media_file(text) for text in config.files]
-    for file in files:
-        file.open().close()  # all files are found before one of them is decoded
-    processor = cache(lambda: processor_of(config.model))
-    media = tuple(read(file, config.max_frames, processor) for file in files)
+    media = read_media(files, config.max_frames, cache(lambda: processor_of(config.model)))
     question = sys.stdin.read() if config.question == "-" else config.question
     if not question.strip():
         raise InputError("standard input: the question is empty: ask something")
+    return prompt_of(media, question, config.system)
+
+
+def read_media(files: list[MediaFile], max_frames: int, processor: Callable) -> tuple[Media, ...]:
+    """Images and videos; processor: as of `read`."""
+    for file in files:
+        file.open().close()  # all files are found before one of them is decoded
+    return tuple(read(file, max_frames, processor) for file in files)
+
+
+def prompt_of(media: tuple[Media, ...], question: str, system: str | None) -> Prompt:
     parts = [{"type": "video" if isinstance(one, Video) else "image"} for one in media]
     user = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
-    return Prompt(media, [*system_turn(config.system), user])
+    return Prompt(media, [*system_turn(system), user])
 
 
 def media_file(text: str) -> MediaFile:
