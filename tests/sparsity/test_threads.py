@@ -10,6 +10,7 @@ from transformers import TextIteratorStreamer
 
 import zipr1
 from zipr1.common.errors import RunError
+from zipr1.common.scope import SCOPES
 
 RULE = zipr1.TopP(0.5)
 IDS = torch.arange(5, 65)[None]
@@ -59,6 +60,22 @@ def test_a_streamer_thread_that_is_started_inside_is_sparse(model):
         assert thread.done().value.tolist() == expected.tolist()
         assert trace.token_ratio < 1
     assert text == tokenizer.decode(expected[0, IDS.shape[1] :])
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_threads_inside_a_block_run_one_after_the_other(model, scope):
+    others = [IDS, IDS.flip(-1)]
+    with zipr1.sparse(model, RULE, scope=scope), torch.no_grad():
+        expected = [model(input_ids=ids).logits for ids in others]
+
+        def several(ids: torch.Tensor) -> list[torch.Tensor]:
+            with torch.no_grad():
+                return [model(input_ids=ids).logits for _ in range(40)]
+
+        threads = [Result(lambda ids=ids: several(ids)) for ids in others]
+        for thread, one in zip(threads, expected, strict=True):
+            assert thread.done().error is None
+            assert all(torch.equal(found, one) for found in thread.value)
 
 
 def test_a_thread_that_begins_after_the_block_raises(model):

@@ -27,10 +27,12 @@ class Threads:
         self.earlier = WeakSet(set(threading.enumerate()) - {self.opener})
         self.called = WeakSet()
         self.running: set[threading.Thread] = set()
+        self.one = threading.RLock()  # a layer that gathers its rows has hooks meanwhile
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Around a forward pass; raises RunError in a thread that is no part of the block."""
+        """Around a forward pass, one at a time; raises RunError in a thread that is no part of the
+        block."""
         thread = threading.current_thread()
         if thread in self.earlier:
             raise RunError(
@@ -42,7 +44,8 @@ class Threads:
         self.called.add(thread)
         self.running.add(thread)
         try:
-            yield
+            with self.one:
+                yield
         finally:
             self.running.discard(thread)
 
