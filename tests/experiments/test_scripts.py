@@ -5,10 +5,12 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from installed_trl import trl_or_skip
 from PIL import Image
 
+import zipr1
 from zipr1.common.recipe import recipe_path
 
 ROOT = Path(__file__).parents[2]
@@ -82,3 +84,27 @@ def test_the_comparison_with_kvpress(monkeypatch, capsys):
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["scope"] for row in rows] == ["attention", "layer"]
     assert all(row["kv_share"] == 0.25 for row in rows)
+
+
+def test_kept_tokens_before_and_after(monkeypatch, capsys, tmp_path):
+    """A copy whose attention is sharper keeps fewer tokens: its half of each frame is darker."""
+    model, processor = zipr1.load("zipr1/tiny")
+    for layer in model.model.language_model.layers:
+        layer.self_attn.q_proj.weight.mul_(3)
+        layer.self_attn.q_proj.bias.mul_(3)
+    zipr1.save(model, processor, tmp_path / "sharp", {"p": 0.9})
+    halves = {}
+    for name in ("zipr1/tiny", str(tmp_path / "sharp")):
+        out = tmp_path / "out" / "kept.gif"
+        flags = ("zipr1/tiny", name, str(out), "--tasks", "shapes,motion")
+        script(monkeypatch, "experiments/before_after.py", *flags)
+        size = out.stat().st_size
+        assert f"{out}: 2 frames, {size / 1e3:.0f} kB" in capsys.readouterr().out and size < 400_000
+        with Image.open(out) as gif:
+            assert gif.n_frames == 2 and gif.info["loop"] == 0
+            gray = np.asarray(gif.convert("L"))
+        middle = gray.shape[1] // 2
+        halves[name] = gray[40:340, : middle - 6].astype(float), gray[40:340, middle + 6 :]
+    same, sharp = halves.values()
+    assert np.abs(same[0] - same[1]).mean() < 1
+    assert sharp[1].mean() < 0.9 * sharp[0].mean()
