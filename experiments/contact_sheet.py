@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from zipr1.report.browse import sheet
+from zipr1.report.pictures import sheet
 from zipr1.tasks import ALL_TASKS, FAMILIES
 from zipr1.tasks.base import Task
 

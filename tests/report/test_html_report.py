@@ -188,7 +188,7 @@ def test_disagreements_come_first(copy):
     starts = [
         re.match(r"\w+/test/\d+/", question["id"])[0] for question in data_of(page)["questions"]
     ]
-    assert starts == ["shapes/test/4/", "shapes/test/0/", "motion/test/5/", "motion/test/0/"]
+    assert starts == ["shapes/test/4/", "motion/test/5/", "shapes/test/0/", "motion/test/0/"]
     assert "4 of 12 questions are here" in page
 
 

@@ -1,50 +1,56 @@
-"""Runs -> the questions and answers that a page shows, with their images rendered again."""
+"""Runs -> the questions and answers that a page shows, with their images."""
 
-import base64
-import io
-import re
-
-from PIL import Image
+import json
+from itertools import zip_longest
 
 from zipr1.common.progress import progress
 from zipr1.data.example import Example
 from zipr1.evaluation.methods import SHORTENERS
 from zipr1.evaluation.records import Record
+from zipr1.report.pictures import Question, examples_again, picture
 from zipr1.report.runs import Run
 from zipr1.tasks import ALL_TASKS
-from zipr1.tasks.base import SPLITS
 
-PAIR = 2  # frames of a video that share their visual tokens
 Answers = dict[int, Record]  # to one question, by index of method
 
 
 def browsable(runs: list[Run], per_task: int) -> dict:
-    """At most `per_task` questions of each task: first those on which Full and a sparse method
-    disagree, else in the order of the records.
+    """At most `per_task` questions of each task, the tasks in turn: first those on which Full and a
+    sparse method disagree, else in the order of the records.
 
     {"asked": number of all questions, "methods": `methods_of`, "questions": list of `entry`}
     """
     methods = methods_of(runs)
     # By the expected answer too: a task may have changed between two runs.
-    questions: dict[tuple[str, str], Answers] = {}
-    for index, records in enumerate(records for run in runs for records in run.records.values()):
+    questions: dict[Question, Answers] = {}
+    settings: dict[Question, dict] = {}  # of the first run that has the question
+    owners = [(run, records) for run in runs for records in run.records.values()]
+    for index, (run, records) in enumerate(owners):
         for record in records:
-            questions.setdefault((record.id, record.expected), {})[index] = record
+            question = record.id, record.expected
+            questions.setdefault(question, {})[index] = record
+            settings.setdefault(question, run.settings.get("config", {}))
 
-    def agreed(answers: Answers) -> bool:
+    def agreed(question: Question) -> bool:
+        answers = questions[question]
         return not any(differs(answers, index, methods) for index in answers)
 
-    tasks: dict[str, list[Answers]] = {}
-    for answers in sorted(questions.values(), key=agreed):  # stable
-        tasks.setdefault(next(iter(answers.values())).task, []).append(answers)
+    tasks: dict[str, list[Question]] = {}
+    for question in sorted(questions, key=agreed):  # stable
+        tasks.setdefault(next(iter(questions[question].values())).task, []).append(question)
     known = sorted(tasks, key=lambda task: [*ALL_TASKS, task].index(task))
-    chosen = [answers for task in known for answers in tasks[task][:per_task]]
-    # The frames of the task "ego" take seconds: its game is started.
-    bar = progress(chosen, desc="rendering the images", unit="question", leave=False)
+    in_turn = zip_longest(*(tasks[task][:per_task] for task in known))
+    chosen = [question for part in in_turn for question in part if question]
+    examples: dict[Question, Example | str] = {}
+    for one in {json.dumps(settings[question]): settings[question] for question in chosen}.values():
+        own = [question for question in chosen if settings[question] == one]
+        # The frames of the task "ego" take seconds: its game is started.
+        bar = progress(own, desc="reading the images", unit="question", leave=False)
+        examples |= examples_again(bar, one)
     return {
         "asked": len(questions),
         "methods": methods,
-        "questions": [entry(answers, methods) for answers in bar],
+        "questions": [entry(questions[one], methods, examples[one]) for one in chosen],
     }
 
 
@@ -88,30 +94,17 @@ def plain(answer: str) -> str:
     return answer.strip().rstrip(".").casefold()
 
 
-def entry(answers: Answers, methods: list[dict]) -> dict:
+def entry(answers: Answers, methods: list[dict], example: Example | str) -> dict:
     """A question: "id", "task", "question", "expected", "answers" by method, and its image, or why
-    there is none ("missing").
-
-    "picture" is a data URI: of a video the first frame of each pair, on a sheet of "columns"; "alt"
-    describes it.
-    """
+    there is none ("missing"); `example`: of `examples_again`."""
     record = next(iter(answers.values()))
-    example = rendered_again(record)
     found = {"id": record.id, "task": record.task, "expected": record.expected}
     if isinstance(example, str):
         found |= {"question": record.id, "missing": example}
     else:
-        tiles = [example.image] if example.frames is None else list(example.frames[::PAIR])
-        columns = 1 if len(tiles) == 1 else 2
-        what = (
-            "The image" if example.frames is None else f"{len(tiles)} frames of the video, in rows,"
-        )
-        found |= {
-            "question": example.question,
-            "picture": data_uri(sheet(tiles, columns)),
-            "columns": columns,
-        }
-        found["alt"] = f"{what} of the question: {example.question}"
+        grid = next((one.grid for one in answers.values() if one.grid), None)
+        found |= {"question": example.question or record.id}
+        found |= picture(example, grid and grid[0])
     found["answers"] = {
         index: {
             "answer": one.answer,
@@ -125,31 +118,3 @@ def entry(answers: Answers, methods: list[dict]) -> dict:
         for index, one in answers.items()
     }
     return found
-
-
-def rendered_again(record: Record) -> Example | str:
-    """The question with its image, from its id alone; or a sentence that says why there is none."""
-    place = re.fullmatch(rf"(\w+)/({'|'.join(SPLITS)})/(\d+)/(\d+)", record.id)
-    if place is None or place[1] not in ALL_TASKS:
-        return "No image: not a question of the embedded tasks, which can be rendered again."
-    scene = ALL_TASKS[place[1]].scene(place[2], int(place[3]))
-    number = int(place[4])
-    if number >= len(scene.questions) or scene.questions[number][1] != record.expected:
-        return "No image: the task renders another scene today than when this was asked."
-    return Example(record.id, record.task, *scene.questions[number], scene.image, scene.frames)
-
-
-def sheet(tiles: list[Image.Image], columns: int) -> Image.Image:
-    """Tiles of one size in rows of `columns`."""
-    width, height = tiles[0].size
-    page = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height))
-    for i, tile in enumerate(tiles):
-        page.paste(tile, (i % columns * width, i // columns * height))
-    return page
-
-
-def data_uri(image: Image.Image) -> str:
-    """WebP of a quality whose loss is not visible, a quarter of the size of a PNG."""
-    file = io.BytesIO()
-    image.save(file, "WEBP", quality=90, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

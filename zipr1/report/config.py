@@ -7,10 +7,10 @@ from zipr1.common.checks import check_positive
 
 @dataclass
 class ReportConfig:
-    """`zipr1 report`: one self-contained page of what eval, demo and train have written."""
+    """`zipr1 report`: one self-contained page of what eval, demo, train and bench have written."""
 
     runs: list[str]
-    """Folders that eval, demo and train have written."""
+    """Folders that eval, demo, train and bench have written."""
     output: str = "report.html"
     """The page to write."""
     per_task: int = 40

@@ -1,4 +1,4 @@
-"""A folder that eval, demo or train wrote -> what is in it, and what of it cannot be read."""
+"""A folder that eval, demo, train or bench wrote -> what is in it, and what of it cannot be read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from zipr1.evaluation.curves import Curves, read_curves
 from zipr1.evaluation.paper.rows import PaperRow, read_paper_rows
 from zipr1.evaluation.records import Record, readable_records
 from zipr1.evaluation.tables import Table, read_table
+from zipr1.report.benches import FILES, Bench, read_bench
 
 KNOWN = (
     "table.json",
@@ -19,6 +20,7 @@ KNOWN = (
     "records*.jsonl",
     "metrics.jsonl",
     "*/metrics.jsonl",
+    *FILES,
 )
 # The demo's files of records, in the order and under the names of its table.
 DEMO = {
@@ -40,7 +42,7 @@ class Run:
     rows of the paper's tables, and failed: why a benchmark has no number. priors: accuracy of each
     tiny13 task without its images, and unlearned: the tasks on which Full is not well above it.
     training: rows of metrics.jsonl of each training, and samples: answers of its last measurement.
-    records: by method. problems: "file: why", or "file:line: why", of what cannot be read.
+    records: by method. benches: tables of measured times. files: what was read. problems: "file: why", or "file:line: why", of what cannot be read.
     """
 
     name: str  # the folder, as given
@@ -55,6 +57,8 @@ class Run:
     training: dict[str, list[dict]]
     samples: dict[str, list[dict]]
     records: dict[str, list[Record]]
+    benches: list[Bench]
+    files: list[Path]
     problems: list[str]
 
 
@@ -72,6 +76,9 @@ def read_run(folder: Path) -> Run:
         problems, lambda path: read_curves(path, table), folder / "curve.json", default={}
     )
     origins = [table.origin | {"config": table.config} if table.config else table.origin, origin]
+    found = [attempt(problems, read_bench, path, None) for path in files if path.name in FILES]
+    benches = [one for one in found if one is not None]
+    origins += [one.origin for one in benches]
     origins += [
         attempt(problems, read_json, folder / name, {}) for name in ("config.json", "run.json")
     ]
@@ -94,9 +101,12 @@ def read_run(folder: Path) -> Run:
             for name, rows in by_training(metrics, "samples.jsonl", problems).items()
         },
         records=records_of(files, problems),
+        benches=benches,
+        files=files,
         problems=problems,
     )
-    if problems and not (run.rows or run.suite or run.curves or run.training or run.records):
+    parts = (run.rows, run.suite, run.curves, run.training, run.records, run.benches)
+    if problems and not any(parts):
         raise InputError(f"{problems[0]} (and nothing else in {folder} can be shown)")
     return run
 
@@ -107,7 +117,7 @@ def known_files(folder: Path) -> list[Path]:
     if not found:
         missing = "nothing to report in it" if folder.is_dir() else "no such folder"
         raise InputError(
-            f"{folder}: {missing}; expected a folder of zipr1 eval, demo or train, with one of "
+            f"{folder}: {missing}; expected a folder of zipr1 eval, demo, train or bench, with one of "
             f"{', '.join(KNOWN)}"
         )
     return found
