@@ -18,8 +18,11 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen2VLProcessor,
     Qwen3Config,
+    Qwen3MoeConfig,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
 )
@@ -31,6 +34,15 @@ from zipr1.models.encode import encode, extend
 from zipr1.models.loading import load
 from zipr1.models.location import EMBEDDED
 from zipr1.models.positions import correct_positions
+
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": True,
+    "mlp_only_layers": [],
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -77,22 +89,27 @@ def random_model(family: str):
         model = Qwen2VLForConditionalGeneration(
             Qwen2VLConfig(text_config=text, vision_config=vision, **tokens)
         )
-    elif family == "qwen3_vl":
+    elif family in ("qwen3_vl", "qwen3_vl_moe"):
         text |= {"head_dim": 32, "initializer_range": 0.08}
         vision |= {"hidden_size": 64, "out_hidden_size": 128, "intermediate_size": 128, "num_position_embeddings": 256,
                    "deepstack_visual_indexes": [0, 1]}  # fmt: skip
-        model = Qwen3VLForConditionalGeneration(
-            Qwen3VLConfig(text_config=text, vision_config=vision, **tokens)
-        )
+        config, kind = Qwen3VLConfig, Qwen3VLForConditionalGeneration
+        if family == "qwen3_vl_moe":
+            config, kind = Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+            text |= EXPERTS
+        model = kind(config(text_config=text, vision_config=vision, **tokens))
     else:
         text |= {
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
             "initializer_range": 0.08,
         }
-        config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family]
-        model = AutoModelForCausalLM.from_config(
-            config(**text, head_dim=32) if family == "qwen3" else config(**text)
-        )
+        configs = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+        config = configs.get(family, Qwen3MoeConfig)
+        if family.startswith("qwen3"):
+            text |= {"head_dim": 32}
+        if family == "qwen3_moe":
+            text |= EXPERTS
+        model = AutoModelForCausalLM.from_config(config(**text))
     model.generation_config = tiny.generation_config
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -120,7 +137,7 @@ def family_processor(family: str):
         return Qwen2VLProcessor(
             tiny.image_processor, tiny.tokenizer, tiny.video_processor, tiny.chat_template
         )
-    if family == "qwen3_vl":
+    if family in ("qwen3_vl", "qwen3_vl_moe"):
         clips = Qwen3VLVideoProcessor(
             patch_size=8, merge_size=2, size={"shortest_edge": 4096, "longest_edge": 8 * 96 * 96}
         )

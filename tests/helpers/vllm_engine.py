@@ -29,7 +29,7 @@ class Question:
     text: str
     tokens: int
     images: int = 0
-    video: bool = False
+    video: "Video | None" = None
     inputs: dict = field(default_factory=dict)
     ids: list[int] = field(default_factory=list)
     prompt: str = ""
@@ -40,19 +40,27 @@ class Question:
         image = Image.open(SHAPES).convert("RGB")
         images = [image.resize((image.width - 16 * n, image.height)) for n in range(self.images)]
         return ({"image": images} if images else {}) | (
-            {"video": [(FRAMES, METADATA)]} if self.video else {}
+            {"video": [(self.video.frames, self.video.metadata)]} if self.video else {}
         )
 
 
-FRAMES = np.random.default_rng(0).integers(0, 255, (24, 64, 48, 3), dtype=np.uint8)
-METADATA = {
-    "fps": 2.0,
-    "total_num_frames": 24,
-    "duration": 12.0,
-    "frames_indices": list(range(24)),
-    "do_sample_frames": False,
-    "video_backend": "opencv",
-}
+class Video:
+    """`count` frames of noise that are `seconds` long together."""
+
+    def __init__(self, count: int, seconds: float):
+        self.frames = np.random.default_rng(0).integers(0, 255, (count, 64, 48, 3), dtype=np.uint8)
+        self.metadata = {
+            "fps": count / seconds,
+            "total_num_frames": count,
+            "duration": seconds,
+            "frames_indices": list(range(count)),
+            "do_sample_frames": False,
+            "video_backend": "opencv",
+        }
+
+
+VIDEO = Video(24, 12.0)
+TEN_MINUTES = Video(64, 600.0)
 QUESTIONS = (
     Question("What colour is the circle?", 8, images=1),
     Question("How many shapes are there?", 8, images=1),
@@ -70,16 +78,17 @@ def prepare(processor, question: Question) -> Question:
         question.inputs = processor(question.text, return_tensors="pt")
         question.ids = question.inputs["input_ids"][0].tolist()
         return question
-    content = [{"type": "video"}] * question.video + [{"type": "image"}] * question.images
+    content = [{"type": "video"}] * bool(question.video) + [{"type": "image"}] * question.images
     chat = [{"role": "user", "content": [*content, {"type": "text", "text": question.text}]}]
     question.prompt = processor.apply_chat_template(
         chat, tokenize=False, add_generation_prompt=True
     )
     media = {"images": question.media["image"]} if question.images else {}
     if question.video:
-        metadata = {key: value for key, value in METADATA.items() if key != "do_sample_frames"}
+        metadata = dict(question.video.metadata)
+        del metadata["do_sample_frames"]
         media |= {
-            "videos": [torch.from_numpy(FRAMES).permute(0, 3, 1, 2)],
+            "videos": [torch.from_numpy(question.video.frames).permute(0, 3, 1, 2)],
             "video_metadata": [metadata],
             "do_sample_frames": False,
         }

@@ -3,6 +3,7 @@
 import pytest
 import vllm_engine as v
 from conftest import family_processor, random_model
+from safetensors.torch import load_file, save_file
 
 import zipr1
 from zipr1.models.positions import correct_positions
@@ -20,8 +21,8 @@ VISION = (
     *TEXT[:1],
 )
 VIDEO = (
-    v.Question("What happens in the video?", 24, video=True),
-    v.Question("Is the image in the video?", 24, images=1, video=True),
+    v.Question("What happens in the video?", 24, video=v.VIDEO),
+    v.Question("Is the image in the video?", 24, images=1, video=v.VIDEO),
 )
 CASES = [  # scope, rule, settings of the request
     ("attention", None, {}),
@@ -54,15 +55,45 @@ def compare(folder, model, processor, questions, cases=CASES):
     assert v.differences(keys, outputs, answers) == []
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "qwen2_vl", "qwen3_vl"])
+SLOW = [pytest.param(family, marks=pytest.mark.slow) for family in ("qwen3_moe", "qwen3_vl_moe")]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "qwen2_vl", "qwen3_vl", *SLOW])
 def test_a_family_of_random_weights(family, tmp_path):
+    model, processor = saved_model(family, tmp_path)
+    questions = VISION + VIDEO if "_vl" in family else TEXT
+    compare(tmp_path, model, processor, questions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_a_video_of_ten_minutes(family, tmp_path):
+    """64 frames, whose times make positions, or timestamps, that are far apart."""
+    model, processor = saved_model(family, tmp_path)
+    question = v.Question("What happens in the video?", 24, video=v.TEN_MINUTES)
+    assert len(v.prepare(processor, v.copied(question)).ids) > 400
+    compare(tmp_path, model, processor, [question])
+
+
+def saved_model(family: str, folder):
+    """(random model, processor), which are also in the folder."""
     model, processor = random_model(family), family_processor(family)
-    correct_positions(model)
-    if family == "qwen3_vl":  # transformers interleaves always, vLLM if the configuration says so
+    if family.startswith("qwen3_vl"):  # transformers interleaves always, vLLM if told to
         model.config.text_config.rope_parameters["mrope_interleaved"] = True
-    save(model, processor, tmp_path)
-    questions = TEXT if family in ("llama", "qwen2", "qwen3") else VISION
-    compare(tmp_path, model, processor, questions + VIDEO * (family == "qwen2_vl"))
+        # vLLM normalises frames as the processor of images says; those of Qwen3-VL say the same.
+        for name in ("image_mean", "image_std"):
+            setattr(processor.video_processor, name, getattr(processor.image_processor, name))
+    if family == "qwen2_5_vl":
+        model.config.positions_after_video = "any axis"
+    correct_positions(model)
+    save(model, processor, folder)
+    if family == "qwen3_vl_moe":  # as published; transformers writes so only what it has read so
+        weights = {
+            name: weight.transpose(1, 2).contiguous() if ".experts." in name else weight
+            for name, weight in load_file(folder / "model.safetensors").items()
+        }
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return model, processor
 
 
 def test_the_embedded_model_which_was_trained_on_positions_of_its_own():
@@ -72,8 +103,5 @@ def test_the_embedded_model_which_was_trained_on_positions_of_its_own():
 
 
 def test_qwen2_5_vl_with_the_positions_of_its_published_weights(tmp_path):
-    model, processor = random_model("qwen2_5_vl"), family_processor("qwen2_5_vl")
-    model.config.positions_after_video = "any axis"
-    correct_positions(model)
-    save(model, processor, tmp_path)
+    model, processor = saved_model("qwen2_5_vl", tmp_path)
     compare(tmp_path, model, processor, VIDEO, cases=CASES[:3])
