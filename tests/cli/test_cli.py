@@ -387,3 +387,22 @@ def test_the_installed_command_works():
         name in done.stdout
         for name in ("answer", "train", "eval", "bench", "demo", "pretrain", "report")
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("answer", "[files ...] question"),  # a question alone is enough
+        ("report", "runs ..."),
+        ("play", "model"),
+        ("serve", "model -- vllm arguments"),
+        ("bench serve", "[model]"),
+        ("bench", ""),
+    ],
+    ids=lambda text: text.split()[0] if text else "none",
+)
+def test_the_usage_says_what_may_be_left_out(capsys, command, arguments):
+    status, out, _ = run(capsys, *command.split(), "--help")
+    usage = out.split("\n\n")[0]
+    expected = f"usage: zipr1 {command} [recipe] [options] {arguments}".split()
+    assert status == 0 and usage.split() == expected

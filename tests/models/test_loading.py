@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -309,3 +311,24 @@ def test_given_weights_are_checked_instead_of_the_models_own(tmp_path):
     weights["model.norm.weight"][0] = float("nan")
     with pytest.raises(RunError, match=r"model\.norm\.weight"):
         zipr1.save(model, tiny_processor().tokenizer, tmp_path / "new", weights=weights)
+
+
+def test_loading_from_python_shows_no_bar_and_leaves_those_of_others(tmp_path):
+    """In a process of its own, where nothing has switched bars off."""
+    code = """
+import sys, zipr1
+from transformers import AutoModelForImageTextToText
+from transformers.utils import logging
+seen = []
+logging.set_tqdm_hook(lambda bar, args, options: seen.append("own") or bar(*args, **options))
+zipr1.load("zipr1/tiny")
+assert not seen and logging.is_progress_bar_enabled()
+print("zipr1 has loaded", file=sys.stderr)
+AutoModelForImageTextToText.from_pretrained(sys.argv[1])
+assert seen == ["own"], seen
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(TINY)], capture_output=True, text=True, check=True
+    )
+    ours, theirs = done.stderr.split("zipr1 has loaded")
+    assert "Loading weights" not in ours and "Loading weights" in theirs

@@ -51,7 +51,7 @@ def parse_command(command: Command, settings: type, arguments: list[str]) -> Any
     arguments = [underscored(argument) for argument in arguments]
     parser = Parser(
         prog=f"zipr1 {command.name}",
-        usage=usage(command),
+        usage=usage(command, settings),
         description=cleandoc(settings.__doc__ or ""),
     )
     wants_help = "--help" in arguments or "-h" in arguments
@@ -90,9 +90,18 @@ def parse_command(command: Command, settings: type, arguments: list[str]) -> Any
     return config
 
 
-def usage(command: Command) -> str:
+def usage(command: Command, settings: type) -> str:
+    """Arguments that may be left out in brackets, and dots after those that may be several."""
+    hints = hints_of(settings)
+    required = {name for name, _, default, _ in options_of(settings) if default is MISSING}
+    several = {name for name in command.positional if get_origin(hints[name]) is list}
+    names = [f"{name} ..." if name in several else name for name in command.positional]
+    shown = [
+        text if name in required else f"[{text}]"
+        for name, text in zip(command.positional, names, strict=True)
+    ]
     rest = f"-- {command.rest} arguments" if command.rest else ""
-    parts = (f"zipr1 {command.name} [recipe] [options]", *command.positional, rest)
+    parts = (f"zipr1 {command.name} [recipe] [options]", *shown, rest)
     return " ".join(part for part in parts if part)
 
 

@@ -82,8 +82,8 @@ def sheet(
     layer: int | None = None,
     which: str = "all layers",
 ) -> Image.Image:
-    """The shaded images in two columns, several of them with borders, the strip of ratios below (the
-    bar of `layer`, or all, in gold), the caption, `which` layer it is, and the legend."""
+    """The shaded images in two columns, several of them with borders, the strip of ratios below
+    (the bar of `layer`, or all, in gold), the caption, `which` layer it is, and the legend."""
     columns = min(len(shaded), 2)
     width, height = (max(image.size[side] for image in shaded) for side in (0, 1))
     wide = max(columns * width, LEAST_SIDE)  # a tall image leaves no room for the strip

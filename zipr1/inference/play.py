@@ -103,7 +103,7 @@ def answered(
     scope: str,
     compare: bool,
 ) -> Answered:
-    """What the page shows of one question; a failure that the user can act on is a message in it."""
+    """What the page shows of one question; a failure that the user can act on is a message."""
     try:
         paths = [path for path, _ in files or []]
         asked = AnswerConfig(

@@ -1,6 +1,8 @@
 """Loading a model with its processor: from a hub, a folder, an adapter, or the package itself."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -8,7 +10,7 @@ from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
-from transformers.utils import cached_file
+from transformers.utils import cached_file, logging
 
 from zipr1.common.errors import InputError, MissingExtra
 from zipr1.models.adapters import add_adapter, find_adapter
@@ -64,7 +66,10 @@ def load_weights(name: str | Path, download: dict, kwargs: dict):
     if download.get("local_files_only"):  # transformers looks for an adapter in the hub else
         kwargs = {"adapter_kwargs": {"local_files_only": True}} | kwargs
     try:
-        with named_damage(f"{name}: no model could be built from its files", but=OSError):
+        with (
+            no_weight_bar(),
+            named_damage(f"{name}: no model could be built from its files", but=OSError),
+        ):
             model, info = auto_class(config).from_pretrained(
                 location,
                 use_safetensors=True,
@@ -84,6 +89,16 @@ def load_weights(name: str | Path, download: dict, kwargs: dict):
         ) from error
     check_keys(info, f"{name}: the weights do not fit a {config.model_type} model")
     return model
+
+
+@contextmanager
+def no_weight_bar() -> Iterator[None]:
+    """Inside the block transformers shows no bar ("Loading weights"); bars of downloads stay."""
+    previous = logging.set_tqdm_hook(lambda bar, args, options: logging.EmptyTqdm(*args, **options))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(previous)
 
 
 def load_config(name: str | Path, **options):

@@ -1,4 +1,4 @@
-"""A folder that eval, demo, train or bench wrote -> what is in it, and what of it cannot be read."""
+"""A folder that eval, demo, train or bench wrote -> what is in it, and what cannot be read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +42,8 @@ class Run:
     rows of the paper's tables, and failed: why a benchmark has no number. priors: accuracy of each
     tiny13 task without its images, and unlearned: the tasks on which Full is not well above it.
     training: rows of metrics.jsonl of each training, and samples: answers of its last measurement.
-    records: by method. benches: tables of measured times. files: what was read. problems: "file: why", or "file:line: why", of what cannot be read.
+    records: by method. benches: tables of measured times. files: what was read. problems: "file:
+    why", or "file:line: why", of what cannot be read.
     """
 
     name: str  # the folder, as given
@@ -117,8 +118,8 @@ def known_files(folder: Path) -> list[Path]:
     if not found:
         missing = "nothing to report in it" if folder.is_dir() else "no such folder"
         raise InputError(
-            f"{folder}: {missing}; expected a folder of zipr1 eval, demo, train or bench, with one of "
-            f"{', '.join(KNOWN)}"
+            f"{folder}: {missing}; expected a folder of zipr1 eval, demo, train or bench, with one "
+            f"of {', '.join(KNOWN)}"
         )
     return found
 

@@ -34,8 +34,9 @@ class Block:
     """A block of `zipr1.sparse`: replaces three methods of the model while it is open.
 
     forward() and generate() of the model tell what is the prompt; forward() of the decoder starts a
-    pass. Hooks read the same as forward(), which PEFT calls without hooks and TRL replaces. A PEFT model, a compiled one, or one wrapped for several processes stands for the
-    transformers model inside it.
+    pass. Hooks read the same as forward(), which PEFT calls without hooks and TRL replaces. A PEFT
+    model, a compiled one, or one wrapped for several processes stands for the transformers model
+    inside it.
     """
 
     def __init__(self, model, settings: Settings):
@@ -103,8 +104,8 @@ class Block:
         if opener is threading.current_thread():
             raise RunError("the model is inside a block of zipr1.sparse already: leave that first")
         raise RunError(
-            f"the model is inside a block of zipr1.sparse already, which thread {opener.name!r} has "
-            "opened: zipr1.sparse is not thread-safe, a model has one block at a time. Put a lock "
+            "the model is inside a block of zipr1.sparse already, which thread "
+            f"{opener.name!r} has opened: zipr1.sparse is not thread-safe, a model has one block at a time. Put a lock "
             "around the block, or serve requests with vLLM"
         )
 

@@ -119,8 +119,8 @@ class Calls:
             raise InputError(
                 "a training pass inside zipr1.sparse does not tell which of its tokens are the "
                 "prompt: pass labels (-100 on the prompt) or logits_to_keep; make the trainer "
-                "before the block, if it adds an adapter: `with zipr1.sparse(trainer.model, rule)`; "
-                "or give zipr1.sparse(..., prompt_length=...), a number or one per row"
+                "before the block, if it adds an adapter: `with zipr1.sparse(trainer.model, "
+                "rule)`; or give zipr1.sparse(..., prompt_length=...), a number or one per row"
             )
         return prompt
 

@@ -1,4 +1,4 @@
-"""Methods of a model that a block of `zipr1.sparse` replaces, so that copies of the model are dense.
+"""Methods of a model that a block of `zipr1.sparse` replaces, so that copies of it are dense.
 
 A replaced method is an attribute of the instance, beside the method of its class, which PEFT, a
 trainer or generate() find whichever way they call it; a forward hook is skipped by PEFT.

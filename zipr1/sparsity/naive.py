@@ -155,7 +155,8 @@ def choice_gradient_attention(
 def masked_scope(model, kept: list[torch.Tensor]) -> Iterator[None]:
     """What scope="layer" computes, by multiplication: o_proj and MLP are zero outside `kept`.
 
-    kept: (B, L) per sparse layer. Inside a block of `sparse` with scope="attention" that replays it.
+    kept: (B, L) per sparse layer. Inside a block of `sparse` with scope="attention" that replays
+    it.
     """
 
     def mask(tokens: torch.Tensor):

@@ -146,7 +146,8 @@ class FastV:
 
     @classmethod
     def at(cls, ratio: float, layers: int) -> "FastV":
-        """FastV whose token ratio over `layers` sparse layers is `ratio`, or the least possible above it.
+        """FastV whose token ratio over `layers` sparse layers is `ratio`, or the least possible
+        above it.
 
         Of 24 to 40 layers the first two keep everything, as in the paper; of other numbers the same
         fraction does, at least one layer.
