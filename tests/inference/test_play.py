@@ -121,6 +121,8 @@ def test_it_listens_on_this_machine_alone_and_reports_nothing(url):
 
 
 def test_ctrl_c_ends_it_and_a_taken_port_is_named(url, tmp_path):
+    from gradio_client import Client, handle_file
+
     port = url.rpartition(":")[2]
     command = [sys.executable, "-m", "zipr1.cli", "play", "zipr1/tiny", "--port", port]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -130,9 +132,14 @@ def test_ctrl_c_ends_it_and_a_taken_port_is_named(url, tmp_path):
         with urllib.request.urlopen(f"{own}/config") as config:
             values = [one["props"].get("value") for one in json.load(config)["components"]]
         assert 0.8 in values  # where the slider starts
+        client = Client(own, verbose=False, download_files=str(tmp_path / "answers"))
+        files = [{"image": handle_file(IMAGE), "caption": None}]
+        client.predict(files, QUESTION, 0.8, "attention", False, api_name="/answer")
+        assert len(list((tmp_path / "uploads").rglob("*.png"))) == 1 + 6  # and the pages
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 130
     assert "Traceback" not in (tmp_path / "log").read_text()
+    assert not list((tmp_path / "uploads").rglob("*.png"))  # nothing stays
 
 
 def test_without_gradio_the_command_that_installs_it_is_named():

@@ -26,6 +26,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra("gradio is needed for `zipr1 play`: pip install 'zipr1[play]'") from error
 
+DAY_S = 24 * 60 * 60  # that files of the page are kept while it is served; its end deletes them
 Answered = tuple[str, str, gradio.Gallery, str]  # sparse, dense, the pages, the numbers
 
 
@@ -58,7 +59,8 @@ def settings_of(config: PlayConfig) -> dict:
 def page_of(config: PlayConfig, start: TrainedSettings, loaded: tuple) -> "gradio.Blocks":
     """The page; nothing is fetched from elsewhere, and nothing is reported."""
     vision = is_vision(loaded[0].config)
-    with gradio.Blocks(title="zipr1 play", analytics_enabled=False) as page:
+    options = {"analytics_enabled": False, "delete_cache": (DAY_S, DAY_S)}  # of uploads, too
+    with gradio.Blocks(title="zipr1 play", **options) as page:
         gradio.Markdown(f"# zipr1 play\n{html.escape(config.model)}")
         with gradio.Row():
             with gradio.Column():
@@ -67,7 +69,9 @@ def page_of(config: PlayConfig, start: TrainedSettings, loaded: tuple) -> "gradi
                     object_fit="contain", interactive=True, visible=vision,
                 )  # fmt: skip
                 question = gradio.Textbox(label="Question")
-                p = gradio.Slider(0.05, 1, start.p, step=0.005, label="p: attention to keep")
+                p = gradio.Slider(
+                    min(0.05, start.p), 1, start.p, step=0.001, label="p: attention to keep"
+                )
                 scope = gradio.Radio(SCOPES, value=start.scope, label="Scope")
                 compare = gradio.Checkbox(True, label="Compare with dense attention, with times")
                 button = gradio.Button("Answer", variant="primary")
