@@ -313,7 +313,7 @@ def test_given_weights_are_checked_instead_of_the_models_own(tmp_path):
         zipr1.save(model, tiny_processor().tokenizer, tmp_path / "new", weights=weights)
 
 
-def test_loading_from_python_shows_no_bar_and_leaves_those_of_others(tmp_path):
+def test_loading_and_saving_from_python_show_no_bar_and_leave_those_of_others(tmp_path):
     """In a process of its own, where nothing has switched bars off."""
     code = """
 import sys, zipr1
@@ -321,14 +321,17 @@ from transformers import AutoModelForImageTextToText
 from transformers.utils import logging
 seen = []
 logging.set_tqdm_hook(lambda bar, args, options: seen.append("own") or bar(*args, **options))
-zipr1.load("zipr1/tiny")
+zipr1.save(*zipr1.load("zipr1/tiny"), sys.argv[2])
 assert not seen and logging.is_progress_bar_enabled()
-print("zipr1 has loaded", file=sys.stderr)
+print("zipr1 is done", file=sys.stderr)
 AutoModelForImageTextToText.from_pretrained(sys.argv[1])
 assert seen == ["own"], seen
 """
     done = subprocess.run(
-        [sys.executable, "-c", code, str(TINY)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(TINY), str(tmp_path / "saved")],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    ours, theirs = done.stderr.split("zipr1 has loaded")
-    assert "Loading weights" not in ours and "Loading weights" in theirs
+    ours, theirs = done.stderr.split("zipr1 is done")
+    assert "weights" not in ours and "shards" not in ours and "Loading weights" in theirs

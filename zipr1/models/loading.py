@@ -93,7 +93,8 @@ def load_weights(name: str | Path, download: dict, kwargs: dict):
 
 @contextmanager
 def no_weight_bar() -> Iterator[None]:
-    """Inside the block transformers shows no bar ("Loading weights"); bars of downloads stay."""
+    """Inside the block transformers shows no bar ("Loading weights", "Writing model shards"); bars
+    of downloads stay."""
     previous = logging.set_tqdm_hook(lambda bar, args, options: logging.EmptyTqdm(*args, **options))
     try:
         yield

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from zipr1.common.errors import RunError
+from zipr1.models.loading import no_weight_bar
 from zipr1.models.settings import write_settings
 
 
@@ -17,7 +18,8 @@ def save(
     for a sharded model. Raises RunError, before anything is written, for a non-finite weight.
     """
     check_finite(model.state_dict() if weights is None else weights, folder)
-    model.save_pretrained(folder, state_dict=weights)
+    with no_weight_bar():
+        model.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
     if settings is not None:
         write_settings(settings, Path(folder))
