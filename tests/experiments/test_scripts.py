@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -108,3 +109,20 @@ def test_kept_tokens_before_and_after(monkeypatch, capsys, tmp_path):
     same, sharp = halves.values()
     assert np.abs(same[0] - same[1]).mean() < 1
     assert sharp[1].mean() < 0.9 * sharp[0].mean()
+
+
+@pytest.mark.slow
+def test_every_part_of_the_gpu_check_runs_on_a_cpu(tmp_path):
+    script = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), str(tmp_path)]
+    done = subprocess.run([*script, "--small"], capture_output=True, text=True, cwd=tmp_path)
+    rows = json.loads((tmp_path / "check.json").read_text())["rows"]
+    assert [(row["part"], row["status"]) for row in rows] == [
+        (part, 0) for part in ("tests", "bench 3b", "bench 7b", "ttft", "train")
+    ], rows
+    assert done.returncode == 0
+    table = json.loads((tmp_path / "ttft" / "bench.json").read_text())["rows"]
+    assert {row["media"] for row in table} == {"image", "video"}
+    assert (tmp_path / "train" / "final" / "adapter_model.safetensors").is_file()
+    done = subprocess.run([*script, "--small", "--seconds", "1"], capture_output=True, text=True)
+    rows = json.loads((tmp_path / "check.json").read_text())["rows"]
+    assert done.returncode == 1 and {row["status"] for row in rows} == {None}  # out of time
