@@ -123,6 +123,3 @@ def test_every_part_of_the_gpu_check_runs_on_a_cpu(tmp_path):
     table = json.loads((tmp_path / "ttft" / "bench.json").read_text())["rows"]
     assert {row["media"] for row in table} == {"image", "video"}
     assert (tmp_path / "train" / "final" / "adapter_model.safetensors").is_file()
-    done = subprocess.run([*script, "--small", "--seconds", "1"], capture_output=True, text=True)
-    rows = json.loads((tmp_path / "check.json").read_text())["rows"]
-    assert done.returncode == 1 and {row["status"] for row in rows} == {None}  # out of time

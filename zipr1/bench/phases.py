@@ -1,7 +1,6 @@
 """The phases that `zipr1 bench` times, dense compared with sparse, each with its bound.
 
-Time depends on shapes alone, so weights and inputs are random and the token ratio is set: TopK
-selects by the same scores as Top-p.
+Weights and inputs are random and the token ratio is set: TopK selects by the same scores as Top-p.
 """
 
 import torch
@@ -32,6 +31,11 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
         torch.randn(1, heads, tokens, shape.head, device=device, dtype=model.dtype)
         for heads in (shape.heads, shape.kv_heads, shape.kv_heads)
     )
+    # Some tokens get more attention than others, wherever they stand, as in real prompts; by plain
+    # noise the first tokens would be kept, which every query sees.
+    direction = torch.randn(shape.head, device=device, dtype=model.dtype)
+    query += direction
+    key += direction * torch.randn(tokens, 1, device=device, dtype=model.dtype)
     settings = {"scaling": shape.head**-0.5, "dropout": 0.0}
     everything = torch.ones(1, tokens, dtype=torch.bool, device=device)
 
