@@ -93,6 +93,24 @@ def test_rows_that_have_changed_since_say_so(own_data):
     )
 
 
+def test_rows_of_two_data_sets_stay_apart(capsys, own_data):
+    """The same names of rows and the same answers, other images."""
+    folder, rows = own_data
+    other = folder / "other"
+    other.mkdir()
+    with Image.open(folder / "test-0.png") as image:
+        image.rotate(90).save(other / "test-0.png")
+    data = write_jsonl(other / "rows.jsonl", rows[:1])
+    flags = ("--data", data, "--methods", "full", "--threads", "1")
+    flags += ("--output_dir", str(other / "out"))
+    assert run(capsys, "eval", "zipr1/tiny", *flags, *COLUMNS)[0] == 0
+    shown = data_of(page_of(folder / "out", other / "out"))["questions"]
+    first, second = (one for one in shown if one["id"] == shown[0]["id"])
+    assert same(pixels(first["picture"]), folder / "test-0.png")
+    assert same(pixels(second["picture"]), other / "test-0.png")
+    assert len(first["answers"]) == 2 and len(second["answers"]) == 1
+
+
 def test_samples_of_a_training_have_their_images(tmp_path):
     rows = write_jsonl(tmp_path / "rows.jsonl", shapes_rows(tmp_path, 3, "train"))
     settings = {name: value for name, value in SMALL.items() if name != "tasks"}

@@ -1,6 +1,5 @@
 """Runs -> the questions and answers that a page shows, with their images."""
 
-import json
 from itertools import zip_longest
 
 from zipr1.common.progress import progress
@@ -21,36 +20,38 @@ def browsable(runs: list[Run], per_task: int) -> dict:
     {"asked": number of all questions, "methods": `methods_of`, "questions": list of `entry`}
     """
     methods = methods_of(runs)
-    # By the expected answer too: a task may have changed between two runs.
-    questions: dict[Question, Answers] = {}
-    settings: dict[Question, dict] = {}  # of the first run that has the question
+    # By the data set too ("": embedded tasks), and by the expected answer: a task may have changed
+    # between two runs.
+    questions: dict[tuple[str, str, str], Answers] = {}
+    settings: dict[str, dict] = {}  # of the first run on a data set
     owners = [(run, records) for run in runs for records in run.records.values()]
     for index, (run, records) in enumerate(owners):
+        config = run.settings.get("config", {})
+        data = str(config.get("data") or "")
+        settings.setdefault(data, config)
         for record in records:
-            question = record.id, record.expected
-            questions.setdefault(question, {})[index] = record
-            settings.setdefault(question, run.settings.get("config", {}))
+            questions.setdefault((data, record.id, record.expected), {})[index] = record
 
-    def agreed(question: Question) -> bool:
+    def agreed(question: tuple[str, str, str]) -> bool:
         answers = questions[question]
         return not any(differs(answers, index, methods) for index in answers)
 
-    tasks: dict[str, list[Question]] = {}
+    tasks: dict[str, list[tuple[str, str, str]]] = {}
     for question in sorted(questions, key=agreed):  # stable
         tasks.setdefault(next(iter(questions[question].values())).task, []).append(question)
     known = sorted(tasks, key=lambda task: [*ALL_TASKS, task].index(task))
     in_turn = zip_longest(*(tasks[task][:per_task] for task in known))
     chosen = [question for part in in_turn for question in part if question]
-    examples: dict[Question, Example | str] = {}
-    for one in {json.dumps(settings[question]): settings[question] for question in chosen}.values():
-        own = [question for question in chosen if settings[question] == one]
+    examples: dict[str, dict[Question, Example | str]] = {}
+    for data, config in settings.items():
+        own = [question[1:] for question in chosen if question[0] == data]
         # The frames of the task "ego" take seconds: its game is started.
         bar = progress(own, desc="reading the images", unit="question", leave=False)
-        examples |= examples_again(bar, one)
+        examples[data] = examples_again(bar, config)
     return {
         "asked": len(questions),
         "methods": methods,
-        "questions": [entry(questions[one], methods, examples[one]) for one in chosen],
+        "questions": [entry(questions[one], methods, examples[one[0]][one[1:]]) for one in chosen],
     }
 
 
