@@ -21,7 +21,7 @@ COLOURS = {
     "random": "tab:pink",
     "fewer_frames": "tab:olive",
 }
-OTHER = ("tab:cyan", "gold", "navy", "magenta", "lime", "maroon")  # for lines of no known method
+OTHER = ("tab:cyan", "gold", "magenta", "lime", "teal", "salmon")  # for lines of no known method
 
 
 def method_of(name: str) -> str:
