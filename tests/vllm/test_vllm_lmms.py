@@ -36,6 +36,7 @@ def clip(tmp_path_factory) -> str:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [{"method": "full"}, {"p": 0.8}, {"method": "topk", "ratio": 0.3}]
 )

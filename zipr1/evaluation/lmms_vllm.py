@@ -42,10 +42,9 @@ def generate_in_vllm(
 
     Raises InputError for settings that are not greedy.
     """
-    other = {name: value for name, value in settings.items() if name != "max_new_tokens"}
-    if other != {"do_sample": False}:
+    if settings["do_sample"] or settings.get("num_beams", 1) != 1:
         raise InputError(
-            f"engine=vllm: answers greedily, the task asks for {other}; set engine=transformers"
+            f"engine=vllm: answers greedily, the task asks for {settings}; set engine=transformers"
         )
     length = settings["max_new_tokens"]
     outputs, ratios, _ = engine.generate(*questions, rule, scope, length)
