@@ -5,6 +5,7 @@ whose times are multiplied by the model's number of layers.
 """
 
 from collections.abc import Callable
+from statistics import median
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from zipr1.bench.config import SHAPES, BenchConfig
 from zipr1.bench.model import FULL_BLOCKS, VISION
 from zipr1.bench.prefill import Prefill, shorter_row, sparse_row
 from zipr1.bench.rows import rules_of
-from zipr1.common.clock import paired
+from zipr1.common.clock import Stopwatch
 from zipr1.common.scope import SCOPES
 from zipr1.models.flops import Shape, layer_flops, tower_flops
 
@@ -120,7 +121,14 @@ class Parts:
         return self.known[media, tokens]
 
     def milliseconds(self, function: Callable[[], object]) -> float:
-        return paired(function, function, self.config.repeats, self.device)["dense_ms"]
+        """The median over the repeats, after one call that does not count."""
+        times = []
+        for _ in range(self.config.repeats + 1):
+            watch = Stopwatch(self.device)
+            with watch("call"):
+                function()
+            times.append(1000 * watch.seconds["call"])
+        return median(times[1:])
 
 
 def grid_of(media: str, tokens: int) -> torch.Tensor:
