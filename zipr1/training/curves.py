@@ -6,7 +6,7 @@ from typing import IO
 
 import numpy as np
 
-from zipr1.common.plots import new_plot
+from zipr1.common.plots import colours_of, new_plot
 
 PANELS = {
     "reward: accuracy": "rewards/accuracy",
@@ -23,6 +23,7 @@ def plot_training(runs: dict[str, list[dict]], file: Path | IO) -> None:
     """Reward parts, token ratio at the fixed p, and KL over the steps of each run (the rows of its
     metrics.jsonl). A number that was not finite leaves a gap."""
     figure, grid = new_plot(2, 3, (11, 6))
+    colours = colours_of({name: name for name in runs})
     for axes, (title, key) in zip(grid.flat, PANELS.items(), strict=True):
         for name, rows in runs.items():
             steps = [row["step"] for row in rows if key in row]
@@ -30,7 +31,7 @@ def plot_training(runs: dict[str, list[dict]], file: Path | IO) -> None:
             if not key.startswith("probe") and len(values) > 2 * SMOOTH:
                 values = np.convolve(values, np.ones(SMOOTH) / SMOOTH, mode="valid")
                 steps = steps[SMOOTH - 1 :]
-            axes.plot(steps, values, label=name)
+            axes.plot(steps, values, label=name, color=colours[name])
         axes.set_title(title, fontsize=9)
     grid.flat[0].legend(fontsize=8)
     for axes in grid[1]:
