@@ -85,8 +85,9 @@ class RunningServer:
 
 
 def longest(config: BenchServeConfig) -> int:
-    """Tokens of the longest prompt, its chat template included, and its answer."""
-    return max(config.numbers("tokens")) + 2 * TEMPLATE + config.answer
+    """Tokens of the longest prompt, its chat template included, and its answer, with room for text
+    that the server reads as a few tokens more."""
+    return int(1.05 * max(config.numbers("tokens"))) + 2 * TEMPLATE + config.answer
 
 
 def check_length(config: BenchServeConfig, positions: int) -> None:

@@ -5,6 +5,7 @@ The engine takes over the policy's weights before each step, samples by the draw
 in one pass, so that the log-probabilities are its own.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
@@ -151,6 +152,7 @@ def vllm_rollouts(config: TrainConfig, learner: Learner, longest: int):
     Raises InputError for a model whose weights cannot be handed over.
     """
     check_installed()
+    os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")  # it takes other logits processors
     from zipr1.training.vllm_draws import Draws
     from zipr1.vllm.models import ARCHITECTURES
 
