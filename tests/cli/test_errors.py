@@ -55,3 +55,25 @@ def test_ctrl_c_ends_a_command_with_one_line(tmp_path, seconds):
     _, err = process.communicate(timeout=60)
     lines = [line for line in err.splitlines() if "importing" not in line]
     assert process.returncode == 130 and lines == ["zipr1: error: interrupted"]
+
+
+def test_ctrl_c_that_an_import_swallows_ends_a_command_too():
+    """As a callback of an import does: without the handler the command would go on."""
+    code = """
+import os, signal, sys
+
+class Swallows:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                pass
+
+sys.meta_path.insert(0, Swallows())
+from zipr1.cli.main import main
+main(["plan", "tiny_demo"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "zipr1: error: interrupted\n"

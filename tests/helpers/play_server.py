@@ -22,7 +22,7 @@ def free_port() -> int:
 
 @contextmanager
 def served(folder: Path, *flags: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """(its address, its process); uploads and pictures go below `folder`."""
+    """(its address, its process); uploads and images go below `folder`."""
     port = free_port()
     environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     environment |= {"GRADIO_TEMP_DIR": str(folder / "uploads")}

@@ -173,7 +173,7 @@ def skipped(projection: nn.Module, heads: int) -> Iterator[None]:
 class Rows:
     """The rows that a layer computes, packed: (1, N, D), sample after sample, without padding.
 
-    tokens: (B, L) bool; most, total: rows of a sample, and of all.
+    tokens: (B, L) bool, these rows. most, total: rows of a sample at most, and of all.
     """
 
     def __init__(self, chosen: Chosen, mask: torch.Tensor, states: States):

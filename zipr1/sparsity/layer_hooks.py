@@ -1,5 +1,6 @@
 """Hooks on the decoder layers, by which a training pass under scope="layer" acts on all rows."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -8,16 +9,16 @@ from torch.utils.hooks import RemovableHandle
 from zipr1.sparsity.methods import Hook
 
 
-class LayerHooks:
+class LayerHooks(ABC):
     """Hooks on the sparse layers of a decoder; a subclass says which, in `hooks`."""
 
     def __init__(self):
         self.handles: list[RemovableHandle] = []
         self.modules: list[nn.Module] = []  # that have the hooks
 
+    @abstractmethod
     def hooks(self, layers: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Callable]]:
         """Modules of the layers, how a hook of each is registered, and the hook."""
-        raise NotImplementedError
 
     def attach(self, layers: Sequence[nn.Module]) -> None:
         """Registers the hooks; again where an adapter has replaced a module since."""
