@@ -123,3 +123,22 @@ def test_every_part_of_the_gpu_check_runs_on_a_cpu(tmp_path):
     table = json.loads((tmp_path / "ttft" / "bench.json").read_text())["rows"]
     assert {row["media"] for row in table} == {"image", "video"}
     assert (tmp_path / "train" / "final" / "adapter_model.safetensors").is_file()
+
+
+def test_the_sealed_split_is_asked_once_per_row(monkeypatch, tmp_path, capsys):
+    ledger = tmp_path / "sealed.jsonl"
+    flags = ["--tasks", "shapes,motion", "--questions", "3", "--ledger", str(ledger)]
+    script(monkeypatch, "experiments/sealed.py", "base", "--methods", "full,zipvl", *flags)
+    full, zipvl = map(json.loads, ledger.read_text().splitlines())
+    assert (full["row"], full["method"], full["questions"]) == ("base", "full", 6)
+    assert full["token_ratio"] == 1 and zipvl["token_ratio"] < 0.95
+    answers = [int(bit) for line in full["correct"].values() for bit in line]
+    assert len(answers) == 6 and full["accuracy"] == pytest.approx(sum(answers) / 6, abs=1e-4)
+
+    before = ledger.read_text()
+    with pytest.raises(SystemExit, match="'base', method zipvl, was asked on 20"):
+        script(monkeypatch, "experiments/sealed.py", "base", "--methods", "topk,zipvl", *flags)
+    assert ledger.read_text() == before
+    script(monkeypatch, "experiments/sealed.py", "other", "--methods", "zipvl", *flags)
+    again = json.loads(ledger.read_text().splitlines()[-1])
+    assert again["correct"] == zipvl["correct"] and again["weights"] == zipvl["weights"]

@@ -2,7 +2,8 @@
 
 Source and licence: the table "cars" in the wheel of vega-datasets (BSD 3-clause; first published
 with the 1983 data exposition of the American Statistical Association). A chart shows one measure of
-four cars.
+four cars. For the sealed split, yields of four fields of barley: the table "barley" there (F. R.
+Immer and others, 1934).
 Splits: by the make of the car (the first word of its name), so that no row serves two splits.
 Sample: Which bar is the tallest? -> b
 """
@@ -21,6 +22,7 @@ from .photos import wheel
 SIDE = 128
 LETTERS = ("a", "b", "c", "d")
 MEASURES = ("Horsepower", "Miles_per_Gallon", "Weight_in_lbs", "Displacement", "Acceleration")
+SEALED_MEASURES = ("yield",)
 GAP = 0.1  # of the tallest bar: no two bars are closer in height
 
 # With the misspellings of the table; every other make belongs to train.
@@ -37,14 +39,19 @@ def split_of(make: str) -> str:
 
 @cache
 def rows(split: str) -> tuple[dict, ...]:
-    """The cars of a split."""
-    table = json.loads((wheel("vega_datasets") / "_data" / "cars.json").read_text(encoding="utf-8"))
-    return tuple(row for row in table if split_of(row["Name"].split()[0]) == split)
+    """The cars of a split, or the fields of barley of the sealed one."""
+    if split == "sealed":
+        return tuple(table("barley.json"))
+    return tuple(row for row in table("cars.json") if split_of(row["Name"].split()[0]) == split)
+
+
+def table(name: str) -> list[dict]:
+    return json.loads((wheel("vega_datasets") / "_data" / name).read_text(encoding="utf-8"))
 
 
 @cache
 def values(split: str, measure: str) -> tuple[float, ...]:
-    """One measure of every car of a split for which it is known."""
+    """One measure of every row of a split for which it is known."""
     return tuple(float(row[measure]) for row in rows(split) if row[measure])
 
 
@@ -57,7 +64,7 @@ def letter_font() -> ImageFont.FreeTypeFont:
 
 def four(split: str, rng: np.random.Generator) -> list[float]:
     """Four values of one measure as fractions of the largest, each pair at least GAP apart."""
-    measure = pick(rng, MEASURES)
+    measure = pick(rng, SEALED_MEASURES if split == "sealed" else MEASURES)
     while True:
         drawn = np.asarray(pick(rng, values(split, measure), 4))
         heights = drawn / drawn.max()

@@ -1,7 +1,7 @@
 """First-person videos: what does the camera do?
 
 Source and licence: walks.py, the engine ViZDoom (MIT) with the maps of Freedoom (BSD 3-clause).
-Splits: by map: Freedoom 2 for train, different episodes of Freedoom 1 for val and test.
+Splits: by map: Freedoom 2 for train, different maps of Freedoom 1 for the others.
 Sample: What does the camera do? -> turn left
 """
 

@@ -1,7 +1,7 @@
 """Slides: first a rule, then a case that it decides, as in VideoMMMU.
 
 Source and licence: drawn here, with the fonts of sign.py.
-Splits: no font family and no seed serves two splits.
+Splits: no font and no seed serves two splits.
 Sample: slides with K on red and B on blue, then a blue star and a red circle. Which letter does the
 star get? -> b
 """

@@ -29,6 +29,12 @@ PHOTOS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "val": ((SKIMAGE, "coffee.png"), (SKIMAGE, "grass.png")),
     "test": ((SKLEARN, "flower.jpg"), (SKIMAGE, "coins.png"), (SKIMAGE, "gravel.png")),
+    "sealed": (
+        (SKIMAGE, "astronaut.png"),
+        (SKIMAGE, "hubble_deep_field.jpg"),
+        (SKIMAGE, "ihc.png"),
+        (SKIMAGE, "clock_motion.png"),
+    ),
 }
 SHORT_SIDE = 256  # pixels of the shorter side of a photograph; sufficient for 128 px crops
 

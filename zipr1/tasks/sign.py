@@ -3,8 +3,8 @@
 Source and licence: the word list below; the DejaVu (Bitstream Vera licence), STIX (STIX font
 licence) and Computer Modern (BaKoMa licence) fonts in the wheel of matplotlib; photographs from
 photos.py.
-Splits: no font family and no photograph serves two splits; all splits use the same closed list of
-words.
+Splits: no photograph serves two splits, and no font family, but that the sealed split has the bold
+and the typewriter faces of Computer Modern; all splits use the same closed list of words.
 Sample: What does the sign say? -> stop
 """
 
@@ -27,6 +27,7 @@ FONTS: dict[str, tuple[str, ...]] = {
     "train": ("DejaVuSans-Bold", "DejaVuSans", "STIXGeneralBol", "STIXGeneral", "cmss10", "cmr10"),
     "val": ("DejaVuSansMono-Bold", "DejaVuSansMono"),
     "test": ("DejaVuSerif-Bold", "DejaVuSerif"),
+    "sealed": ("cmb10", "cmtt10"),
 }
 LIGHT_PLATES = ("yellow", "orange")  # plates with dark letters
 

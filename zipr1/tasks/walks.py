@@ -2,7 +2,7 @@
 
 Source and licence: the engine ViZDoom (MIT) with the Freedoom maps of its wheel (BSD 3-clause), run
 without a window and without monsters.
-Splits: by map: Freedoom 2 for train, different episodes of Freedoom 1 for val and test.
+Splits: by map: Freedoom 2 for train, different maps of Freedoom 1 for the others.
 Sample: recordings("freedoom1.wad", "e2m1")[2].action -> turn left
 """
 
@@ -37,6 +37,10 @@ MAPS: dict[str, tuple[tuple[str, str], ...]] = {
     "test": tuple(
         ("freedoom1.wad", level)
         for level in ("e2m1", "e2m2", "e2m3", "e2m4", "e2m5", "e2m6", "e2m7", "e3m4", "e3m5")
+    ),
+    "sealed": tuple(
+        ("freedoom1.wad", level)
+        for level in ("e2m8", "e2m9", "e3m6", "e3m7", "e4m1", "e4m2", "e4m3", "e1m9")
     ),
 }
 RECORDINGS_PER_MAP = 28  # a multiple of the number of actions
