@@ -249,7 +249,6 @@ def encode_plainly(model, inputs) -> torch.Tensor:
 
 def test_a_loaded_model_has_them_and_saves_as_before(tmp_path):
     source, processor = zipr1.load("zipr1/tiny")
-    source.config.positions_after_video = "any axis"
     zipr1.save(source, processor, tmp_path / "first")
     model, processor = zipr1.load(tmp_path / "first")
     assert model.model.get_rope_index.func.__module__ == "zipr1.models.positions"
@@ -268,9 +267,12 @@ def test_a_loaded_model_has_them_and_saves_as_before(tmp_path):
 
 
 def test_a_model_trained_on_the_other_positions_keeps_them(tmp_path):
-    model, processor = zipr1.load("zipr1/tiny")
-    zipr1.save(model, processor, tmp_path)
-    for one in (model, zipr1.load(tmp_path)[0]):
+    source, processor = zipr1.load("zipr1/tiny")
+    source.config.positions_after_video = "spatial"
+    zipr1.save(source, processor, tmp_path)
+    model, processor = zipr1.load(tmp_path)
+    zipr1.save(model, processor, tmp_path / "again")
+    for one in (model, zipr1.load(tmp_path / "again")[0]):
         assert one.config.positions_after_video == "spatial"
         assert "get_rope_index" not in vars(one.model)
         with zipr1.sparse(one, zipr1.TopP(0.9)):

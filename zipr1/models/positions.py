@@ -6,8 +6,8 @@ transformers 4 continue at the largest position of *any* axis + 1; so does this 
 installed version does. The other families place each frame, as an image, after a timestamp in text,
 where the two rules agree.
 
-A model that was trained from scratch on the positions of transformers 5 says so in its config.json
-with `"positions_after_video": "spatial"`; the embedded zipr1/tiny does, and is left as it is.
+A model that was trained on videos with the positions of transformers 5 keeps them with
+`"positions_after_video": "spatial"` in its config.json.
 """
 
 from collections.abc import Iterator
