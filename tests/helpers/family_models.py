@@ -99,7 +99,11 @@ RECIPES = {
     "mistral": Recipe({"sliding_window": None}),
     "qwen3_moe": Recipe(EXPERTS),
     "phi3": Recipe({"sliding_window": None}),
-    "gemma2": Recipe(SLIDING | {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "gemma2": Recipe(SLIDING | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}),
+    "gemma2_uncapped": Recipe(
+        SLIDING | {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+        model_type="gemma2",
+    ),
     "gemma3_text": Recipe(SLIDING),
     "qwen2_sliding": Recipe(
         SLIDING | {"use_sliding_window": True}, model_type="qwen2",

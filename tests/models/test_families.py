@@ -123,8 +123,10 @@ def test_one_pass_equals_prefill_and_decode(model, batch, scope):
     for one, other in zip(prefill.kept, once.kept, strict=True):
         assert torch.equal(one, other)
     expected = torch.stack(out.logits, dim=1).log_softmax(-1)
-    got = model.lm_head(hidden[:, length - 1 : -1]).log_softmax(-1)
-    torch.testing.assert_close(got, expected, **TOLERANCE)
+    got = model.lm_head(hidden[:, length - 1 : -1])
+    if cap := getattr(model.config.get_text_config(), "final_logit_softcapping", None):
+        got = cap * (got / cap).tanh()
+    torch.testing.assert_close(got.log_softmax(-1), expected, **TOLERANCE)
 
 
 @contextmanager
@@ -145,8 +147,10 @@ def fast_or_reference(model, scope: str, kept: list[torch.Tensor] | None):
 
 @all_scopes
 def test_sparse_equals_the_reference_in_value_and_gradient(family, batch, scope):
-    """In float64, where only a different formula makes a difference; Gemma's norm is in float32."""
+    """In float64, where only a different formula makes a difference; the norm of Gemma and the
+    softmax under a soft cap are in float32."""
     tolerance = 1e-6 if family.startswith("gemma") else 1e-7
+    tolerance = 1e-5 if family == "gemma2" else tolerance
     model = small_model(family).double()
     model.set_experts_implementation("eager")  # the grouped kernels have no float64
     doubles = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
@@ -239,7 +243,6 @@ def test_a_second_turn_continues_the_cache(model, batch, scope):
         ("qwen3_moe", {"use_sliding_window": True, "sliding_window": 8}, "a window of 8 tokens"),
         ("gemma3_text", {"layer_types": ["sliding_attention"] * 4}, "a window of 8 tokens"),
         ("qwen3_5_text", {"layer_types": ["linear_attention"] * 4}, "of LinearAttentionLayer"),
-        ("gemma2", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "attend to later ones"),
     ],
 )

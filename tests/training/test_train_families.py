@@ -3,6 +3,7 @@ preset through `zipr1 train`, and gradients that equal those of the slow referen
 
 import json
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ from zipr1.training.modes import mode_of
 from zipr1.training.questions import Questions
 from zipr1.training.step import relaxation
 
-TEXT = ("mistral", "phi3", "qwen3_moe", "gemma2")
+TEXT = ("mistral", "phi3", "qwen3_moe", "gemma2_uncapped")
 LORA = {
     "phi3": "qkv_proj,o_proj,gate_up_proj,down_proj",
     "qwen3_moe": "q_proj,k_proj,v_proj,o_proj",
@@ -57,6 +58,13 @@ ALL = [
 ]
 
 
+def write_text_family(family: str, path: Path, **changes) -> None:
+    tokenizer = tiny_processor().tokenizer
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = small_model(family, {"vocab_size": len(tokenizer)} | ends | changes)
+    save(model, tokenizer, path)
+
+
 @pytest.fixture(scope="module")
 def folder(request, tmp_path_factory):
     """A model, and rows about an image, two images, a video and text alone, as it takes them."""
@@ -65,9 +73,7 @@ def folder(request, tmp_path_factory):
     if family in PLACEHOLDERS:
         write_family(family, path / "model")
     else:
-        tokenizer = tiny_processor().tokenizer
-        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-        save(small_model(family, {"vocab_size": len(tokenizer)} | ends), tokenizer, path / "model")
+        write_text_family(family, path / "model")
     rows = [{"prompt": "Say a word that is not very long.", "answer": "word"}]
     if family in PLACEHOLDERS:
         for number in (0, 1):
@@ -122,6 +128,15 @@ def test_gemma3_is_refused_before_anything_is_sampled(capsys, tmp_path):
     write(tmp_path / "rows.jsonl", [{"prompt": "Say a word.", "answer": "word"}] * 8)
     status, error = train(capsys, tmp_path, tmp_path / "out")
     assert status == 2 and "gemma3 cannot be trained: its image tokens attend to later" in error
+
+
+@pytest.mark.parametrize("name", ["attn_logit_softcapping", "final_logit_softcapping"])
+def test_capped_logits_are_refused_before_anything_is_sampled(name, capsys, tmp_path):
+    write_text_family("gemma2_uncapped", tmp_path / "model", **{name: 30.0})
+    write(tmp_path / "rows.jsonl", [{"prompt": "Say a word.", "answer": "word"}] * 8)
+    status, error = train(capsys, tmp_path, tmp_path / "out")
+    assert status == 2 and f"cannot be trained with {name}=30.0" in error
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("folder", ALL, indirect=True)
@@ -211,7 +226,9 @@ def whole(kept: torch.Tensor, rollout) -> torch.Tensor:
     return torch.cat([kept, torch.ones_like(rollout.tokens, dtype=torch.bool)], dim=1)
 
 
-@pytest.mark.parametrize("family", ["glm4v", "internvl", "qwen3_vl_moe", "qwen3_5", "gemma2"])
+@pytest.mark.parametrize(
+    "family", ["glm4v", "internvl", "qwen3_vl_moe", "qwen3_5", "gemma2_uncapped"]
+)
 def test_scope_layer_weights_what_is_added_to_the_residual(family, monkeypatch):
     """Kept rows count fully, dropped ones not at all, sampled ones partly: also where a norm stands
     between a module and the residual."""

@@ -207,12 +207,24 @@ def extend(
 
 
 def check_causal(model) -> None:
-    """Raises InputError for a model that cannot be trained: see `extend`."""
+    """Raises InputError for a model that `extend` does not serve."""
     if model.config.model_type == "gemma3":
         raise InputError(
             "gemma3 cannot be trained: its image tokens attend to later ones, and a training pass "
             "over prompt and completion is causal; inference is supported"
         )
+
+
+def check_trainable(model) -> None:
+    """Raises InputError for a model whose training passes would not be what it computes."""
+    check_causal(model)
+    text = model.config.get_text_config(decoder=True)
+    for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if (cap := getattr(text, name, None)) is not None:
+            raise InputError(
+                f"{type(model).__name__} cannot be trained with {name}={cap}: training passes do "
+                "not cap logits; inference is supported"
+            )
 
 
 def check_length(model, inputs, new_tokens: int) -> None:

@@ -79,16 +79,9 @@ def sparse_layers(config, name: str | Path) -> tuple[int, ...]:
     """Indices of the decoder's layers with full attention, the ones that become sparse.
 
     config: of the model or of its decoder. Asks the KV cache that transformers makes for it. Raises
-    InputError for a model without such a layer, and for one whose attention has a soft cap; `name`
-    is the model the message names.
+    InputError for a model without such a layer; `name` is the model the message names.
     """
     text = config.get_text_config(decoder=True)
-    cap = getattr(text, "attn_logit_softcapping", None)
-    if cap is not None:
-        raise InputError(
-            f"{name}: attn_logit_softcapping={cap}: it caps the attention logits, which fused "
-            "attention kernels cannot do; a model trained with null there can be sparse"
-        )
     if getattr(text, "use_bidirectional_attention", None):
         raise InputError(
             f"{name}: use_bidirectional_attention: its tokens attend to later ones, which have no "

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from zipr1.sparsity.chosen import Chosen
+from zipr1.sparsity.kernels import kernel_attention
 from zipr1.sparsity.layers import new_padding, padding_of, register
 from zipr1.sparsity.probes import flat_positions, scattered, take_tokens
-from zipr1.sparsity.selection import prompt_columns, select_tokens
+from zipr1.sparsity.selection import Probed, prompt_columns, select_tokens
 from zipr1.sparsity.settings import NAME, ForwardPass
 from zipr1.sparsity.varlen import packable, packed_attention
 from zipr1.sparsity.visible import visible_attention
@@ -64,8 +64,8 @@ def prefill_attention(
     batch, _, length, _ = query.shape
     mask = full_padding_mask(attention_mask, query, current)
 
-    def probed(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-        return take_tokens(query, positions), key, kwargs["scaling"]
+    def probed(positions: torch.Tensor) -> Probed:
+        return Probed(take_tokens(query, positions), key, kwargs["scaling"], kwargs.get("softcap"))
 
     selected = select_tokens(module.layer_idx, probed, query.dtype, mask, current)
     chosen = Chosen.of(selected, mask)
@@ -83,7 +83,7 @@ def prefill_attention(
     elif queries is not None:
         with cudnn_attention_disabled():
             full = queries.attend(module, query, key, value, kept_key, kept_value, **kwargs)
-    elif chosen.least < chosen.most and packable(query, kwargs.get("dropout", 0.0)):
+    elif chosen.least < chosen.most and packable(query, **kwargs):
         packed = [
             one.transpose(1, 2).flatten(0, 1).index_select(0, row) for one in (query, key, value)
         ]
@@ -93,7 +93,7 @@ def prefill_attention(
         # Gathered tokens keep their order and their padding comes last, where the causal mask hides
         # it from every token: one plain causal kernel serves unequal counts.
         with cudnn_attention_disabled():
-            padded, _ = sdpa_attention_forward(
+            padded = kernel_attention(
                 module, take_tokens(query, index), kept_key, kept_value, None, **kwargs
             )
         out = padded.flatten(0, 1)
@@ -116,7 +116,7 @@ def stock_attention(
     """Dense attention of prompts without padding, of which nothing is dropped."""
     visible = current.visible
     every = None if visible is None else visible[:, None].to(query.device)
-    return sdpa_attention_forward(module, query, key, value, every, **kwargs)
+    return kernel_attention(module, query, key, value, every, **kwargs), None
 
 
 def continued_attention(
@@ -138,9 +138,11 @@ def continued_attention(
     with cudnn_attention_disabled():
         if new > 1:
             causal = torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)
-            return sdpa_attention_forward(
-                module, query, key, value, (stored.valid[:, None, :] & causal)[:, None], **kwargs
-            )
+            seen = (stored.valid[:, None, :] & causal)[:, None]
+            return kernel_attention(module, query, key, value, seen, **kwargs), None
+        if kwargs.get("softcap") is not None:
+            seen = stored.valid[:, None, None]
+            return kernel_attention(module, query, key, value, seen, **kwargs), None
         # Query heads that share a key head become queries of it, so that no kernel repeats keys.
         together = query[:, :, 0].unflatten(1, (key.shape[1], -1))
         mask = stored.valid[:, None, None] if stored.ragged else None

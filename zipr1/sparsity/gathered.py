@@ -14,7 +14,6 @@ from functools import cached_property
 
 import torch
 from torch import nn
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from zipr1.common.errors import RunError
 from zipr1.models.versions import take_cache
@@ -26,8 +25,9 @@ from zipr1.sparsity.attention import (
 from zipr1.sparsity.cache import layer_of
 from zipr1.sparsity.calls import named
 from zipr1.sparsity.chosen import Chosen
+from zipr1.sparsity.kernels import kernel_attention
 from zipr1.sparsity.probes import flat_positions, scattered, take_tokens
-from zipr1.sparsity.selection import select_tokens
+from zipr1.sparsity.selection import Probed, select_tokens
 from zipr1.sparsity.settings import NAME, ForwardPass
 from zipr1.sparsity.varlen import packable, packed_attention
 from zipr1.sparsity.visible import visible_attention
@@ -88,12 +88,13 @@ class Projected(Exception):
     query (B, H, L, D), key and value (B, Hkv, L, D) after rotary embedding.
     """
 
-    def __init__(self, query, key, value, scaling: float):
-        self.query, self.key, self.value, self.scaling = query, key, value, scaling
+    def __init__(self, query, key, value, scaling: float, softcap: float | None):
+        self.query, self.key, self.value = query, key, value
+        self.scaling, self.softcap = scaling, softcap
 
 
-def stop(module, query, key, value, *, scaling: float, **kwargs):
-    raise Projected(query, key, value, scaling)
+def stop(module, query, key, value, *, scaling: float, softcap: float | None = None, **kwargs):
+    raise Projected(query, key, value, scaling, softcap)
 
 
 class States:
@@ -107,13 +108,14 @@ class States:
         self.module, self.arguments, self.current = layer.self_attn, arguments, current
         self.hidden, self.norm = arguments["hidden_states"], layer.input_layernorm
 
-    def probed(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """For `select_tokens`: queries at positions (B, P), the keys of all tokens, the scaling."""
+    def probed(self, positions: torch.Tensor) -> Probed:
+        """For `select_tokens`: what the attention at positions (B, P) comes from."""
         sample = torch.arange(len(positions), device=positions.device)[:, None]
         probes = taken(self.arguments, self.hidden, lambda part: part[sample, positions])
         probes["hidden_states"] = self.norm(probes["hidden_states"])
-        queries = self.project(probes, skip=("k_proj", "v_proj")).query
-        return queries, self.project(self.normed, skip=("q_proj", "v_proj")).key, self.scaling
+        found = self.project(probes, skip=("k_proj", "v_proj"))
+        key = self.project(self.normed, skip=("q_proj", "v_proj")).key
+        return Probed(found.query, key, found.scaling, found.softcap)
 
     @property
     def normed(self) -> dict:
@@ -139,7 +141,6 @@ class States:
             try:
                 self.module(**with_attention(stop, arguments))
             except Projected as projected:
-                self.scaling = projected.scaling
                 return projected
         raise RunError(f"{type(self.module).__name__} did not attend: scope='layer' needs it")
 
@@ -242,13 +243,11 @@ class Rows:
             return self.pack(chosen.queries.attend_taken(module, *rows, *kept, **kwargs))
         kept = self.unpack(key), self.unpack(value)
         self.store(*kept)
-        if self.ragged and packable(query, kwargs.get("dropout", 0.0)):
+        if self.ragged and packable(query, **kwargs):
             packed = (one[0].transpose(0, 1) for one in (query, key, value))
             return packed_attention(*packed, chosen.counts, self.most, kwargs["scaling"])[None]
         # Padding comes last, where the causal mask hides it from every row.
-        return self.pack(
-            sdpa_attention_forward(module, self.unpack(query), *kept, None, **kwargs)[0]
-        )
+        return self.pack(kernel_attention(module, self.unpack(query), *kept, None, **kwargs))
 
     def scatter(self, states: torch.Tensor) -> torch.Tensor:
         """(1, H, N, D) -> (B, H, L, D), zero elsewhere."""

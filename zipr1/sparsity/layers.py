@@ -11,6 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function
 
 from zipr1.common.errors import InputError, RunError
+from zipr1.sparsity.kernels import kernel_attention
 from zipr1.sparsity.settings import NAME, ForwardPass
 
 
@@ -30,8 +31,10 @@ def register(name: str, function: Callable) -> None:
         current = get()
         states = query, key, value, attention_mask
         if module.layer_idx not in current.trace.layers:
-            dense = AttentionInterface()[dense_name(module.config)]
-            return dense(module, *states, **kwargs)
+            kernel = dense_name(module.config)
+            if kernel == "sdpa":  # which refuses a soft cap
+                return kernel_attention(module, *states, **kwargs), None
+            return AttentionInterface()[kernel](module, *states, **kwargs)
         return function(module, *states, current=current, **kwargs)
 
     AttentionInterface.register(name, attention)

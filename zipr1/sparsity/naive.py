@@ -22,7 +22,7 @@ REFERENCE = "zipr1_reference"
 
 
 def reference_scores(
-    query, key, scaling: float, recent: int = 64, others: int = 64, visible=None
+    query, key, scaling: float, recent: int = 64, others: int = 64, visible=None, softcap=None
 ) -> tuple[list[float], list[int]]:
     """Accumulated scores and probe counts of one sample: query (H, l, D), key (Hkv, l, D).
 
@@ -38,6 +38,7 @@ def reference_scores(
     for i in probes:
         seen = list(range(i + 1)) if visible is None else visible[i].nonzero()[:, 0].tolist()
         logits = torch.einsum("hd,hjd->hj", query[:, i], key[:, seen]).float() * scaling
+        logits = soft_capped(logits, softcap)
         weights = logits.softmax(-1).mean(0).tolist()
         for j, weight in zip(seen, weights, strict=True):
             accumulated[j] += weight
@@ -45,11 +46,15 @@ def reference_scores(
     return accumulated, counts
 
 
+def soft_capped(logits, softcap: float | None):
+    return logits if softcap is None else (logits / softcap).tanh() * softcap
+
+
 def reference_selection(
-    query, key, scaling: float, p: float, choice: str, visible=None
+    query, key, scaling: float, p: float, choice: str, visible=None, softcap=None
 ) -> list[int]:
     """Indices of T for one sample: query (H, l, D), key (Hkv, l, D), no padding."""
-    accumulated, counts = reference_scores(query, key, scaling, visible=visible)
+    accumulated, counts = reference_scores(query, key, scaling, visible=visible, softcap=softcap)
     length, total = len(accumulated), sum(accumulated)
     mass, count = 0.0, 0
     for score in sorted(accumulated, reverse=True):
@@ -76,7 +81,7 @@ def sample_selection(
 
 
 def selected_by(
-    rule, sample: int, prompt: list[int], query, key, scaling: float, visible
+    rule, sample: int, prompt: list[int], query, key, scaling: float, visible, softcap
 ) -> list[int]:
     """Columns of the sample's prompt that `rule`, TopP or KeepAll, selects; visible (L, L) bool."""
     if isinstance(rule, KeepAll):
@@ -84,11 +89,19 @@ def selected_by(
     p = rule.p[sample] if isinstance(rule.p, tuple) else rule.p
     q, k = query[:, prompt].detach(), key[:, prompt].detach()
     seen = visible[prompt][:, prompt]
-    return [prompt[i] for i in reference_selection(q, k, scaling, p, rule.choice, seen)]
+    return [prompt[i] for i in reference_selection(q, k, scaling, p, rule.choice, seen, softcap)]
 
 
 def reference_attention(
-    module, query, key, value, attention_mask, scaling: float, current: ForwardPass, **kwargs
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling: float,
+    current: ForwardPass,
+    softcap: float | None = None,
+    **kwargs,
 ):
     """Same contract as `attention.sparse_attention`, for prefills without a KV cache."""
     settings = current.settings
@@ -103,7 +116,7 @@ def reference_attention(
         visible = torch.ones(length, length, dtype=torch.bool).tril()
         if current.visible is not None:
             visible = visible | current.visible[b]
-        states = query[b], key[b], scaling, visible
+        states = query[b], key[b], scaling, visible, softcap
         indices = sample_selection(number, b, prompt, states, settings)
         kept[b, indices] = True
         active = torch.zeros(length, dtype=torch.bool)
@@ -118,6 +131,7 @@ def reference_attention(
         own = torch.eye(length, dtype=torch.bool)
         visible = visible & active[None, :]
         visible |= own & queries[:, None]
+        logits = soft_capped(logits, softcap)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         logits = logits.masked_fill(~visible, torch.finfo(logits.dtype).min)
         out = logits.softmax(-1).to(value.dtype) @ value[b].repeat_interleave(group, dim=0)

@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 
 from zipr1.common.errors import InputError
+from zipr1.sparsity.kernels import capped
 
 RECENT, OTHERS = 64, 64  # ZipVL: the last 64 queries and 64 others
 CHUNK = 1 << 20  # elements per chunk on a CPU (fits its cache); 256 times more on a GPU
@@ -179,12 +180,16 @@ def probe_scores(
 
 
 def picked_scores(
-    queries: torch.Tensor, key: torch.Tensor, probes: Probes, scaling: float
+    queries: torch.Tensor,
+    key: torch.Tensor,
+    probes: Probes,
+    scaling: float,
+    softcap: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Accumulated scores (B, L) float32, and (B, L) how many probes can attend to each token.
 
-    queries (B, H, P, D) of the probes, key (B, Hkv, L, D), after rotary embedding. The largest
-    tensor has (B, H, P, L) elements; without a gradient, max(CHUNK, B * P * L).
+    queries (B, H, P, D) of the probes, key (B, Hkv, L, D), after rotary embedding; softcap: of the
+    logits. The largest tensor has (B, H, P, L) elements; without a gradient, max(CHUNK, B * P * L).
     """
     batch, heads = queries.shape[:2]
     length = key.shape[2]
@@ -200,11 +205,13 @@ def picked_scores(
             for some in picked[:, i : i + 1].split(max(1, most // per_head), dim=2)
         ]
     with torch.autocast(key.device.type, enabled=False):
-        total = sum(summed_attention(some, keys, probes) for some, keys in chunks)
+        total = sum(summed_attention(some, keys, probes, softcap) for some, keys in chunks)
     return total / heads * probes.prompt, probes.count
 
 
-def summed_attention(picked: torch.Tensor, key: torch.Tensor, probes: Probes) -> torch.Tensor:
+def summed_attention(
+    picked: torch.Tensor, key: torch.Tensor, probes: Probes, softcap: float | None
+) -> torch.Tensor:
     """(B, L): attention of the queries `picked` (B, Hkv, G, P, D), summed over heads and probes.
 
     In float32, as in the attention kernels: the key biases of Qwen2 make large logits, and logits
@@ -214,6 +221,7 @@ def summed_attention(picked: torch.Tensor, key: torch.Tensor, probes: Probes) ->
     logits = torch.matmul(picked.flatten(2, 3), key.float().transpose(2, 3)).view(
         batch, -1, picked.shape[3], length
     )
+    logits = capped(logits, softcap)
     # Added, since the gradient of masked_fill on a view copies everything twice.
     add = logits.add if logits.requires_grad else logits.add_
     attention = add(probes.bias[:, None]).softmax(-1)

@@ -27,17 +27,26 @@ class Selection(NamedTuple):
     faults: tuple[Faults, ...]
 
 
+class Probed(NamedTuple):
+    """queries (B, H, P, D) of the probes and key (B, Hkv, L, D) of all tokens, after rotary
+    embedding; scaling: of their products; softcap: of the logits, None where there is none."""
+
+    queries: torch.Tensor
+    key: torch.Tensor
+    scaling: float
+    softcap: float | None
+
+
 def select_tokens(
     layer: int,
-    probed: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, float]],
+    probed: Callable[[torch.Tensor], Probed],
     dtype: torch.dtype,
     attention_mask: torch.Tensor,
     current: ForwardPass,
 ) -> Selection:
     """The selection of the decoder's layer `layer`, which is sparse, in a prefill.
 
-    probed: from positions (B, P), the queries (B, H, P, D) there, the keys (B, Hkv, L, D), both
-        after rotary embedding, and the scaling of their products; called if the rule asks.
+    probed: from positions (B, P), what the attention there comes from; called if the rule asks.
     dtype: of the layer's states. attention_mask: (B, L) bool.
 
     Writes the trace. Raises InputError for a replayed choice that does not fit.
@@ -50,8 +59,8 @@ def select_tokens(
         if current.probes is None or current.probes.prompt.device != prompt.device:
             ranks = probe_ranks(lengths, prompt.shape[1])
             current.probes = find_probes(ranks, prompt, current.visible)
-        picked, key, scaling = probed(current.probes.positions)
-        return picked_scores(picked, key, current.probes, scaling)
+        queries, key, *scales = probed(current.probes.positions)
+        return picked_scores(queries, key, current.probes, *scales)
 
     # A copy, since a rule may change in place what it is given.
     earlier = tuple(trace.kept[:number])

@@ -9,8 +9,8 @@ keys are in order: a query sees the first `seen` of them, where `seen` counts th
 
 import torch
 import torch.nn.functional as F
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from zipr1.sparsity.kernels import kernel_attention
 from zipr1.sparsity.probes import columns_of, flat_positions, scattered, take_tokens
 
 BLOCK = 128  # queries per kernel call: long enough for the kernel, short next to the kept keys
@@ -79,8 +79,8 @@ def block_mask(seen: torch.Tensor, limit: int) -> torch.Tensor:
 
 def masked_attention(module, query, key, value, visible, **kwargs) -> torch.Tensor:
     """(B, Q, H, D); transformers repeats keys under a mask, which the CPU kernel does not need."""
-    if query.device.type != "cpu":
-        return sdpa_attention_forward(module, query, key, value, visible, **kwargs)[0]
+    if query.device.type != "cpu" or kwargs.get("softcap") is not None:
+        return kernel_attention(module, query, key, value, visible, **kwargs)
     settings = {"dropout_p": kwargs.get("dropout", 0.0), "scale": kwargs["scaling"]}
     out = F.scaled_dot_product_attention(
         query, key, value, attn_mask=visible, enable_gqa=True, **settings

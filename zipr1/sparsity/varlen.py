@@ -5,12 +5,15 @@ from torch.nn.attention import varlen
 from torch.nn.functional import pad
 
 
-def packable(query: torch.Tensor, dropout: float) -> bool:
+def packable(
+    query: torch.Tensor, dropout: float = 0.0, softcap: float | None = None, **kwargs
+) -> bool:
     """Whether torch's varlen kernel serves this call; otherwise one padded causal kernel does.
 
     See docs/concepts/decisions.md#batches.
     """
-    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    return query.is_cuda and half and not dropout and softcap is None
 
 
 def packed_attention(

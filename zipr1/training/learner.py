@@ -14,7 +14,7 @@ from torch import nn
 
 from zipr1.common.errors import InputError
 from zipr1.models.adapters import is_adapter
-from zipr1.models.encode import check_causal
+from zipr1.models.encode import check_trainable
 from zipr1.models.families import decoder
 from zipr1.models.loading import load
 from zipr1.models.saving import save
@@ -135,7 +135,7 @@ def load_learner(
         model, processor = given.model.to(dtype), given.processor
     else:
         model, processor = load(name, dtype=dtype)
-    check_causal(model)
+    check_trainable(model)
     check_prompts(model, config)
     copy = None
     if config.use_peft:
