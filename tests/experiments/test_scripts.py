@@ -142,3 +142,25 @@ def test_the_sealed_split_is_asked_once_per_row(monkeypatch, tmp_path, capsys):
     script(monkeypatch, "experiments/sealed.py", "other", "--methods", "zipvl", *flags)
     again = json.loads(ledger.read_text().splitlines()[-1])
     assert again["correct"] == zipvl["correct"] and again["weights"] == zipvl["weights"]
+
+
+def test_the_named_patches_of_a_scene(monkeypatch, capsys):
+    """Cells of the object, of the letters of the word; and a run of the script on two questions."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    from answer_patches import named_cells
+
+    task = zipr1.tasks.ALL_TASKS["sign"]
+    scene = task.scene("val", 0)
+    word = dict(scene.questions)["What does the sign say?"]
+    cells = named_cells(task, scene, "What does the sign say?", word)
+    assert cells.sum() == len(word) and cells.shape == (1, 8, 8)
+    task = zipr1.tasks.ALL_TASKS["shapes"]
+    scene = task.scene("val", 0)
+    question, answer = scene.questions[0]  # What colour is the ...?
+    colour = scene.labels["colour"] == task.label_words["colour"].index(answer) + 1
+    assert np.array_equal(named_cells(task, scene, question, answer), colour)
+
+    script(monkeypatch, "experiments/answer_patches.py", "zipr1/tiny", "--questions", "2")
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[1] for row in rows] == ["shapes", "digits", "sign"]
+    assert all(0 < float(row[2].rstrip("%")) <= 100 for row in rows)
