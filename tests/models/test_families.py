@@ -177,13 +177,34 @@ def test_the_reference_selects_the_same_tokens(family, batch):
     doubles = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
     with torch.no_grad():
         encoded, found = encode(model, doubles).embeds, []
-        for training in (zipr1.TrainingPass(), zipr1.TrainingPass(implementation=REFERENCE)):
+        for scope, training in (
+            ("attention", zipr1.TrainingPass(implementation=REFERENCE)),
+            ("attention", zipr1.TrainingPass()),
+            ("layer", zipr1.TrainingPass()),
+        ):
             found.append([])
             for p in range(5, 100, 5):
-                with zipr1.sparse(model, zipr1.TopP(p / 100), training=training) as trace:
+                rule = zipr1.TopP(p / 100)
+                with zipr1.sparse(model, rule, scope=scope, training=training) as trace:
                     decoder(model)(**encoded, use_cache=False)
                 found[-1] += trace.kept[:1]  # later layers see what this one has chosen
-    assert all(torch.equal(fast, slow) for fast, slow in zip(*found, strict=True))
+    slow, *fast = found
+    assert all(
+        torch.equal(one, other) for row in fast for one, other in zip(row, slow, strict=True)
+    )
+
+
+@all_scopes
+def test_a_row_without_padding_generates_as_dense(model, family, scope):
+    """transformers leaves its masks out, those of a window of 8 tokens too."""
+    inputs = {name: part[:, :4] for name, part in small_batch(family, rows=(1,)).items()}
+    options = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    with torch.no_grad():
+        dense = model.generate(**inputs, **options, max_new_tokens=3)
+        with zipr1.sparse(model, zipr1.KeepAll(), scope=scope):
+            sparse = model.generate(**inputs, **options, max_new_tokens=3)
+    for one, other in zip(sparse.logits, dense.logits, strict=True):
+        torch.testing.assert_close(one, other, **TOLERANCE)
 
 
 def test_a_saved_model_is_the_same_model(family, tmp_path):
