@@ -2,12 +2,14 @@
 
     python experiments/sealed.py ROW --model runs/exact/final --methods full,zipvl
     python experiments/sealed.py untrained --methods full,zipvl,topk,fastv,recent,random --ratio 0.24
+    python experiments/sealed.py --table untrained
 
 ROW names the row of the table, as "tiny_zipr1 layer seed 2". The answers are appended to
 experiments/sealed.jsonl: per method one line with what was asked, when, by which commit and of
 which weights, the accuracy, the token ratio, and for every question whether it was answered
 correctly ("1") or not ("0"), so that any two rows can be paired. A row and method that is there
-already is refused: what is asked twice could be chosen by.
+already is refused: what is asked twice could be chosen by. --table asks nothing: it prints all rows
+with their differences to dense attention of the row that it names, paired by question.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from zipr1.common.documents import read_lines
@@ -24,7 +27,7 @@ from zipr1.evaluation.evaluate import evaluate
 from zipr1.evaluation.generation import GenerationSettings
 from zipr1.evaluation.methods import SHORTENERS, rule_of, selection_of
 from zipr1.evaluation.records import Record
-from zipr1.evaluation.statistics import by_task, table_row
+from zipr1.evaluation.statistics import by_task, interval, table_row
 from zipr1.models.loading import load_vision
 from zipr1.models.location import EMBEDDED
 from zipr1.tasks import TASKS, examples_of
@@ -47,9 +50,33 @@ def bits(records: list[Record]) -> dict[str, str]:
     }
 
 
+def print_table(asked: list[dict], base: str) -> None:
+    """A Markdown table of all rows; base: the row whose dense attention the others are compared
+    with. Raises SystemExit where it was not asked."""
+    dense = [line for line in asked if line["row"] == base and line["method"] == "full"]
+    if not dense:
+        raise SystemExit(f"--table {base}: no row of that name with the method full")
+
+    def values(line: dict) -> dict[str, np.ndarray]:
+        return {task: np.array([*row], float) for task, row in line["correct"].items()}
+
+    full = values(dense[0])
+    print("| row | method | token ratio | accuracy (95 %) | difference (95 %) |")
+    print("|---|---|---|---|---|")
+    for line in asked:
+        named = [line["row"], line["method"], f"{line['token_ratio']:.1%}"]
+        percent = [f"{100 * line[name]:.1f}" for name in ("accuracy", "low", "high")]
+        named.append("{} ({} to {})".format(*percent))
+        if values(line).keys() == full.keys():
+            difference = interval({task: row - full[task] for task, row in values(line).items()})
+            named.append("{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * x for x in difference)))
+        print("| " + " | ".join(named) + " |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("row")
+    parser.add_argument("row", nargs="?")
+    parser.add_argument("--table", metavar="ROW", help="print the table, ask nothing")
     parser.add_argument("--model", default="zipr1/tiny")
     parser.add_argument("--methods", default="full,zipvl")
     parser.add_argument("--ratio", type=float, default=0.25)
@@ -59,6 +86,11 @@ def main() -> None:
     given = parser.parse_args()
     methods, tasks = given.methods.split(","), given.tasks.split(",")
     asked = read_lines(given.ledger)[0] if given.ledger.exists() else []
+    if given.table:
+        print_table(asked, given.table)
+        return
+    if not given.row:
+        parser.error("name the row of the table")
     for line in asked:
         if line["row"] == given.row and line["method"] in methods:
             raise SystemExit(

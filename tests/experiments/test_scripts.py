@@ -143,6 +143,16 @@ def test_the_sealed_split_is_asked_once_per_row(monkeypatch, tmp_path, capsys):
     again = json.loads(ledger.read_text().splitlines()[-1])
     assert again["correct"] == zipvl["correct"] and again["weights"] == zipvl["weights"]
 
+    asked = ledger.read_text()
+    capsys.readouterr()
+    script(monkeypatch, "experiments/sealed.py", "--table", "base", *flags)
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 3 and rows[0].startswith("| base | full | 100.0% |")
+    assert "+0.0 (+0.0 to +0.0)" in rows[0]
+    gain = 100 * (zipvl["accuracy"] - full["accuracy"])
+    assert f"| {gain:+.1f} (" in rows[1].replace("-0.0", "+0.0")
+    assert ledger.read_text() == asked
+
 
 def test_the_named_patches_of_a_scene(monkeypatch, capsys):
     """Cells of the object, of the letters of the word; and a run of the script on two questions."""
