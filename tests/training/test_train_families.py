@@ -130,6 +130,14 @@ def test_gemma3_is_refused_before_anything_is_sampled(capsys, tmp_path):
     assert status == 2 and "gemma3 cannot be trained: its image tokens attend to later" in error
 
 
+def test_a_choice_gradient_refuses_capped_logits():
+    """In a training loop of the user's own, too."""
+    training = choice_gradient_pass(relax=relaxed_count)
+    model, batch = small_model("gemma2"), small_batch("gemma2")
+    with sparse(model, TopP(0.6), training=training), pytest.raises(InputError, match="capped at 2"):
+        model(**batch, use_cache=False, logits_to_keep=1)
+
+
 @pytest.mark.parametrize("name", ["attn_logit_softcapping", "final_logit_softcapping"])
 def test_capped_logits_are_refused_before_anything_is_sampled(name, capsys, tmp_path):
     write_text_family("gemma2_uncapped", tmp_path / "model", **{name: 30.0})

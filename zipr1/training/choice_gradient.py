@@ -24,7 +24,7 @@ from zipr1.sparsity.layer_hooks import LayerHooks
 from zipr1.sparsity.layers import register
 from zipr1.sparsity.probes import Scores, take_tokens
 from zipr1.sparsity.rules import TopP
-from zipr1.sparsity.selection import select_tokens
+from zipr1.sparsity.selection import Probed, select_tokens
 from zipr1.sparsity.settings import ForwardPass, TrainingPass
 
 CHOICE_GRADIENT = "zipr1_choice_gradient"  # name of the attention function
@@ -166,6 +166,10 @@ def choice_gradient_attention(
             "a choice gradient is for training passes: give TrainingPass(relax=...) and "
             "use_cache=False"
         )
+    if (softcap := kwargs.get("softcap")) is not None:
+        raise InputError(
+            f"a choice gradient is not defined for attention logits capped at {softcap}"
+        )
     mask = full_padding_mask(attention_mask, query, current)
     if current.visible is not None:
         raise InputError(
@@ -173,8 +177,8 @@ def choice_gradient_attention(
             "attend to later ones"
         )
 
-    def probed(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-        return take_tokens(query, positions), key, scaling
+    def probed(positions: torch.Tensor) -> Probed:
+        return Probed(take_tokens(query, positions), key, scaling, None)
 
     selected = select_tokens(module.layer_idx, probed, query.dtype, mask, current)
     kept, _, scores, faults = selected
