@@ -7,9 +7,10 @@
 ROW names the row of the table, as "tiny_zipr1 layer seed 2". The answers are appended to
 experiments/sealed.jsonl: per method one line with what was asked, when, by which commit and of
 which weights, the accuracy, the token ratio, and for every question whether it was answered
-correctly ("1") or not ("0"), so that any two rows can be paired. A row and method that is there
-already is refused: what is asked twice could be chosen by. --table asks nothing: it prints all rows
-with their differences to dense attention of the row that it names, paired by question.
+correctly ("1") or not ("0"), so that any two rows can be paired. What is there already is refused,
+by its row and method or by its weights and settings: what is asked twice could be chosen by.
+--table asks nothing: it prints all rows with their differences to dense attention of the row that
+it names, paired by question.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 
 from zipr1.common.documents import read_lines
-from zipr1.common.provenance import provenance
+from zipr1.common.provenance import git
 from zipr1.evaluation.evaluate import evaluate
 from zipr1.evaluation.generation import GenerationSettings
 from zipr1.evaluation.methods import SHORTENERS, rule_of, selection_of
@@ -32,15 +33,44 @@ from zipr1.models.loading import load_vision
 from zipr1.models.location import EMBEDDED
 from zipr1.tasks import TASKS, examples_of
 
-LEDGER = Path(__file__).with_name("sealed.jsonl")
+ROOT = Path(__file__).parents[1]
+LEDGER = ROOT / "experiments" / "sealed.jsonl"
 
 
 def weights_hash(model: str) -> str:
-    """SHA-256 of the weights' files, by name and content."""
+    """SHA-256 of the weights' files, by name and content. Raises SystemExit without any."""
+    files = sorted(Path(EMBEDDED.get(model, model)).glob("*.safetensors"))
+    if not files:
+        raise SystemExit(f"--model {model}: not a folder with weights (*.safetensors)")
     found = hashlib.sha256()
-    for path in sorted(Path(EMBEDDED.get(model, model)).glob("*.safetensors")):
+    for path in files:
         found.update(path.name.encode() + path.read_bytes())
     return found.hexdigest()
+
+
+def commit_without(ledger: Path) -> str:
+    """The commit, "+changes" if files differ from it other than the ledger."""
+    changes = git(ROOT, "status", "--porcelain", "--", ".", f":!{ledger}")
+    return git(ROOT, "rev-parse", "HEAD") + ("+changes" if changes else "")
+
+
+def read_ledger(path: Path) -> list[dict]:
+    """Raises SystemExit for a line that cannot be read: it may be a question that was asked."""
+    asked, faults = read_lines(path) if path.exists() else ([], [])
+    if faults:
+        raise SystemExit(f"{path}: {faults[0]}; mend the line before the split is asked again")
+    return asked
+
+
+def check_new(line: dict, asked: list[dict]) -> None:
+    """Raises SystemExit where the row and method, or the weights and settings, were asked."""
+    keys = ("row", "method"), ("weights", "method", "p", "ratio", "scope")
+    for old in asked:
+        if any(all(old[key] == line[key] for key in names) for names in keys):
+            raise SystemExit(
+                f"{line['row']!r}, method {line['method']}: was asked on {old['asked']} as "
+                f"{old['row']!r}; the sealed split is asked once"
+            )
 
 
 def bits(records: list[Record]) -> dict[str, str]:
@@ -61,13 +91,14 @@ def print_table(asked: list[dict], base: str) -> None:
         return {task: np.array([*row], float) for task, row in line["correct"].items()}
 
     full = values(dense[0])
+    sizes = {task: len(row) for task, row in full.items()}
     print("| row | method | token ratio | accuracy (95 %) | difference (95 %) |")
     print("|---|---|---|---|---|")
     for line in asked:
         named = [line["row"], line["method"], f"{line['token_ratio']:.1%}"]
         percent = [f"{100 * line[name]:.1f}" for name in ("accuracy", "low", "high")]
         named.append("{} ({} to {})".format(*percent))
-        if values(line).keys() == full.keys():
+        if {task: len(row) for task, row in values(line).items()} == sizes:
             difference = interval({task: row - full[task] for task, row in values(line).items()})
             named.append("{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * x for x in difference)))
         print("| " + " | ".join(named) + " |")
@@ -84,39 +115,39 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=200, help="of each task")
     parser.add_argument("--ledger", type=Path, default=LEDGER)
     given = parser.parse_args()
-    methods, tasks = given.methods.split(","), given.tasks.split(",")
-    asked = read_lines(given.ledger)[0] if given.ledger.exists() else []
+    asked = read_ledger(given.ledger)
     if given.table:
         print_table(asked, given.table)
         return
     if not given.row:
         parser.error("name the row of the table")
-    for line in asked:
-        if line["row"] == given.row and line["method"] in methods:
-            raise SystemExit(
-                f"{given.ledger}: {given.row!r}, method {line['method']}, was asked on "
-                f"{line['asked']}: {line['accuracy']:.1%} at {line['token_ratio']:.1%} of the "
-                "tokens; the sealed split is asked once per row"
-            )
 
     torch.set_num_threads(1)
-    used = selection_of(given.model, None, None)
-    loaded, examples = load_vision(given.model), examples_of(tasks, "sealed", given.questions)
-    for method in methods:
+    weights, used = weights_hash(given.model), selection_of(given.model, None, None)
+    commit, lines = commit_without(given.ledger), []
+    for method in given.methods.split(","):
         rule = rule_of(method, used.p, given.ratio, SHORTENERS, used.choice)
-        settings = GenerationSettings(scope=used.scope)
-        records = evaluate(*loaded, examples, rule, method, settings)
-        row = table_row(method, records)
         line = {
             "row": given.row,
             "method": method,
             "asked": datetime.now(UTC).isoformat(timespec="seconds"),
-            "commit": provenance()["commit"],
+            "commit": commit,
             "model": given.model,
-            "weights": weights_hash(given.model),
-            "p": row.p,
+            "weights": weights,
+            "p": getattr(rule, "p", None),
             "ratio": None if method in ("full", "zipvl") else given.ratio,
             "scope": used.scope,
+        }
+        check_new(line, asked + [one for one, _ in lines])
+        lines.append((line, rule))
+
+    loaded = load_vision(given.model)
+    examples = examples_of(given.tasks.split(","), "sealed", given.questions)
+    for line, rule in lines:
+        settings = GenerationSettings(scope=used.scope)
+        records = evaluate(*loaded, examples, rule, line["method"], settings)
+        row = table_row(line["method"], records)
+        line |= {
             "questions": row.questions,
             "token_ratio": round(row.token_ratio, 4),
             "accuracy": round(row.accuracy, 4),
@@ -126,7 +157,10 @@ def main() -> None:
         }
         with given.ledger.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        print(f"{given.row}, {method}: {row.accuracy:.1%} at {row.token_ratio:.1%} of the tokens")
+        print(
+            f"{given.row}, {line['method']}: {row.accuracy:.1%} at {row.token_ratio:.1%} of the "
+            "tokens"
+        )
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what editors and type checkers read; the same names as in _HOME
     from zipr1.models.loading import load as load
     from zipr1.models.positions import correct_positions as correct_positions
-    from zipr1.models.repeated_frames import reuse_frames as reuse_frames
     from zipr1.models.saving import save as save
     from zipr1.sparsity.budget import relaxed_count as relaxed_count
     from zipr1.sparsity.context import sparse as sparse
+    from zipr1.sparsity.repeated_frames import reuse_frames as reuse_frames
     from zipr1.sparsity.rules import DenseFirst as DenseFirst
     from zipr1.sparsity.rules import FastV as FastV
     from zipr1.sparsity.rules import KeepAll as KeepAll
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; the same names as in _
 __version__ = "0.1.0"
 _HOME = {
     "load": "models.loading", "save": "models.saving", "correct_positions": "models.positions",
-    "reuse_frames": "models.repeated_frames",
+    "reuse_frames": "sparsity.repeated_frames",
     "sparse": "sparsity.context", "Trace": "sparsity.trace", "relaxed_count": "sparsity.budget",
     "TopP": "sparsity.rules", "TopK": "sparsity.rules", "Random": "sparsity.rules",
     "Recent": "sparsity.rules", "FastV": "sparsity.rules", "KeepAll": "sparsity.rules",

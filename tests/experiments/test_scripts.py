@@ -136,12 +136,13 @@ def test_the_sealed_split_is_asked_once_per_row(monkeypatch, tmp_path, capsys):
     assert len(answers) == 6 and full["accuracy"] == pytest.approx(sum(answers) / 6, abs=1e-4)
 
     before = ledger.read_text()
-    with pytest.raises(SystemExit, match="'base', method zipvl, was asked on 20"):
-        script(monkeypatch, "experiments/sealed.py", "base", "--methods", "topk,zipvl", *flags)
-    assert ledger.read_text() == before
-    script(monkeypatch, "experiments/sealed.py", "other", "--methods", "zipvl", *flags)
-    again = json.loads(ledger.read_text().splitlines()[-1])
-    assert again["correct"] == zipvl["correct"] and again["weights"] == zipvl["weights"]
+    for row, methods in (("base", "topk,zipvl"), ("other", "recent,zipvl"), ("c", "topk,topk")):
+        with pytest.raises(SystemExit, match=r"method (zipvl|topk): was asked on 20.* as"):
+            script(monkeypatch, "experiments/sealed.py", row, "--methods", methods, *flags)
+        assert ledger.read_text() == before
+    script(monkeypatch, "experiments/sealed.py", "other", "--methods", "topk", *flags)
+    topk = json.loads(ledger.read_text().splitlines()[-1])
+    assert topk["weights"] == zipvl["weights"] and topk["ratio"] == 0.25
 
     asked = ledger.read_text()
     capsys.readouterr()
@@ -152,6 +153,13 @@ def test_the_sealed_split_is_asked_once_per_row(monkeypatch, tmp_path, capsys):
     gain = 100 * (zipvl["accuracy"] - full["accuracy"])
     assert f"| {gain:+.1f} (" in rows[1].replace("-0.0", "+0.0")
     assert ledger.read_text() == asked
+
+    ledger.write_text(asked + '{"row": "ha')
+    with pytest.raises(SystemExit, match="mend the line"):
+        script(monkeypatch, "experiments/sealed.py", "new", *flags)
+    ledger.unlink()
+    with pytest.raises(SystemExit, match="not a folder with weights"):
+        script(monkeypatch, "experiments/sealed.py", "new", "--model", str(tmp_path))
 
 
 def test_the_named_patches_of_a_scene(monkeypatch, capsys):

@@ -134,7 +134,10 @@ def test_a_choice_gradient_refuses_capped_logits():
     """In a training loop of the user's own, too."""
     training = choice_gradient_pass(relax=relaxed_count)
     model, batch = small_model("gemma2"), small_batch("gemma2")
-    with sparse(model, TopP(0.6), training=training), pytest.raises(InputError, match="capped at 2"):
+    with (
+        sparse(model, TopP(0.6), training=training),
+        pytest.raises(InputError, match="capped at 2"),
+    ):
         model(**batch, use_cache=False, logits_to_keep=1)
 
 

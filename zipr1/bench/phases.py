@@ -17,7 +17,7 @@ from zipr1.models.flops import Shape
 from zipr1.sparsity.attention import sparse_attention
 from zipr1.sparsity.probes import take_tokens
 from zipr1.sparsity.rules import FastV, TopP
-from zipr1.sparsity.selection import select_tokens
+from zipr1.sparsity.selection import Probed, select_tokens
 from zipr1.sparsity.settings import ForwardPass, Settings
 from zipr1.sparsity.trace import Trace
 
@@ -40,7 +40,7 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
     everything = torch.ones(1, tokens, dtype=torch.bool, device=device)
 
     def probed(positions):
-        return take_tokens(query, positions), key, settings["scaling"]
+        return Probed(take_tokens(query, positions), key, settings["scaling"], None)
 
     def select():
         current = ForwardPass(Settings(TopP(0.975)), Trace((0,)))

@@ -55,8 +55,8 @@ class EvalConfig:
     tasks: str | None = None
     """Embedded tasks with commas between; unset, the six of the demo, and in the suite tiny13 its
     thirteen."""
-    split: Literal["val", "test", "sealed"] = "test"
-    """Split of the tasks' questions; sealed is for final numbers, asked once."""
+    split: Literal["val", "test"] = "test"
+    """Split of the tasks' questions."""
     questions: int | None = None
     """Number of questions of each task (unset, 200), or of rows of the data (unset, all)."""
     p: float | None = None

@@ -1,8 +1,9 @@
 """Backgrounds: crops of real photographs in the wheels of scikit-learn and scikit-image.
 
 Source and licence: china.jpg (by danielbuechele) and flower.jpg (by vultilion), CC BY 2.0, in
-scikit-learn; the others, in scikit-image, are CC0 or public domain, as the docstrings of
-`skimage.data` say. Only files inside the wheels are named here, so nothing is ever downloaded.
+scikit-learn; the others, in scikit-image, are CC0, public domain or without known copyright
+restrictions, as the docstrings of `skimage.data` say. Only files inside the wheels are named here,
+so nothing is ever downloaded.
 Splits: no photograph serves two splits (of the stereo pair "motorcycle" only the left is used).
 Sample: background("train", rng, 128) -> a pale, slightly blurred 128x128 crop of china.jpg.
 """

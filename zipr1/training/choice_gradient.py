@@ -168,7 +168,8 @@ def choice_gradient_attention(
         )
     if (softcap := kwargs.get("softcap")) is not None:
         raise InputError(
-            f"a choice gradient is not defined for attention logits capped at {softcap}"
+            f"a choice gradient is not defined for attention logits capped at {softcap}; "
+            "TrainingPass(relax=...) has the gradient of the count alone"
         )
     mask = full_padding_mask(attention_mask, query, current)
     if current.visible is not None:

@@ -79,3 +79,9 @@ def check_layers(config, kv_caches) -> None:
                 f"zipr1 in vLLM: {name} uses the attention backend {backend.get_name()}; set "
                 "--attention-backend CUSTOM"
             )
+        if cap := getattr(layers[name].impl, "logits_soft_cap", None):  # 0 stands for none
+            raise InputError(
+                f"zipr1 in vLLM: {name} caps its attention logits at {cap}, which the selection of "
+                "tokens here does not; this model can only be served dense (leave "
+                "--kv-transfer-config out)"
+            )

@@ -1,5 +1,7 @@
 """Frames that repeat are not computed again, and change nothing."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -103,6 +105,53 @@ def test_leaving_restores_the_tower_after_an_error_too():
         assert tower.forward is not own
         1 / 0  # noqa: B018
     assert tower.forward is own
+
+
+def test_a_copy_made_inside_has_a_tower_of_its_own():
+    """As a trainer's reference is: it neither calls the original's tower nor counts."""
+    model, processor = loaded("qwen2_5_vl")
+    inputs = prompts(processor, slides(1, 1, 2))
+    with torch.no_grad(), zipr1.reuse_frames(model) as count:
+        other = copy.deepcopy(model)
+        for weight in vision_parts(other)["visual"].parameters():
+            weight.zero_()
+        found = other(**inputs, use_cache=False).logits
+        assert count.given == 0
+        assert not torch.allclose(found, model(**inputs, use_cache=False).logits, atol=0.1)
+        assert count.given == 3
+
+
+def test_a_gradient_of_the_pixels_goes_to_each_frame():
+    model, processor = loaded("qwen2_5_vl")
+    inputs = prompts(processor, slides(1, 1, 2))
+    pixels = inputs["pixel_values_videos"].requires_grad_(True)
+    with zipr1.reuse_frames(model):
+        model(**inputs, use_cache=False).logits.square().mean().backward()
+    first, second, _ = pixels.grad.view(3, -1)
+    assert min(first.abs().max(), second.abs().max()) > 0
+
+
+@pytest.mark.parametrize("more", [{"output_hidden_states": True}, {"return_dict": False}])
+def test_all_outputs_of_the_tower_are_expanded(more):
+    model, processor = loaded("qwen2_5_vl")
+    inputs, tower = prompts(processor, slides(1, 1, 2)), vision_parts(model)["visual"]
+    given = inputs["pixel_values_videos"], inputs["video_grid_thw"]
+    with torch.no_grad():
+        expected = tower(given[0], grid_thw=given[1], **more)
+        with zipr1.reuse_frames(model) as count:
+            found = tower(given[0], grid_thw=given[1], **more, num_items=torch.tensor(3))
+    assert type(found) is type(expected) and (count.given, count.computed) == (3, 2)
+    assert len(tensors(expected)) >= 2
+    for one, other in zip(tensors(found), tensors(expected), strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+def tensors(output) -> list[torch.Tensor]:
+    """All of an output, in order."""
+    if torch.is_tensor(output):
+        return [output]
+    parts = output.values() if isinstance(output, dict) else output or ()
+    return [tensor for part in parts for tensor in tensors(part)]
 
 
 def test_other_families_are_refused():

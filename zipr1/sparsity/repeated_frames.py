@@ -13,6 +13,7 @@ import torch
 
 from zipr1.common.errors import InputError
 from zipr1.models.families import QWEN_VL_FAMILIES, inner_model, vision_parts
+from zipr1.sparsity.methods import Method
 
 
 @dataclass
@@ -27,9 +28,9 @@ class FrameCount:
 def reuse_frames(model) -> Iterator[FrameCount]:
     """Inside the block, the vision tower computes only frames that differ from the one before.
 
-    The features are those of the whole video, up to rounding where a kernel computes a row
-    otherwise in a smaller matrix; with gradients, too. For Qwen-VL models; raises InputError for
-    others. Yields what was computed so far.
+    The features, and the gradients of the tower's weights, are those of the whole video, up to
+    rounding where a kernel computes a row otherwise in a smaller matrix. For Qwen-VL models; raises
+    InputError for others. Yields what was computed so far. A copy of the model computes everything.
     """
     model = inner_model(model)
     family = model.config.model_type
@@ -38,34 +39,28 @@ def reuse_frames(model) -> Iterator[FrameCount]:
             f"reuse_frames: {type(model).__name__}: the vision tower of {family} was not shown to "
             f"attend within a frame only; it is for {', '.join(QWEN_VL_FAMILIES)}"
         )
-    tower, count = vision_parts(model)["visual"], FrameCount()
-    stock, own = tower.forward, "forward" in vars(tower)  # accelerate sets a forward of its own
+    count, closed = FrameCount(), []
 
     def forward(hidden_states: torch.Tensor, grid_thw: torch.Tensor, **kwargs):
+        # Tensors that were made for the whole grid do not fit a smaller one; a gradient of the
+        # pixels belongs to each frame.
+        fixed = any(torch.is_tensor(value) and value.ndim for value in kwargs.values())
+        if closed or fixed or hidden_states.requires_grad:
+            return method.original(hidden_states, grid_thw=grid_thw, **kwargs)
         plan = Distinct(hidden_states, grid_thw)
         count.given += plan.given
-        # Tensors that were made for the whole grid do not fit a smaller one.
-        if plan.given == plan.computed or any(map(torch.is_tensor, kwargs.values())):
-            count.computed += plan.given
-            return stock(hidden_states, grid_thw=grid_thw, **kwargs)
         count.computed += plan.computed
-        out = stock(hidden_states[plan.patches], grid_thw=plan.grid, **kwargs)
-        for name, value in out.items():
-            out[name] = (
-                plan.expand(value)
-                if torch.is_tensor(value)
-                else type(value)(map(plan.expand, value))
-            )
-        return out
+        out = method.original(hidden_states[plan.patches], grid_thw=plan.grid, **kwargs)
+        values = plan.expand(tuple(out.values()) if isinstance(out, dict) else out)
+        return type(out)(zip(out, values, strict=True)) if isinstance(out, dict) else values
 
-    tower.forward = forward
+    method = Method(vision_parts(model)["visual"], "forward", forward)
+    method.install()
     try:
         yield count
     finally:
-        if own:
-            tower.forward = stock
-        else:
-            del tower.forward
+        method.restore()
+        closed.append(True)
 
 
 class Distinct:
@@ -92,9 +87,13 @@ class Distinct:
         self.patches, self.grid = torch.cat(rows), grid_thw.new_tensor(grid)
         self.given, self.computed = int(grid_thw[:, 0].sum()), sum(row[0] for row in grid)
 
-    def expand(self, states: torch.Tensor) -> torch.Tensor:
+    def expand(self, states):
         """Features (R, D) of the computed frames -> those of all, in order; R counts patches, or
-        visual tokens of several patches each."""
+        visual tokens of several patches each. Of several, in lists, each; None stays."""
+        if isinstance(states, (tuple, list)):
+            return type(states)(map(self.expand, states))
+        if states is None:
+            return None
         patches = len(self.patches) // len(states)  # of a row
         rows = [
             (first // patches + number[:, None] * (size // patches))
