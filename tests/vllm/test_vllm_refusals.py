@@ -8,6 +8,7 @@ import pytest
 import vllm_engine as v
 from command_line import run
 from conftest import random_model, tiny_processor
+from family_models import small_model
 
 from zipr1.common.errors import InputError
 from zipr1.models.saving import save
@@ -57,6 +58,14 @@ def test_a_sliding_window(llama, tmp_path):
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="sliding window"):
         refuse(model=folder)
+
+
+def test_capped_logits(tmp_path):
+    tokenizer = tiny_processor().tokenizer
+    text = {"vocab_size": len(tokenizer), "layer_types": ["full_attention"] * 4, "head_dim": 32}
+    save(small_model("gemma2", text), tokenizer, tmp_path)
+    with pytest.raises(InputError, match=r"caps its attention logits at 2\.0"):
+        refuse(model=tmp_path)
 
 
 def test_a_wrong_default(llama):
