@@ -146,6 +146,19 @@ def test_all_outputs_of_the_tower_are_expanded(more):
         torch.testing.assert_close(one, other, **CLOSE)
 
 
+def test_what_belongs_to_each_frame_is_computed_for_each():
+    """Attention weights, and tensors that the caller has made for the whole grid."""
+    model, processor = loaded("qwen2_5_vl")
+    inputs, tower = prompts(processor, slides(1, 1, 2)), vision_parts(model)["visual"]
+    given = inputs["pixel_values_videos"], inputs["video_grid_thw"]
+    size = int(given[1][0, 1] * given[1][0, 2])
+    cumulative = torch.arange(4, dtype=torch.int32) * size
+    with torch.no_grad(), zipr1.reuse_frames(model) as count:
+        for more in ({"output_attentions": True}, {"cu_seqlens": cumulative}):
+            tower(given[0], grid_thw=given[1], **more)
+            assert count.given == count.computed == 0
+
+
 def tensors(output) -> list[torch.Tensor]:
     """All of an output, in order."""
     if torch.is_tensor(output):

@@ -17,9 +17,10 @@ def kernel_attention(
     """(B, Q, H, D), contiguous.
 
     query (B, H, Q, D), key and value (B, Hkv, K, D). mask (B or 1, 1, Q, K) bool: what a query
-    sees; None: causal, with Q equal to K, or one query that sees every key. softcap: of an attention that caps its logits as
-    softcap * tanh(logits / softcap) (Gemma 2, arXiv 2408.00118). No kernel of torch's SDPA does
-    that, so that the score matrix is in memory, as in the eager attention of such a model.
+    sees; None: causal, with Q equal to K, or one query that sees every key. softcap: of an
+    attention that caps its logits as softcap * tanh(logits / softcap) (Gemma 2, arXiv 2408.00118).
+    No kernel of torch's SDPA does that, so that the score matrix is in memory, as in the eager
+    attention of such a model.
     """
     if softcap is None:
         return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]

@@ -42,10 +42,11 @@ def reuse_frames(model) -> Iterator[FrameCount]:
     count, closed = FrameCount(), []
 
     def forward(hidden_states: torch.Tensor, grid_thw: torch.Tensor, **kwargs):
-        # Tensors that were made for the whole grid do not fit a smaller one; a gradient of the
-        # pixels belongs to each frame.
-        fixed = any(torch.is_tensor(value) and value.ndim for value in kwargs.values())
-        if closed or fixed or hidden_states.requires_grad:
+        # Tensors that were made for the whole grid do not fit a smaller one; the gradient of the
+        # pixels and the attention weights are those of each frame.
+        whole = any(torch.is_tensor(value) and value.ndim for value in kwargs.values())
+        whole |= bool(kwargs.get("output_attentions")) or hidden_states.requires_grad
+        if closed or whole:
             return method.original(hidden_states, grid_thw=grid_thw, **kwargs)
         plan = Distinct(hidden_states, grid_thw)
         count.given += plan.given
