@@ -50,7 +50,9 @@ def weights_hash(model: str) -> str:
 
 def commit_without(ledger: Path) -> str:
     """The commit, "+changes" if files differ from it other than the ledger."""
-    changes = git(ROOT, "status", "--porcelain", "--", ".", f":!{ledger}")
+    inside = ledger.resolve().is_relative_to(ROOT)
+    exclude = [f":!{ledger.resolve().relative_to(ROOT)}"] if inside else []
+    changes = git(ROOT, "status", "--porcelain", "--", ".", *exclude)
     return git(ROOT, "rev-parse", "HEAD") + ("+changes" if changes else "")
 
 

@@ -43,11 +43,22 @@ def test_a_bug_keeps_its_traceback(capsys, monkeypatch, kind):
 
 @pytest.mark.parametrize("seconds", [0, 0.3, 1, 2])
 def test_ctrl_c_ends_a_command_with_one_line(tmp_path, seconds):
-    """While libraries are imported, which takes the first seconds of any command."""
-    code = (
-        "import sys; from zipr1.cli.main import main; print('ready', file=sys.stderr, flush=True); "
-        f"main(['bench', '--output_dir', {str(tmp_path)!r}])"
-    )
+    """While libraries are imported, which takes the first seconds of any command; counted from
+    when the handler is there."""
+    code = f"""
+import sys
+from contextlib import contextmanager
+from zipr1.cli import main
+
+@contextmanager
+def told(real=main.exit_at_ctrl_c):
+    with real():
+        print('ready', file=sys.stderr, flush=True)
+        yield
+
+main.exit_at_ctrl_c = told
+main.main(['bench', '--output_dir', {str(tmp_path)!r}])
+"""
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     assert process.stderr.readline() == "ready\n"
     time.sleep(seconds)

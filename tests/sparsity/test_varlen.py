@@ -40,7 +40,9 @@ def test_packed_equals_padded_in_value_and_gradient(model, batch, monkeypatch, r
         for name in inputs.keys() & {"deepstack_visual_embeds"}
     }
     for packs in (False, True):
-        monkeypatch.setattr("zipr1.sparsity.attention.packable", lambda *_, packs=packs: packs)
+        for module in ("attention", "gathered"):
+            packable = f"zipr1.sparsity.{module}.packable"
+            monkeypatch.setattr(packable, lambda *_, packs=packs, **__: packs)
         monkeypatch.setattr(varlen.varlen, "varlen_attn", plain_varlen)
         embeds = inputs["inputs_embeds"].detach().requires_grad_(True)
         with zipr1.sparse(model, TopP((0.6, 0.8, 0.9, 0.95)), scope=scope) as trace:
