@@ -60,7 +60,7 @@ def read_ledger(path: Path) -> list[dict]:
     """Raises SystemExit for a line that cannot be read: it may be a question that was asked."""
     asked, faults = read_lines(path) if path.exists() else ([], [])
     if faults:
-        raise SystemExit(f"{path}: {faults[0]}; mend the line before the split is asked again")
+        raise SystemExit(f"{path}: {faults[0]}; repair this line before the split is asked again")
     return asked
 
 

@@ -155,7 +155,7 @@ def test_the_sealed_split_is_asked_once_per_row(monkeypatch, tmp_path, capsys):
     assert ledger.read_text() == asked
 
     ledger.write_text(asked + '{"row": "ha')
-    with pytest.raises(SystemExit, match="mend the line"):
+    with pytest.raises(SystemExit, match="repair this line"):
         script(monkeypatch, "experiments/sealed.py", "new", *flags)
     ledger.unlink()
     with pytest.raises(SystemExit, match="not a folder with weights"):
