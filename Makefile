@@ -1,6 +1,6 @@
 PY := .venv/bin/python
 
-.PHONY: demo test slow vllm-test vllm-slow play-test lint docs tiny13
+.PHONY: demo test slow vllm-test vllm-slow play-test rehearsal lint docs tiny13
 demo: .venv/demo
 	.venv/bin/zipr1 demo
 
@@ -35,6 +35,10 @@ runs/tiny13_exact/final: | .venv/demo
 runs/tiny13_paper/final: | .venv/demo
 	OMP_NUM_THREADS=1 .venv/bin/zipr1 train tiny13_zipr1 --preset paper --dense_share 0 \
 		--resume --output_dir runs/tiny13_paper
+
+# Qwen2.5-VL-3B's configuration with random weights, on a CPU: 24 GB of memory.
+rehearsal: .venv/demo
+	.venv/bin/python experiments/rehearsal.py runs/rehearsal
 
 lint: .venv/dev
 	.venv/bin/ruff check .

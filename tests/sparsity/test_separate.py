@@ -10,8 +10,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import zipr1
 from zipr1.common.errors import InputError
+from zipr1.sparsity import separate
 from zipr1.sparsity.budget import joint_counts, top_p_count
 from zipr1.sparsity.naive import REFERENCE
+from zipr1.sparsity.prefix import prefix_attention
 from zipr1.sparsity.probes import columns_of, take_tokens
 from zipr1.sparsity.separate import BLOCK, Queries
 from zipr1.sparsity.settings import NAME, TrainingPass
@@ -19,13 +21,13 @@ from zipr1.sparsity.settings import NAME, TrainingPass
 MODULE = SimpleNamespace(num_key_value_groups=2, is_causal=True)
 
 
-def masked(query, key, value, kept, rows) -> torch.Tensor:
+def masked(query, key, value, kept, rows, scale=None) -> torch.Tensor:
     """(B, L, H, D): one full mask; zero where a query is not computed."""
     length = query.shape[2]
     row, column = torch.arange(length)[:, None], torch.arange(length)
     visible = kept[:, None, :] & (column < row) | (column == row)
     out = scaled_dot_product_attention(
-        query, key, value, attn_mask=visible[:, None], enable_gqa=True
+        query, key, value, attn_mask=visible[:, None], enable_gqa=True, scale=scale
     )
     return (out * rows[:, None, :, None]).transpose(1, 2)
 
@@ -49,12 +51,50 @@ def test_blocks_of_queries_equal_one_full_mask(length, fraction, computed):
     out = queries.attend(MODULE, *states, *stored, scaling=8**-0.5, dropout=0.0)
     expected = masked(*states, kept, rows)
     torch.testing.assert_close(out, expected)
+    with torch.no_grad():  # common keys without a mask
+        merged = queries.attend(MODULE, *states, *stored, scaling=8**-0.5, dropout=0.0)
+    torch.testing.assert_close(merged, expected)
     weights = torch.randn_like(out)
     found = torch.autograd.grad((out * weights).sum(), states)
     for mine, full in zip(
         found, torch.autograd.grad((expected * weights).sum(), states), strict=True
     ):
         torch.testing.assert_close(mine, full)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("second", "shares", "calls"),
+    [(1300, (0.3, 0.3), 3), (900, (0.3, 0.3), 3), (1300, (1, 0.05), 1)],
+)
+def test_common_keys_without_a_mask(monkeypatch, dtype, second, shares, calls):
+    """Of two samples, the second padded on the left. Blocks in which one sees many more keys than
+    the other have a mask; logits far from zero do not overflow."""
+    longest = 1300
+    torch.manual_seed(0)
+    query = (30 * torch.randn(2, 4, longest, 16)).to(dtype)
+    key, value = (torch.randn(2, 2, longest, 16).to(dtype) for _ in range(2))
+    valid = torch.arange(longest) >= longest - torch.tensor([longest, second])[:, None]
+    kept = (torch.rand(2, longest) < torch.tensor(shares)[:, None]) & valid
+    kept[:, -1] = True
+    index = columns_of(kept, int(kept.sum(-1).max()))
+    queries = Queries(valid, kept)
+    queries.read(torch.stack(queries.numbers).tolist())
+    seen = []
+
+    def counted(*arguments):
+        seen.append(arguments[6])
+        return prefix_attention(*arguments)
+
+    monkeypatch.setattr(separate, "prefix_attention", counted)
+    stored = take_tokens(key, index), take_tokens(value, index)
+    with torch.no_grad():
+        out = queries.attend(MODULE, query, key, value, *stored, scaling=0.25, dropout=0.0)
+        exact = (one.double() for one in (query, key, value))
+        expected = masked(*exact, kept, valid, scale=0.25)
+    bound = {torch.float64: 1e-12, torch.float32: 1e-4, torch.bfloat16: 0.05}[dtype]
+    torch.testing.assert_close(out.double(), expected, atol=bound, rtol=0)
+    assert len(seen) == calls and (max(seen) > 0) == (calls > 1)
 
 
 def test_the_cache_keeps_the_same_tokens_and_all_queries_are_computed():

@@ -53,7 +53,9 @@ def accelerate(config: str) -> list[str]:
 class Run:
     """`zipr1 train` in processes of its own."""
 
-    def __init__(self, folder: Path, launcher: list[str], *flags: str, **settings):
+    def __init__(
+        self, folder: Path, launcher: list[str], *flags: str, module: str = "zipr1.cli", **settings
+    ):
         self.folder, self.errors = (
             folder,
             folder / f"errors-{len(list(folder.glob('errors-*')))}.txt",
@@ -63,7 +65,7 @@ class Run:
             f"--{name}={one if isinstance(one, str) else json.dumps(one)}"
             for name, one in settings.items()
         )
-        command = [sys.executable, "-m", *launcher, "zipr1.cli", "train", *flags]
+        command = [sys.executable, "-m", *launcher, module, "train", *flags]
         env = os.environ | {
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
@@ -112,6 +114,27 @@ def test_two_processes_equal_one(tmp_path, one, fsdp):
         launcher, settings = TORCHRUN, {"fsdp": fsdp}
     check_equal(Run(tmp_path, launcher, use_peft=lora, **settings).result(), expected)
     assert (tmp_path / "checkpoint-1" / "trainer.pt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["fsdp2", 2, 3], ids=["fsdp2", "zero2", "zero3"])
+def test_logits_in_pieces_equal_all_at_once(tmp_path, monkeypatch, one, launcher):
+    """Of two rows and one token: the processes, whose answers differ in length, need as many."""
+    (tmp_path / "small_pieces.py").write_text(
+        "import sys\n\nfrom zipr1.cli import main\nfrom zipr1.training import token_logits\n\n"
+        "token_logits.MOST_LOGITS = 1\nsys.exit(main())\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    lora, expected = one
+    if launcher == "fsdp2":
+        how, settings = TORCHRUN, {"fsdp": True}
+    else:
+        pytest.importorskip(
+            "deepspeed", reason="DeepSpeed is not installed: pip install -e '.[deepspeed]'"
+        )
+        how, settings = accelerate(f"zero{launcher}.yaml"), {}
+    run = Run(tmp_path, how, module="small_pieces", use_peft=lora, **settings)
+    check_equal(run.result(), expected)
 
 
 def test_what_is_gathered_stays_until_the_block_ends():

@@ -93,7 +93,7 @@ def test_flops_are_those_that_torch_counts():
 
 
 def test_what_is_held_of_a_step():
-    """Of its rollouts: embeddings of the prompts and logits of the reference."""
+    """Of its rollouts: embeddings of the prompts and hidden states of the reference."""
     config = TrainConfig(
         tasks=["shapes"], prompts_per_step=2, num_generations=2, max_completion_length=3
     )
@@ -103,12 +103,12 @@ def test_what_is_held_of_a_step():
     batch = Questions(config, learner.processor, 4096).read(range(2), 0)
     mode, watch = mode_of(config, learner.processor), Stopwatch(accelerator.device)
     (whole,) = gather_experience(learner, mode, batch, 0, watch=watch)
-    (part,) = gather_experience(learner, mode, batch, 0, watch=watch, keep_logits=False)
-    assert part.reference_logits is None  # of the whole vocabulary: the KL of sampled tokens
+    (part,) = gather_experience(learner, mode, batch, 0, watch=watch, keep_states=False)
+    assert part.reference is None  # what gives the whole vocabulary: the KL of sampled tokens
     torch.testing.assert_close(part.reference_logprobs, whole.reference_logprobs)
     for kl, held in (("full", whole), ("sampled", part)):
         tensors = held.rollout.embeds["inputs_embeds"], held.reference_logprobs
-        tensors += () if held.reference_logits is None else (held.reference_logits,)
+        tensors += () if held.reference is None else (held.reference.hidden,)
         length = held.rollout.prompt_length
         found = plan(replace(config, kl=kl), prompt=length, ratio=0.5, processes=1, tflops=None)
         assert found.experience_gb * 1e9 == pytest.approx(sum(one.nbytes for one in tensors))
@@ -161,15 +161,13 @@ def test_sharding_and_scope_take_less():
         plan(config, 1000, 0.25, 4, None),
         plan(replace(config, fsdp=True), 1000, 0.25, 4, None),
     )
-    visual = sum(p.numel() for p in load("zipr1/tiny")[0].model.visual.parameters())  # not sharded
-    for before, after in (
-        (whole.weights_gb, sharded.weights_gb),
-        (whole.reference_gb, sharded.reference_gb),
-    ):
-        assert (
-            after * 1e9 == pytest.approx(4 * (visual + (whole.parameters - visual) / 4))
-            and after < before
-        )
+    model, _ = load("zipr1/tiny")
+    visual = sum(p.numel() for p in model.model.visual.parameters())  # not sharded
+    own = visual + (whole.parameters - visual) / 4
+    assert sharded.weights_gb * 1e9 == pytest.approx(4 * own)
+    assert sharded.weights_gb < whole.weights_gb
+    head = model.lm_head.weight.numel()  # whole in each process as well
+    assert sharded.reference_gb * 1e9 == pytest.approx(4 * (own + head))
     assert (
         plan(replace(config, scope="layer"), 1000, 0.25, 4, None).update_tflop
         < 0.7 * whole.update_tflop

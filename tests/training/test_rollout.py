@@ -22,22 +22,22 @@ from zipr1.training.experience import Experience, split
 from zipr1.training.grpo import Governor, gate
 from zipr1.training.loss import accuracy_gaps, losses
 from zipr1.training.modes import DataRows, EmbeddedTasks, GivenCompletions, mode_of
-from zipr1.training.reference import reference_logits, score_expected_answer
-from zipr1.training.rollout import completion_logits, repeat, token_logprobs
+from zipr1.training.reference import reference_states, score_expected_answer
+from zipr1.training.rollout import completion_states, repeat
 from zipr1.training.sampling import sample, score_given
 
 
 def experience_of(model, examples, rollout, rewards, score, expected) -> Experience:
-    """What the trainer gathers, with the reference's logits and its log-probabilities."""
-    logits = reference_logits(model, rollout, len(rollout.p) // len(examples))
+    """What the trainer gathers, with what the reference says."""
+    states = reference_states(model, rollout, len(rollout.p) // len(examples))
     return Experience(
         examples,
         rollout,
         rewards,
         score,
         expected,
-        token_logprobs(logits, rollout.tokens),
-        logits,
+        states.logprobs(rollout.tokens),
+        states,
         list(range(len(examples))),
     )
 
@@ -81,7 +81,8 @@ def test_rollout_logprobs_are_those_of_one_pass(tiny, rolled):
         ) as trace,
     ):
         logp = (
-            completion_logits(model, rollout)
+            completion_states(model, rollout)
+            .logits()
             .log_softmax(-1)
             .gather(2, rollout.tokens[..., None])[..., 0]
         )
@@ -116,8 +117,8 @@ def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
     model, processor = tiny
     examples, _, rollout = rolled
     with torch.no_grad():
-        every = completion_logits(model, rollout)
-    once = reference_logits(model, rollout, group=4)
+        every = completion_states(model, rollout).logits()
+    once = reference_states(model, rollout, group=4).logits()
     mask = rollout.mask[..., None].expand_as(every) & torch.isfinite(every)
     torch.testing.assert_close(once[mask], every[mask], rtol=1e-4, atol=1e-4)
     # With the expected answers beside them, in one pass: each answer to a question once.
@@ -152,18 +153,29 @@ def test_a_prompt_is_embedded_by_the_model_that_reads_it(tiny, rolled):
         other.get_input_embeddings().weight.mul_(1.1)
         prompts = prepare(processor, examples)
         alone = replace(rollout, embeds=repeat(encode(other, prompts), 4)[0])
-        theirs, mine = completion_logits(other, alone), completion_logits(other, rollout)
+        theirs, mine = (
+            completion_states(other, alone).logits(),
+            completion_states(other, rollout).logits(),
+        )
     finite = torch.isfinite(theirs)
     torch.testing.assert_close(mine[finite], theirs[finite], rtol=1e-4, atol=1e-4)
     table = other.get_input_embeddings().weight.requires_grad_(True)
-    logp = completion_logits(other, rollout).log_softmax(-1).gather(2, rollout.tokens[..., None])
+    logp = (
+        completion_states(other, rollout)
+        .logits()
+        .log_softmax(-1)
+        .gather(2, rollout.tokens[..., None])
+    )
     (gradient,) = torch.autograd.grad(logp.sum(), table)
     asked = processor.tokenizer.encode(examples[0].question)[1]
     with torch.no_grad():
         step = 1e-2 * gradient[asked] / gradient[asked].norm()
         table[asked] += step
         after = (
-            completion_logits(other, rollout).log_softmax(-1).gather(2, rollout.tokens[..., None])
+            completion_states(other, rollout)
+            .logits()
+            .log_softmax(-1)
+            .gather(2, rollout.tokens[..., None])
         )
     assert (after - logp).sum().item() == pytest.approx(
         (gradient[asked] * step).sum().item(), rel=0.1
@@ -216,7 +228,7 @@ def test_the_baseline_does_not_know_the_first_rollout(tiny):
     assert (
         widths.count(rolled.prompt_length) == 1 and max(widths[1:]) < 10
     )  # and read once, for its answers and for its logits
-    torch.testing.assert_close(logits, reference_logits(model, rolled, 2))
+    torch.testing.assert_close(logits, reference_states(model, rolled, 2).logits())
     again = sample(
         model, encode(model, prepare(processor, examples)), TopP((1.0,) * 8), max_new_tokens=config.max_completion_length,
         temperature=5.0, draws=token_draws(0, 0, range(8), 1, config.max_completion_length, reference=True),
@@ -301,7 +313,9 @@ def test_placeholders_are_never_sampled(tiny, rolled):
         tiny_processor().tokenizer.convert_tokens_to_ids(f"<|{name}|>")
         for name in ("image_pad", "video_pad", "vision_start", "vision_end")
     }
-    assert (reference_logits(model, rollout, 4).softmax(-1)[..., rollout.suppress] == 0).all()
+    assert (
+        reference_states(model, rollout, 4).logits().softmax(-1)[..., rollout.suppress] == 0
+    ).all()
 
 
 def test_reward_parts():
@@ -426,7 +440,7 @@ def test_given_completions_are_learned_by_their_cross_entropy(tiny, rolled):
             (ours,) = torch.autograd.grad(
                 losses(model, trace, part, Governor(0.02, 0.04), config.objective)[0].mean(), weight
             )
-            logits = completion_logits(model, rollout)
+            logits = completion_states(model, rollout).logits()
         nll = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), tokens.flatten(), reduction="none"
         ).view(tokens.shape)

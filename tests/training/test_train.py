@@ -33,7 +33,7 @@ from zipr1.training.modes import mode_of
 from zipr1.training.objective import PRESETS
 from zipr1.training.processes import return_memory
 from zipr1.training.questions import Questions
-from zipr1.training.rollout import completion_logits
+from zipr1.training.rollout import completion_states
 from zipr1.training.sharding import trainable
 from zipr1.training.train import train
 
@@ -230,7 +230,7 @@ def test_several_inner_epochs_by_hand(tmp_path):
         1, correction=0, keepdim=True
     ).clamp(min=1e-4)
     count, tokens = rollout.mask.sum(1), rollout.tokens[..., None]
-    other = part.reference_logits.log_softmax(-1).gather(2, tokens)[..., 0]
+    other = part.reference.logits().log_softmax(-1).gather(2, tokens)[..., 0]
     lost, outside = [], []
     for _ in range(2):
         with sparse(
@@ -239,7 +239,8 @@ def test_several_inner_epochs_by_hand(tmp_path):
             prompt_length=rollout.prompt_length,
             training=TrainingPass(replay=rollout.kept),
         ):
-            logprob = completion_logits(model, rollout).log_softmax(-1).gather(2, tokens)[..., 0]
+            logits = completion_states(model, rollout).logits()
+            logprob = logits.log_softmax(-1).gather(2, tokens)[..., 0]
         ratio, weight = (logprob - rollout.logprobs).exp(), advantage.flatten()[:, None]
         gain = torch.minimum(ratio * weight, ratio.clamp(0.8, 1.2) * weight)
         kl = (other - logprob).exp() - (other - logprob) - 1

@@ -22,8 +22,8 @@ from zipr1.training.config import Ablation, TrainConfig  # noqa: E402
 from zipr1.training.experience import Experience  # noqa: E402
 from zipr1.training.grpo import Governor  # noqa: E402
 from zipr1.training.loss import losses  # noqa: E402
-from zipr1.training.reference import reference_logits  # noqa: E402
-from zipr1.training.rollout import Rollout, token_logprobs  # noqa: E402
+from zipr1.training.reference import score_rollouts  # noqa: E402
+from zipr1.training.rollout import Rollout, completion_states  # noqa: E402
 from zipr1.training.step import training_pass  # noqa: E402
 from zipr1.trl import SparseGRPO, SparseSettings, efficiency  # noqa: E402
 
@@ -107,13 +107,13 @@ def experience(model, reference, seen: dict) -> Experience:
         logprobs=torch.zeros(mask.shape), kept=list(seen["sparse_kept"].unbind(1)),
         token_ratio=seen["sparse_token_ratio"], temperature=TEMPERATURE, suppress=[],
     )  # fmt: skip
-    logprobs = token_logprobs(reference_logits(reference, rollout, 1), rollout.tokens)
+    logprobs = score_rollouts(reference, rollout, 1).logprobs
     zeros = torch.zeros(count, 1)
     return Experience(
         [Example(str(i), "", "", "", problem_type="exact") for i in range(count)], rollout,
         Reward(seen["advantages"][:, None], zeros, zeros.bool()),
         score=seen["sparse_gate"][:, None], expected=None, reference_logprobs=logprobs,
-        reference_logits=None, numbers=seen["sparse_number"].tolist(),
+        reference=None, numbers=seen["sparse_number"].tolist(),
     )  # fmt: skip
 
 
@@ -125,11 +125,7 @@ def ours(model, part: Experience, objective, scope: str) -> tuple[float, dict]:
         model, rule, scope=scope, prompt_length=part.rollout.prompt_length,
         training=training_pass(part, objective),
     ):  # fmt: skip
-        from zipr1.training.rollout import completion_logits
-
-        part.rollout.logprobs = token_logprobs(
-            completion_logits(model, part.rollout), part.rollout.tokens
-        )
+        part.rollout.logprobs = completion_states(model, part.rollout).logprobs(part.rollout.tokens)
     with sparse(
         model, rule, scope=scope, prompt_length=part.rollout.prompt_length,
         training=training_pass(part, objective),

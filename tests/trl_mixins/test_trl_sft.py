@@ -18,7 +18,7 @@ from zipr1.sparsity.rules import TopP  # noqa: E402
 from zipr1.tasks.shapes import Shapes  # noqa: E402
 from zipr1.training.config import Ablation, TrainConfig  # noqa: E402
 from zipr1.training.loss import sparse_rows  # noqa: E402
-from zipr1.training.rollout import completion_logits, pad_tokens, token_logprobs  # noqa: E402
+from zipr1.training.rollout import completion_states, pad_tokens  # noqa: E402
 from zipr1.training.sampling import score_given  # noqa: E402
 from zipr1.training.step import training_pass  # noqa: E402
 from zipr1.trl import SparseSettings, SparseSFT  # noqa: E402
@@ -117,7 +117,7 @@ def test_two_steps_have_the_loss_and_gradients_of_given_completions(tmp_path, sc
             model, TopP(p), scope=scope, prompt_length=rollout.prompt_length,
             training=training_pass(Part, objective),
         ) as trace:  # fmt: skip
-            logprobs = token_logprobs(completion_logits(model, rollout), tokens)
+            logprobs = completion_states(model, rollout).logprobs(tokens)
             expected = -(logprobs * mask).sum() / mask.sum()
             above = sparse_rows(Part) & (rollout.token_ratio > objective.target_ratio)
             expected = expected + 10.0 * (above * trace.relaxed_ratio).mean()

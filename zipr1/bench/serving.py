@@ -147,7 +147,7 @@ def measure(config: BenchServeConfig, shape: Shape, client: "Client") -> list[di
                 found[case].append(client.run(tokens, concurrency, *case))
                 bar.update()
         middle = {
-            case: {name: median(run[name] for run in runs) for name in runs[0]}
+            case: {name: middle_of([run[name] for run in runs]) for name in runs[0]}
             for case, runs in found.items()
         }
         dense = middle[cases[0]]
@@ -157,7 +157,8 @@ def measure(config: BenchServeConfig, shape: Shape, client: "Client") -> list[di
             row |= values | {"ttft_bound": bound}
             row["ttft_speedup"] = dense["median_ttft_ms"] / values["median_ttft_ms"]
             row["throughput"] = values["request_throughput"] / dense["request_throughput"]
-            row["fits"] = dense["kv_per_request"] / values["kv_per_request"]
+            mine, whole = values["kv_per_request"], dense["kv_per_request"]
+            row["fits"] = None if None in (mine, whole) else whole / mine
             rows.append(row)
     bar.close()
     return rows
@@ -201,11 +202,23 @@ class Client:
             raise RunError(
                 f"the server counts {found['prompt_tokens']:.0f} tokens in a prompt of {tokens}"
             )
-        used = [share / requests for share, requests in usage if requests and share]
-        # The least, since a prompt has all its blocks while it is read.
-        found["kv_per_request"] = min(used) if used else float("nan")
+        found["kv_per_request"] = kv_per_request(usage)
         found["kv_in_use"] = max((share for share, _ in usage), default=0.0)
         return found
+
+
+def kv_per_request(usage: list[tuple[float, float]]) -> float | None:
+    """The smallest fraction of the KV blocks that a running request held, since a prompt has all its
+    blocks while it is read; None where requests were too short to be seen between two steps.
+
+    usage: (fraction of the KV blocks in use, running requests), several times a second.
+    """
+    return min((share / requests for share, requests in usage if requests and share), default=None)
+
+
+def middle_of(values: list[float | None]) -> float | None:
+    """The median of what was measured; None where nothing was."""
+    return median(known) if (known := [one for one in values if one is not None]) else None
 
 
 def vllm_client(arguments: list[str]) -> dict:
@@ -252,7 +265,7 @@ def table(rows: list[dict]) -> str:
             f"{row['median_tpot_ms']:.1f}",
             f"{row['request_throughput']:.3f}",
             f"{row['throughput']:.2f}",
-            f"{row['fits']:.2f} x",
+            "-" if row["fits"] is None else f"{row['fits']:.2f} x",
             f"{row['kv_in_use']:.0%}",
         ]
         for row in rows

@@ -4,16 +4,19 @@ ZipVL uses one mask for queries and keys; Eq. 3 of ZipR1 (arXiv 2504.18579) has 
 query attends to the kept keys before it and to its own key.
 
 The kernel runs on blocks of queries, so that no full mask and no full score matrix is made. Kept
-keys are in order: a query sees the first `seen` of them, where `seen` counts those before it.
+keys are in order: a query sees the first `seen` of them, where `seen` counts those before it. On a
+CPU the keys that a whole block sees need no mask (`sparsity.prefix`).
 """
 
 import torch
 import torch.nn.functional as F
 
 from zipr1.sparsity.kernels import kernel_attention
+from zipr1.sparsity.prefix import mergeable, prefix_attention
 from zipr1.sparsity.probes import columns_of, flat_positions, scattered, take_tokens
 
 BLOCK = 128  # queries per kernel call: long enough for the kernel, short next to the kept keys
+WIDE = 4  # blocks per call of the kernel that needs no mask
 
 
 class Queries:
@@ -23,6 +26,7 @@ class Queries:
     numbers: 0-dimensional tensors that the caller reads with its own, in one synchronisation, and
         gives to `read`.
     most, least, total: queries of a sample, and of all.
+    most_seen, least_seen: keys that some query of a block sees, and that all of it see.
     index: (B, R) columns of the queries in order, None where all are computed.
     """
 
@@ -30,12 +34,20 @@ class Queries:
         self.rows, self.counts = rows, rows.sum(-1)
         self.columns = columns_of(rows, rows.shape[1])
         self.seen = (kept.long().cumsum(-1) - kept.long()).gather(1, self.columns)
-        blocks = [block.amax() for block in self.seen.split(BLOCK, dim=1)]
-        self.numbers = [self.counts.max(), self.counts.min(), self.counts.sum(), *blocks]
+        blocks = self.seen.split(BLOCK, dim=1)
+        self.numbers = [self.counts.max(), self.counts.min(), self.counts.sum()]
+        self.numbers += [block.amax() for block in blocks]
+        # Without the columns behind a sample's last query, which stand for none.
+        filled = torch.arange(rows.shape[1], device=rows.device) < self.counts[:, None]
+        own = torch.where(filled, self.seen, rows.shape[1]).split(BLOCK, dim=1)
+        self.numbers += [block.amin() for block in own]
 
     def read(self, numbers: list[int]) -> None:
         """The values of `numbers`."""
-        self.most, self.least, self.total, *self.most_seen = numbers
+        self.most, self.least, self.total, *blocks = numbers
+        half = len(blocks) // 2
+        self.most_seen = blocks[:half]
+        self.least_seen = [min(pair) for pair in zip(blocks[half:], self.most_seen, strict=True)]
         self.index = self.columns[:, : self.most] if self.least < self.rows.shape[1] else None
 
     def attend(self, module, query, key, value, kept_key, kept_value, **kwargs) -> torch.Tensor:
@@ -57,16 +69,33 @@ class Queries:
         self, module, query, key, value, kept_key, kept_value, **kwargs
     ) -> torch.Tensor:
         """(B, R, H, D): `attend` of the computed queries alone, (B, H, R, D) in order."""
-        outputs = []
-        for start in range(0, query.shape[2], BLOCK):
-            block = slice(start, min(start + BLOCK, query.shape[2]))
-            limit = self.most_seen[start // BLOCK]
-            keys = torch.cat([kept_key[:, :, :limit], key[:, :, block]], dim=2)
-            values = torch.cat([kept_value[:, :, :limit], value[:, :, block]], dim=2)
-            visible = block_mask(self.seen[:, block], limit)
-            states = query[:, :, block], keys, values
-            outputs.append(masked_attention(module, *states, visible, **kwargs))
+        outputs, merged, end = [], mergeable(query, **kwargs), query.shape[2]
+        start = 0
+        while start < end:
+            size = BLOCK * WIDE
+            least, most = self.seen_by(start, size)
+            wide = merged and most - least <= size  # more where samples of a batch are unlike
+            if not wide:
+                size = BLOCK
+                least, most = self.seen_by(start, size)
+            block = slice(start, min(start + size, end))
+            states = query[:, :, block], key[:, :, block], value[:, :, block]
+            kept, seen = (kept_key[:, :, :most], kept_value[:, :, :most]), self.seen[:, block]
+            if wide:
+                out = prefix_attention(*states, *kept, seen, least, kwargs["scaling"])
+            else:
+                joined = [torch.cat(pair, dim=2) for pair in zip(kept, states[1:], strict=True)]
+                visible = block_mask(seen, most)
+                out = masked_attention(module, states[0], *joined, visible, **kwargs)
+            outputs.append(out)
+            start = block.stop
         return torch.cat(outputs, dim=1)
+
+    def seen_by(self, start: int, size: int) -> tuple[int, int]:
+        """The numbers of kept keys that all, and that some, of the `size` queries from `start` on
+        see."""
+        blocks = slice(start // BLOCK, (start + size) // BLOCK)
+        return min(self.least_seen[blocks]), max(self.most_seen[blocks])
 
 
 def block_mask(seen: torch.Tensor, limit: int) -> torch.Tensor:

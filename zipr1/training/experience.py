@@ -13,7 +13,8 @@ from zipr1.rewards.reward import Reward
 from zipr1.training.learner import Learner
 from zipr1.training.modes import Mode
 from zipr1.training.questions import Batch
-from zipr1.training.rollout import Rollout, token_logprobs
+from zipr1.training.rollout import Rollout
+from zipr1.training.token_logits import TokenStates
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Experience:
     score: torch.Tensor  # (B, G) 1 for a correct answer, else 0; given completions: log-probability
     expected: torch.Tensor | None  # (B,) the reference's score, where the objective asks for it
     reference_logprobs: torch.Tensor  # (N, T)
-    reference_logits: torch.Tensor | None  # (N, T, V); None where the KL is that of sampled tokens
+    reference: TokenStates | None  # of the N rows; None where the KL is that of sampled tokens
     numbers: list[int]  # of the questions in the run
     supervised: bool = False  # given completions: their cross-entropy is the loss, not a reward's
     weight: float = 1.0  # 0 for a repeated part, which keeps this process in step with others
@@ -70,12 +71,12 @@ def gather_experience(
     *,
     watch: Stopwatch,
     max_tokens: int | None = None,
-    keep_logits: bool = True,
+    keep_states: bool = True,
 ) -> list[Experience]:
     """Rollouts, rewards and reference scores of the questions in `batch`, in micro-batches.
 
     max_tokens: the largest number of tokens in a pass with gradients (`micro_batches`, `split`).
-    keep_logits: the reference's logits over the whole vocabulary, as a KL over it needs.
+    keep_states: what gives the reference's distribution again, as a KL over the vocabulary needs.
     """
     config, accelerator, synced = mode.config, learner.accelerator, learner.in_step
     lengths = [
@@ -94,10 +95,12 @@ def gather_experience(
         with watch("reward"):
             rewards = mode.rewards(examples, rollout, step)
         with watch("reference"):
-            logits, expected = mode.consult(
+            scores, expected = mode.consult(
                 learner.reference, examples, rollout, numbers, step, synced
             )
-            logprobs = token_logprobs(logits, rollout.tokens)
+        states = TokenStates(
+            scores.hidden, learner.head, rollout.suppress, rollout.temperature, synced
+        )
         parts.append(
             Experience(
                 examples,
@@ -105,8 +108,8 @@ def gather_experience(
                 rewards,
                 score=mode.score(examples, rewards),
                 expected=None if expected is None else expected.cpu(),
-                reference_logprobs=logprobs,
-                reference_logits=logits if keep_logits else None,
+                reference_logprobs=scores.logprobs,
+                reference=states if keep_states else None,
                 numbers=numbers,
                 supervised=mode.supervised,
             )
@@ -152,13 +155,13 @@ def split(part: Experience, budget: int | None) -> list[Experience]:
     rows = torch.arange(len(rollout.p), device=rollout.tokens.device).view(questions, group)
     size, pieces = max(budget // (questions * length), 1), []
     for columns in (slice(start, start + size) for start in range(0, group, size)):
-        these, logits = rows[:, columns].flatten(), part.reference_logits
+        these = rows[:, columns].flatten()
         pieces.append(
             replace(
                 part,
                 rollout=rollout.select(these),
                 reference_logprobs=part.reference_logprobs[these],
-                reference_logits=None if logits is None else logits[these],
+                reference=part.reference and part.reference.select(these),
                 columns=columns,
             )
         )

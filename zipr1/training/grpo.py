@@ -110,12 +110,10 @@ def sampled_kl(
     return average(difference.exp() - difference - 1, mask)
 
 
-def full_kl(
-    logp: torch.Tensor, logq: torch.Tensor, mask: torch.Tensor, average: Average = token_mean
-) -> torch.Tensor:
-    """KL(p || q) per row, exact over the vocabulary at each completion token: log-probabilities
-    (N, T, V) of both -> (N,)."""
-    return average((logp.exp() * (logp - logq)).sum(-1), mask)
+def full_kl(logp: torch.Tensor, logq: torch.Tensor) -> torch.Tensor:
+    """KL(p || q) at each completion token, exact over the vocabulary: log-probabilities (N, T, V)
+    of both -> (N, T)."""
+    return (logp.exp() * (logp - logq)).sum(-1)
 
 
 def gate(correct: torch.Tensor, level: Literal["none", "group", "answer"]) -> torch.Tensor:

@@ -20,7 +20,8 @@ from zipr1.training.grpo import (
     token_mean,
 )
 from zipr1.training.objective import Objective
-from zipr1.training.rollout import completion_logits
+from zipr1.training.rollout import completion_states
+from zipr1.training.token_logits import TokenStates
 
 
 @dataclass
@@ -32,8 +33,8 @@ class Terms:
     reward: torch.Tensor  # (B, G), of whole groups
     above_target: torch.Tensor  # bool: sparse, and above the target ratio
     regressed: torch.Tensor | None  # how far an incorrect answer is behind the reference
-    logp: torch.Tensor  # (N, T, V) the policy's log-probabilities
-    logprobs: torch.Tensor  # (N, T) those of the tokens
+    logprobs: torch.Tensor  # (N, T), of the tokens
+    entropy: torch.Tensor  # (N, T), of the policy's distributions
 
 
 def losses(
@@ -53,8 +54,8 @@ def loss_terms(
 ) -> Terms:
     """-reward_weight * surrogate + beta * KL + sparsity weight * relaxed token ratio, per row."""
     rollout = part.rollout
-    logp = completion_logits(model, rollout).log_softmax(-1)
-    logprobs = logp.gather(2, rollout.tokens[..., None])[..., 0]
+    policy = completion_states(model, rollout)
+    logprobs, entropy, divergence = token_terms(policy, part.reference, rollout.tokens, objective)
     gates = gate(part.score, objective.gate)
     reward = part.rewards.total(objective.efficiency_reward, gates)
     average = token_average(objective.loss_type, objective.max_completion_length)
@@ -72,8 +73,7 @@ def loss_terms(
     if objective.kl == "sampled":
         kl = sampled_kl(logprobs, part.reference_logprobs, rollout.mask, average)
     else:
-        pair = logp, part.reference_logits.log_softmax(-1)
-        kl = full_kl(*(pair if objective.kl == "full" else pair[::-1]), rollout.mask, average)
+        kl = average(divergence, rollout.mask)
     loss = -objective.reward_weight * gain + objective.beta * kl
     sparse = sparse_rows(part)
     above_target = sparse & (rollout.token_ratio > objective.target_ratio)
@@ -84,7 +84,27 @@ def loss_terms(
             regressed = part.rows(part.expected[:, None] * (1 - part.score)) * sparse
             weight = weight - objective.give_back * objective.sparsity_weight * regressed
         loss = loss + weight * trace.relaxed_ratio
-    return Terms(loss, kl, reward, above_target, regressed, logp, logprobs)
+    return Terms(loss, kl, reward, above_target, regressed, logprobs, entropy)
+
+
+def token_terms(
+    policy: TokenStates, reference: TokenStates | None, tokens: torch.Tensor, objective: Objective
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(N, T) each: log-probabilities of `tokens` (N, T), entropies, and KL divergences between
+    policy and reference over the vocabulary (0 where the objective has that of sampled tokens)."""
+
+    def terms(columns: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logp = policy.logits(columns).log_softmax(-1)
+        logprobs = logp.gather(2, tokens[:, columns, None])[..., 0]
+        entropy = -(logp.detach().exp() * logp.detach()).sum(-1)
+        if objective.kl == "sampled":
+            return logprobs, entropy, torch.zeros_like(logprobs)
+        with torch.no_grad():
+            logq = reference.logits(columns).log_softmax(-1)
+        pair = logp, logq
+        return logprobs, entropy, full_kl(*(pair if objective.kl == "full" else pair[::-1]))
+
+    return policy.in_pieces(terms)
 
 
 def advantages(part: Experience, reward: torch.Tensor, objective: Objective) -> torch.Tensor:
@@ -132,7 +152,7 @@ def metrics_of(
         "token_ratio": rollout.token_ratio,
         "frac_above_target": terms.above_target.float(),
         "kl": terms.kl,
-        "entropy": token_mean(-(terms.logp.exp() * terms.logp).sum(-1), rollout.mask),
+        "entropy": token_mean(terms.entropy, rollout.mask),
         "clip_ratio/region_mean": clipped_fraction(ratio, rollout.mask, objective),
         "prompts/mean_length": rollout.embeds["attention_mask"].sum(-1).float(),
         "completions/mean_length": rollout.mask.sum(-1).float(),

@@ -21,13 +21,17 @@ from zipr1.sparsity.rules import TopP
 from zipr1.training.config import TrainConfig
 from zipr1.training.draws import draw_thresholds, token_draws
 from zipr1.training.grpo import share_ties
-from zipr1.training.reference import reference_logits, sample_reference, score_expected_answer
+from zipr1.training.reference import (
+    ReferenceScores,
+    sample_reference,
+    score_expected_answer,
+    score_rollouts,
+)
 from zipr1.training.rollout import (
     Rollout,
     RolloutEngine,
     mean_logprob,
     pad_tokens,
-    token_logprobs,
 )
 from zipr1.training.sampling import sample, score_given
 
@@ -145,8 +149,8 @@ class EmbeddedTasks(Sampled):
         numbers: list[int],
         step: int,
         synced: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The reference's logits (N, T, V) and (B,) how well it answers each question."""
+    ) -> tuple[ReferenceScores, torch.Tensor]:
+        """The reference's scores and (B,) how well it answers each question."""
         return reference(score_expected_answer, self.tokenizer, examples, rollout)
 
 
@@ -162,15 +166,15 @@ class DataRows(Sampled):
         numbers: list[int],
         step: int,
         synced: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The reference's logits (N, T, V) and (B,) whether its answer is correct, or None."""
+    ) -> tuple[ReferenceScores, torch.Tensor | None]:
+        """The reference's scores and (B,) whether its answer is correct, or None."""
         needed = self.config.objective.asks_reference
         draws = self.draws(step, numbers, 1, reference=True) if needed else None
         group = self.config.num_generations
-        logits, answers = reference(sample_reference, rollout, group, draws, synced)
+        scores, answers = reference(sample_reference, rollout, group, draws, synced)
         if answers is None:
-            return logits, None
-        return logits, self.score(examples, self.rewards(examples, answers, step))[:, 0]
+            return scores, None
+        return scores, self.score(examples, self.rewards(examples, answers, step))[:, 0]
 
 
 class GivenCompletions(Mode):
@@ -186,7 +190,7 @@ class GivenCompletions(Mode):
         encoded, rule = encode(model, inputs.to(model.device)), self.rule(step, numbers)
         tokens, mask, clipped = self.tokens(examples, model.device)
         rollout = score_given(
-            model, encoded, rule, tokens=tokens, mask=mask, scope=self.config.scope
+            model, encoded, rule, tokens=tokens, mask=mask, scope=self.config.scope, synced=synced
         )
         return replace(rollout, clipped=clipped.repeat_interleave(self.config.num_generations))
 
@@ -223,9 +227,8 @@ class GivenCompletions(Mode):
         numbers: list[int],
         step: int,
         synced: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The reference's logits (N, T, V) and (B,) its mean log-probability of each completion."""
-        logits = reference(reference_logits, rollout, self.config.num_generations)
-        logprobs = token_logprobs(logits, rollout.tokens)
-        expected = mean_logprob(logprobs, rollout.mask).view(len(examples), -1).mean(-1)
-        return logits, expected
+    ) -> tuple[ReferenceScores, torch.Tensor]:
+        """The reference's scores and (B,) its mean log-probability of each completion."""
+        scores = reference(score_rollouts, rollout, self.config.num_generations)
+        expected = mean_logprob(scores.logprobs, rollout.mask).view(len(examples), -1).mean(-1)
+        return scores, expected

@@ -15,6 +15,7 @@ from zipr1.models.loading import load_config
 from zipr1.models.shapes import shape_config
 from zipr1.training.choice_gradient import BYTES_PER_SCORE, chunk_size
 from zipr1.training.config import TrainConfig
+from zipr1.training.token_logits import MOST_LOGITS
 
 GB = 1e9
 
@@ -138,13 +139,18 @@ def plan(
     tflops: float | None,
     shape: str | None = None,
 ) -> Plan:
-    """See plan_config; `shape` is a published model in place of config.model. A ratio speeds up only what the scope covers (models.flops). Raises
-    InputError for processes that cannot divide a step."""
+    """See plan_config; `shape` is a published model in place of config.model. A ratio speeds up only
+    what the scope covers (models.flops).
+
+    Raises InputError for processes that cannot divide a step.
+    """
     config.check_processes(processes)
     sizes = sizes_of(config, prompt, ratio, processes, shape)
     text = sizes.parameters - sizes.visual
     trained = lora_parameters(sizes.shape, config) if config.use_peft else text
     own = sizes.visual + text / sizes.shards
+    # A sharded reference is kept beside its language head, which the loss uses.
+    whole_head = sizes.vocabulary * sizes.shape.hidden if sizes.shards > 1 else 0
     rollout, reference, update = step_flops(sizes)
     work = (rollout + reference + update) / 1e12
     return Plan(
@@ -152,12 +158,12 @@ def plan(
         parameters=sizes.parameters,
         trained=trained,
         weights_gb=own * (sizes.size if config.use_peft else 4) / GB,  # what is trained is float32
-        reference_gb=0.0 if config.use_peft else own * sizes.size / GB,
+        reference_gb=0.0 if config.use_peft else (own + whole_head) * sizes.size / GB,
         gradients_gb=trained * 4 / sizes.shards / GB,
         optimizer_gb=2 * trained * 4 / sizes.shards / GB,
         activations_gb=activation_bytes(sizes) / GB,
         # Policy, its log and gradient; the same of the KL.
-        logits_gb=6 * sizes.rows * sizes.completion * sizes.vocabulary * 4 / GB,
+        logits_gb=6 * logits_at_once(sizes, sizes.rows) * 4 / GB,
         experience_gb=experience_bytes(sizes) / GB,
         sampling_gb=sampling_bytes(sizes) / GB,
         rollout_tflop=rollout / 1e12,
@@ -225,19 +231,24 @@ def sampling_bytes(sizes: Sizes) -> float:
     next_token = sizes.vocabulary * 24
     layer = sizes.prompt * shape.hidden * size + sizes.layer_bytes(sizes.mlp_ratio)
     sampling = cached * token + next_token + layer
-    reference = shape.sparse * sizes.length * token + sizes.completion * sizes.vocabulary * (
-        size + 8
-    )
-    return gathered + together * max(sampling, reference)
+    reference = together * shape.sparse * sizes.length * token
+    reference += logits_at_once(sizes, together) * (size + 8)
+    return gathered + max(together * sampling, reference)
+
+
+def logits_at_once(sizes: Sizes, rows: int) -> int:
+    """Of completions, at most (`token_logits.TokenStates.pieces`)."""
+    most = max(MOST_LOGITS, rows * sizes.vocabulary)
+    return min(rows * sizes.completion * sizes.vocabulary, most)
 
 
 def experience_bytes(sizes: Sizes) -> float:
     """Of a step's rollouts in one process: embeddings of the prompts, log-probabilities of the
-    reference, and its logits where the KL is over the vocabulary."""
-    config = sizes.config
+    reference, and its hidden states where the KL is over the vocabulary."""
+    config, width = sizes.config, sizes.shape.hidden
     embedding = sizes.size if config.fsdp or config.use_peft else 4
-    scores = 1 + (sizes.vocabulary if config.objective.kl != "sampled" else 0)
-    row = sizes.prompt * sizes.shape.hidden * embedding + sizes.completion * scores * 4
+    states = width * sizes.size if config.objective.kl != "sampled" else 0
+    row = sizes.prompt * width * embedding + sizes.completion * (4 + states)
     return sizes.rollouts // sizes.processes * row
 
 

@@ -17,7 +17,7 @@ from zipr1.rewards.functions import Functions, RewardLog, from_function, load_fu
 from zipr1.sparsity.rules import TopP
 from zipr1.training.config import TrainConfig
 from zipr1.training.modes import GivenCompletions
-from zipr1.training.rollout import completion_logits, mean_logprob, token_logprobs
+from zipr1.training.rollout import completion_states, mean_logprob
 from zipr1.training.run_state import RunState
 from zipr1.training.sampling import score_given
 from zipr1.training.terminal import say_probe
@@ -118,7 +118,7 @@ def measure_given(
         rollout = score_given(
             model, encode(model, inputs), rule, tokens=tokens, mask=mask, scope=config.scope
         )
-        dense = token_logprobs(completion_logits(model, rollout), tokens)
+        dense = completion_states(model, rollout).logprobs(tokens)
         sparse = mean_logprob(rollout.logprobs, mask).item()
         rows.append((sparse, rollout.token_ratio.item(), mean_logprob(dense, mask).item()))
     names = ("probe/logprob", "probe/token_ratio", "probe/full_logprob")

@@ -1,8 +1,8 @@
-"""The dense reference: its logits at the rollouts' tokens, and how well it answers itself."""
+"""The dense reference: what it says of the rollouts' tokens, and how well it answers itself."""
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import pad
@@ -11,8 +11,17 @@ from zipr1.data.example import Example
 from zipr1.models.encode import extend, following, take
 from zipr1.models.families import decoder
 from zipr1.models.versions import CACHE, cache_of
-from zipr1.training.rollout import Rollout, pad_tokens, policy_logits, token_logprobs
+from zipr1.training.rollout import Rollout, pad_tokens, token_states
 from zipr1.training.sampling import decode
+from zipr1.training.token_logits import TokenStates
+
+
+@dataclass
+class ReferenceScores:
+    """Of T tokens of each of N rollouts."""
+
+    hidden: torch.Tensor  # (N, T, D), the input of the reference's language head
+    logprobs: torch.Tensor  # (N, T)
 
 
 @torch.no_grad()
@@ -26,8 +35,8 @@ def prefill(model, rollout: Rollout, group: int):
 
 
 @torch.no_grad()
-def reference_logits(model, rollout: Rollout, group: int, prompts=None) -> torch.Tensor:
-    """(N, T, V) logits of the dense reference at the rollouts' tokens.
+def reference_states(model, rollout: Rollout, group: int, prompts=None) -> TokenStates:
+    """What gives the distribution of the dense reference at each of the rollouts' tokens.
 
     Each prompt is prefilled once, unless its output `prompts` of `prefill` is given, whose cache
     is consumed; so is each distinct answer to it, since short answers are often equal.
@@ -49,20 +58,26 @@ def reference_logits(model, rollout: Rollout, group: int, prompts=None) -> torch
     )
     last = prompts.last_hidden_state[question, -1:]
     hidden = torch.cat([last, more.last_hidden_state[:, :-1]], dim=1)
-    logits = policy_logits(model.lm_head(hidden), rollout.suppress, rollout.temperature)
     place = {row: i for i, row in enumerate(unique.tolist())}
-    return logits[[place[first[key]] for key in keys]]
+    return token_states(model, rollout, hidden[[place[first[key]] for key in keys]])
+
+
+@torch.no_grad()
+def score_rollouts(model, rollout: Rollout, group: int, prompts=None) -> ReferenceScores:
+    """As `reference_states`, with the tokens' log-probabilities."""
+    states = reference_states(model, rollout, group, prompts)
+    return ReferenceScores(states.hidden, states.logprobs(rollout.tokens))
 
 
 @torch.no_grad()
 def sample_reference(
     model, rollout: Rollout, group: int, draws: torch.Tensor | None, synced: bool
-) -> tuple[torch.Tensor, Rollout | None]:
-    """The reference's logits (N, T, V) and, if there are `draws` (B, length) to sample by, its own
-    answer to each question. The vision tower does not run again; each prompt is prefilled once."""
+) -> tuple[ReferenceScores, Rollout | None]:
+    """The reference's scores and, if there are `draws` (B, length) to sample by, its own answer to
+    each question. The vision tower does not run again; each prompt is prefilled once."""
     prompts = prefill(model, rollout, group)
     if draws is None:
-        return reference_logits(model, rollout, group, prompts), None
+        return score_rollouts(model, rollout, group, prompts), None
     firsts = rollout.select(torch.arange(0, len(rollout.p), group, device=rollout.tokens.device))
     completions = decode(
         model,
@@ -80,15 +95,15 @@ def sample_reference(
         token_ratio=torch.ones_like(firsts.token_ratio),
         **completions,
     )
-    return reference_logits(model, rollout, group, prompts), answers
+    return score_rollouts(model, rollout, group, prompts), answers
 
 
 @torch.no_grad()
 def score_expected_answer(
     model, tokenizer, examples: Sequence[Example], rollout: Rollout
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The reference's logits (N, T, V) and (B,) the probability that it samples the expected answer
-    word for word: a lower bound of its accuracy, without the noise of sampling.
+) -> tuple[ReferenceScores, torch.Tensor]:
+    """The reference's scores and (B,) the probability that it samples the expected answer word for
+    word: a lower bound of its accuracy, without the noise of sampling.
 
     In one pass, in which an expected answer that was also sampled is computed once.
     """
@@ -98,11 +113,16 @@ def score_expected_answer(
     ]
     tokens, mask = pad_tokens(answers, end, rollout.tokens.device)
     together = with_answers(rollout, tokens, mask)
-    logits = reference_logits(model, together, len(rollout.p) // len(examples) + 1)
-    logits = logits.view(len(examples), -1, *logits.shape[1:])  # (B, G + 1, T, V)
-    logprobs = token_logprobs(logits[:, -1, : tokens.shape[1]], tokens)
-    sampled = logits[:, :-1, : rollout.tokens.shape[1]].flatten(0, 1)
-    return sampled, (logprobs * mask).sum(-1).exp()
+    scores = score_rollouts(model, together, len(rollout.p) // len(examples) + 1)
+
+    def sampled(values: torch.Tensor) -> torch.Tensor:
+        """Without the expected answers, and as wide as the rollouts."""
+        values = values.unflatten(0, (len(examples), -1))  # (B, G + 1, T, ...)
+        return values[:, :-1, : rollout.tokens.shape[1]].flatten(0, 1)
+
+    expected = scores.logprobs.unflatten(0, (len(examples), -1))[:, -1, : tokens.shape[1]]
+    scores = ReferenceScores(sampled(scores.hidden), sampled(scores.logprobs))
+    return scores, (expected * mask).sum(-1).exp()
 
 
 def with_answers(rollout: Rollout, tokens: torch.Tensor, mask: torch.Tensor) -> Rollout:

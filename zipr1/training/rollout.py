@@ -10,9 +10,7 @@ from zipr1.data.example import Example
 from zipr1.models.encode import Encoded, extend, take
 from zipr1.models.families import decoder
 from zipr1.sparsity.rules import TopP
-
-# The logit of a suppressed token: no probability, but finite, so that 0 times a difference is 0.
-SUPPRESSED = -1e4
+from zipr1.training.token_logits import TokenStates
 
 
 @dataclass
@@ -34,6 +32,7 @@ class Rollout:
     token_ratio: torch.Tensor  # (N,)
     temperature: float
     suppress: list[int]  # tokens that are never sampled
+    synced: bool = False  # each pass over it is one of all processes
 
     @property
     def prompt_length(self) -> int:
@@ -78,26 +77,17 @@ def repeat(encoded: Encoded, group: int) -> tuple[dict, torch.Tensor]:
     return take(encoded.embeds, rows), encoded.prompt_ids.repeat_interleave(group, 0)
 
 
-def policy_logits(logits: torch.Tensor, suppress: list[int], temperature: float) -> torch.Tensor:
-    """The distribution that is sampled from: float32, temperature applied, the visual placeholders
-    suppressed."""
-    logits = logits.float() / temperature
-    logits[..., suppress] = SUPPRESSED
-    return logits
-
-
-def completion_logits(model, rollout: Rollout) -> torch.Tensor:
-    """(N, T, V) the sampled-from distribution's logits at each completion token, under the
-    attention in force."""
+def completion_states(model, rollout: Rollout) -> TokenStates:
+    """What gives the sampled-from distribution at each completion token, under the attention in
+    force."""
     inputs = extend(model, rollout.embeds, rollout.prompt_ids, rollout.tokens, rollout.mask)
     hidden = decoder(model)(**inputs, use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden[:, rollout.prompt_length - 1 : -1])
-    return policy_logits(logits, rollout.suppress, rollout.temperature)
+    return token_states(model, rollout, hidden[:, rollout.prompt_length - 1 : -1])
 
 
-def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits (N, T, V) and tokens (N, T) -> (N, T) log-probabilities of the tokens."""
-    return logits.log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+def token_states(model, rollout: Rollout, hidden: torch.Tensor) -> TokenStates:
+    """With the model's language head. hidden: (N, T, D), behind each completion token."""
+    return TokenStates(hidden, model.lm_head, rollout.suppress, rollout.temperature, rollout.synced)
 
 
 def mean_logprob(logprobs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -10,13 +10,8 @@ from zipr1.models.families import decoder
 from zipr1.models.versions import CACHE, cache_of
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import TopP
-from zipr1.training.rollout import (
-    Rollout,
-    completion_logits,
-    policy_logits,
-    repeat,
-    token_logprobs,
-)
+from zipr1.training.rollout import Rollout, completion_states, repeat
+from zipr1.training.token_logits import policy_logits
 
 
 def visual_placeholders(model) -> list[int]:
@@ -68,6 +63,7 @@ def sample(
         token_ratio=token_ratio,
         temperature=temperature,
         suppress=suppress,
+        synced=synced,
     )
 
 
@@ -131,6 +127,7 @@ def score_given(
     tokens: torch.Tensor,
     mask: torch.Tensor,
     scope: str = "attention",
+    synced: bool = False,
 ) -> Rollout:
     """Rollouts of the data's completions, tokens and mask (B, T): len(rule.p) / B times each."""
     group = len(rule.p) // len(tokens)
@@ -149,7 +146,8 @@ def score_given(
         token_ratio=zeros[:, 0],
         temperature=1.0,
         suppress=[],
+        synced=synced,
     )
     with sparse(model, rule, scope=scope, prompt_length=rollout.prompt_length) as trace:
-        logprobs = token_logprobs(completion_logits(model, rollout), tokens)
+        logprobs = completion_states(model, rollout).logprobs(tokens)
     return replace(rollout, logprobs=logprobs, kept=list(trace.kept), token_ratio=trace.token_ratio)

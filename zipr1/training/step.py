@@ -57,7 +57,7 @@ def take_step(run: RunState) -> dict[str, float]:
                 step,
                 watch=watch,
                 max_tokens=config.max_tokens_per_batch,
-                keep_logits=config.objective.kl != "sampled",
+                keep_states=config.objective.kl != "sampled",
             )
             for batch in run.batches
         ]

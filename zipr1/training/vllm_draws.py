@@ -4,8 +4,8 @@ import torch
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor
 
-from zipr1.training.rollout import policy_logits
 from zipr1.training.sampling import invert
+from zipr1.training.token_logits import policy_logits
 
 
 class Draws(LogitsProcessor):

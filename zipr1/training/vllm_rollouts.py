@@ -32,7 +32,7 @@ from zipr1.sparsity.rules import TopP
 from zipr1.sparsity.settings import TrainingPass
 from zipr1.training.config import TrainConfig
 from zipr1.training.learner import Learner
-from zipr1.training.rollout import Rollout, completion_logits, pad_tokens, repeat, token_logprobs
+from zipr1.training.rollout import Rollout, completion_states, pad_tokens, repeat
 from zipr1.training.sampling import visual_placeholders
 from zipr1.vllm.serve import LONGEST, check_installed
 
@@ -126,7 +126,7 @@ def scored(model, rollout: Rollout, rule: TopP, scope: str) -> Rollout:
     with sparse(
         model, rule, scope=scope, prompt_length=rollout.prompt_length, training=replay
     ) as trace:
-        logprobs = token_logprobs(completion_logits(model, rollout), rollout.tokens)
+        logprobs = completion_states(model, rollout).logprobs(rollout.tokens)
     return replace(rollout, logprobs=logprobs, token_ratio=trace.token_ratio)
 
 
