@@ -72,11 +72,12 @@ def commands(out: Path, side: int, tokens: int) -> list[tuple[str, tuple[str, ..
     rows = write_rows(out / "rows", side)
     ask = (image, "What is it?", "--dtype", "bfloat16", "--max_new_tokens", "4")
     data = ("--data", str(out / "rows" / "data.jsonl"), "--questions", "2", "--batch_size", "1")
+    data += ("--max_new_tokens", "4")
     prompt = (side // 28) ** 2 + 20  # about as many tokens of text
     train = (*ZIPR1, "train", "qwen_vl", "--config", "qwen_lora_24gb", "--model", model, *rows)
     train += ("--prompts_per_step", "1", "--num_generations", "2", "--dense_share", "0")
     train += ("--max_completion_length", str(tokens), "--save_steps", "1", "--probe_every", "0")
-    train += ("--max_pixels", str(side**2), "--output_dir", str(out / "train"))
+    train += ("--max_pixels", str(side**2), "--threads", "2", "--output_dir", str(out / "train"))
     return [
         ("answer", (*ZIPR1, "answer", *ask, "--model", model)),
         ("eval", (*ZIPR1, "eval", model, *data, "--output_dir", str(out / "eval"))),
@@ -101,15 +102,16 @@ def run(name: str, command: tuple[str, ...]) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, help="empty, or with the model of an earlier rehearsal")
     parser.add_argument("--shape", default="3b")
     parser.add_argument("--layers", type=int, help="of the decoder; all of them unless given")
     parser.add_argument("--side", type=int, default=448, help="pixels; 28 x 28 are a visual token")
     parser.add_argument("--completion", type=int, default=8, help="tokens of a rollout")
     arguments = parser.parse_args()
     out = arguments.out
-    out.mkdir(parents=True)
-    write_model(arguments.shape, arguments.layers, out / "model")
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / "model").exists():
+        write_model(arguments.shape, arguments.layers, out / "model")
     rows = []
     for name, command in commands(out, arguments.side, arguments.completion):
         rows.append(run(name, command))

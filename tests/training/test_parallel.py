@@ -119,9 +119,9 @@ def test_two_processes_equal_one(tmp_path, one, fsdp):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["fsdp2", 2, 3], ids=["fsdp2", "zero2", "zero3"])
 def test_logits_in_pieces_equal_all_at_once(tmp_path, monkeypatch, one, launcher):
-    """Of two rows and one token: the processes, whose answers differ in length, need as many."""
+    """A token at a time, and equally often in both processes, whose answers differ in length."""
     (tmp_path / "small_pieces.py").write_text(
-        "import sys\n\nfrom zipr1.cli import main\nfrom zipr1.training import token_logits\n\n"
+        "import sys\n\nfrom zipr1.cli.main import main\nfrom zipr1.training import token_logits\n\n"
         "token_logits.MOST_LOGITS = 1\nsys.exit(main())\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)

@@ -23,7 +23,7 @@ from zipr1.training.grpo import Governor, gate
 from zipr1.training.loss import accuracy_gaps, losses
 from zipr1.training.modes import DataRows, EmbeddedTasks, GivenCompletions, mode_of
 from zipr1.training.reference import reference_states, score_expected_answer
-from zipr1.training.rollout import completion_states, repeat
+from zipr1.training.rollout import completion_states, repeat, token_states
 from zipr1.training.sampling import sample, score_given
 
 
@@ -127,8 +127,12 @@ def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
         lambda module, args, inputs: batches.append(tuple(inputs["inputs_embeds"].shape[:2])),
         with_kwargs=True,
     ):
-        logits, _ = score_expected_answer(model, tokenizer, examples, rollout)
+        scores, _ = score_expected_answer(model, tokenizer, examples, rollout)
+    logits = token_states(model, rollout, scores.hidden).logits()
     torch.testing.assert_close(logits[mask], every[mask], rtol=1e-4, atol=1e-4)
+    logprobs = every.log_softmax(-1).gather(2, rollout.tokens[..., None])[..., 0]
+    real = rollout.mask
+    torch.testing.assert_close(scores.logprobs[real], logprobs[real], rtol=1e-4, atol=1e-4)
     different = {
         (i // 4, *row[real].tolist())
         for i, (row, real) in enumerate(zip(rollout.tokens, rollout.mask, strict=True))
@@ -218,17 +222,19 @@ def test_the_baseline_does_not_know_the_first_rollout(tiny):
         ):
 
             def reference(work, *args):
-                logits, answers = work(model, *args)
+                scores, answers = work(model, *args)
                 asked.append(answers)
-                return logits, answers
+                return scores, answers
 
-            logits, _ = mode.consult(reference, examples, rolled, *place)
+            scores, _ = mode.consult(reference, examples, rolled, *place)
     (asked,) = asked
     assert len(seen) == 1  # pictures are encoded once
     assert (
         widths.count(rolled.prompt_length) == 1 and max(widths[1:]) < 10
     )  # and read once, for its answers and for its logits
-    torch.testing.assert_close(logits, reference_states(model, rolled, 2).logits())
+    states = reference_states(model, rolled, 2)
+    torch.testing.assert_close(scores.hidden, states.hidden)
+    torch.testing.assert_close(scores.logprobs, states.logprobs(rolled.tokens))
     again = sample(
         model, encode(model, prepare(processor, examples)), TopP((1.0,) * 8), max_new_tokens=config.max_completion_length,
         temperature=5.0, draws=token_draws(0, 0, range(8), 1, config.max_completion_length, reference=True),
