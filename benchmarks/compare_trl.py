@@ -41,7 +41,8 @@ from zipr1.training.experience import Experience
 from zipr1.training.grpo import Governor
 from zipr1.training.loss import losses
 from zipr1.training.questions import Questions
-from zipr1.training.reference import reference_states
+from zipr1.training.reference import score_rollouts
+from zipr1.training.rollout import token_states
 from zipr1.training.sampling import score_given
 from zipr1.training.step import question_numbers
 
@@ -202,15 +203,15 @@ def agreement(config: TrainConfig, rows: Dataset) -> dict[str, float]:
         encoded = encode(model, collate(processor, every))
     dense = zipr1.TopP((1.0,) * len(tokens))
     rollout = score_given(model, encoded, dense, tokens=tokens, mask=mask)
-    states = reference_states(reference, rollout, config.num_generations)
+    scores = score_rollouts(reference, rollout, config.num_generations)
     experience = Experience(
         examples,
         rollout,
         rewards,
         (rewards.accuracy > 0.5).float(),
         torch.zeros(len(examples)),
-        states.logprobs(tokens),
-        states,
+        scores.logprobs,
+        token_states(reference, rollout, scores.hidden),
         list(range(len(examples))),
     )
     model.zero_grad()

@@ -28,8 +28,8 @@ from zipr1.tasks import examples_of
 from zipr1.training.config import Ablation, TrainConfig
 from zipr1.training.grpo import full_kl, token_mean
 from zipr1.training.modes import GivenCompletions
-from zipr1.training.reference import reference_states
-from zipr1.training.rollout import completion_states
+from zipr1.training.reference import score_rollouts
+from zipr1.training.rollout import completion_states, token_states
 from zipr1.training.sampling import score_given
 from zipr1.training.train import train
 
@@ -140,7 +140,9 @@ def distance(model, reference, processor, examples: list[Example], config: Train
             prompt_length=rollout.prompt_length,
             training=zipr1.TrainingPass(replay=rollout.kept),
         ):
-            states = completion_states(model, rollout), reference_states(reference, rollout, 1)
+            hidden = score_rollouts(reference, rollout, 1).hidden
+            policy = completion_states(model, rollout)
+            states = policy, token_states(reference, rollout, hidden)
         divergence = full_kl(*(one.logits().log_softmax(-1) for one in states))
         found.append(token_mean(divergence, rollout.mask))
     return torch.cat(found).mean().item()

@@ -3,15 +3,18 @@
     python experiments/rehearsal.py OUT                       # 3B: 24 GB of memory, 8 GB of disk
     python experiments/rehearsal.py OUT --shape 7b --layers 2  # what depends on the shapes of 7B
 
-Writes the model, then runs the commands that a user would: an answer, two questions of `eval`, two
-steps of `train` with the recipes for one GPU (LoRA, gradient checkpointing), the second of them
-after --resume, and an answer of the adapter. OUT/rehearsal.json has the seconds and the peak memory
-of each process, and what `zipr1 train --plan` says of the training.
+Writes the model, unless an earlier rehearsal did, then runs the commands that a user would: an
+answer, two questions of `eval`, a step of `train` with the recipes for one GPU (LoRA, gradient
+checkpointing), Ctrl-C in the second, --resume and a third, and an answer of the adapter.
+OUT/rehearsal.json has the seconds and the peak memory of each process, and what `zipr1 train --plan`
+says of the training.
 """
 
 import argparse
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +32,7 @@ from zipr1.models.shapes import shape_config
 
 ZIPR1 = (sys.executable, "-m", "zipr1.cli")
 TINY = "zipr1/tiny"
+STOPPED = "train, Ctrl-C"
 
 
 def write_model(shape: str, layers: int | None, folder: Path) -> None:
@@ -47,10 +51,11 @@ def write_model(shape: str, layers: int | None, folder: Path) -> None:
     processor = AutoProcessor.from_pretrained(EMBEDDED[TINY])
     for part in (processor.image_processor, processor.video_processor):
         part.patch_size = config.vision_config.patch_size
+        part.size = {"shortest_edge": 56**2, "longest_edge": 3584**2}  # pixels, as Qwen's
     processor.save_pretrained(folder)
 
 
-def write_rows(folder: Path, side: int) -> list[str]:
+def write_rows(folder: Path, side: int) -> tuple[str, ...]:
     """The flags for rows of a noise image each, of `side` pixels."""
     folder.mkdir()
     rng, flags = np.random.default_rng(0), []
@@ -63,62 +68,78 @@ def write_rows(folder: Path, side: int) -> list[str]:
             rows.append(json.dumps(row))
         (folder / f"{name}.jsonl").write_text("\n".join(rows))
         flags += [f"--{name}", str(folder / f"{name}.jsonl")]
-    return flags
+    return (*flags, "--media_root", str(folder))
 
 
-def commands(out: Path, side: int, tokens: int) -> list[tuple[str, tuple[str, ...]]]:
-    """(name, command). tokens: the length of a completion."""
-    model, image = str(out / "model"), str(out / "rows" / "data0.png")
+def commands(out: Path, model: Path, side: int, tokens: int) -> dict[str, tuple[str, ...]]:
+    """By name. tokens: the length of a completion."""
     rows = write_rows(out / "rows", side)
-    ask = (image, "What is it?", "--dtype", "bfloat16", "--max_new_tokens", "4")
-    data = ("--data", str(out / "rows" / "data.jsonl"), "--questions", "2", "--batch_size", "1")
-    data += ("--max_new_tokens", "4")
+    image, data = (str(out / "rows" / name) for name in ("data0.png", "data.jsonl"))
     prompt = (side // 28) ** 2 + 20  # about as many tokens of text
-    train = (*ZIPR1, "train", "qwen_vl", "--config", "qwen_lora_24gb", "--model", model, *rows)
+    ask = (*ZIPR1, "answer", image, "What is it?", "--dtype", "bfloat16", "--max_new_tokens", "4")
+    few = ("--questions", "2", "--batch_size", "1", "--max_new_tokens", "4")
+    train = (*ZIPR1, "train", "qwen_vl", "--config", "qwen_lora_24gb", "--model", str(model), *rows)
     train += ("--prompts_per_step", "1", "--num_generations", "2", "--dense_share", "0")
-    train += ("--max_completion_length", str(tokens), "--save_steps", "1", "--probe_every", "0")
-    train += ("--max_pixels", str(side**2), "--threads", "2", "--output_dir", str(out / "train"))
-    return [
-        ("answer", (*ZIPR1, "answer", *ask, "--model", model)),
-        ("eval", (*ZIPR1, "eval", model, *data, "--output_dir", str(out / "eval"))),
-        ("plan", (*train, "--plan", "--prompt", str(prompt), "--ratio", "0.8", "--json")),
-        ("train, step 1", (*train, "--max_steps", "1")),
-        ("train, step 2", (*train, "--max_steps", "2", "--resume")),
-        ("answer, adapter", (*ZIPR1, "answer", *ask, "--model", str(out / "train" / "final"))),
-    ]
+    train += ("--max_completion_length", str(tokens), "--max_pixels", str(side**2))
+    train += ("--max_steps", "3", "--save_steps", "1", "--probe_every", "100", "--threads", "2")
+    train += ("--output_dir", str(out / "train"))
+    return {
+        "answer": (*ask, "--model", str(model)),
+        "eval": (*ZIPR1, "eval", str(model), "--data", data, *few, "--output_dir", f"{out}/eval"),
+        "plan": (*train, "--plan", "--prompt", str(prompt), "--ratio", "0.8", "--json"),
+        STOPPED: train,
+        "train, resumed": (*train, "--resume"),
+        "answer, adapter": (*ask, "--model", str(out / "train" / "final")),
+    }
 
 
-def run(name: str, command: tuple[str, ...]) -> dict:
-    """Exit status, seconds and peak memory of the command, and the end of its output."""
-    began = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        output = process.stdout.read().decode(errors="replace")
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+def run(name: str, command: tuple[str, ...], log: Path, stop: Path | None) -> dict:
+    """Exit status, seconds and peak memory of the command, and the end of its output. It gets a
+    Ctrl-C once `stop` exists."""
+    began, ended = time.monotonic(), 0
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    while not ended:
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if stop is not None and stop.exists() and not ended:
+            process.send_signal(signal.SIGINT)
+            stop = None
+        time.sleep(0.1)
+    process.returncode = os.waitstatus_to_exitcode(status)
     row = {"part": name, "command": " ".join(command), "status": process.returncode}
     row |= {"seconds": round(time.monotonic() - began, 1)}
-    return row | {"peak_gb": round(usage.ru_maxrss * 1024 / 1e9, 2), "output": output[-4000:]}
+    row |= {"peak_gb": round(usage.ru_maxrss * 1024 / 1e9, 2), "output": log.read_text()[-4000:]}
+    print(
+        f"{name}: status {row['status']}, {row['seconds']} s, peak {row['peak_gb']} GB", flush=True
+    )
+    return row
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="empty, or with the model of an earlier rehearsal")
+    parser.add_argument("out", type=Path)
     parser.add_argument("--shape", default="3b")
     parser.add_argument("--layers", type=int, help="of the decoder; all of them unless given")
-    parser.add_argument("--side", type=int, default=448, help="pixels; 28 x 28 are a visual token")
+    parser.add_argument("--side", type=int, default=280, help="pixels; 28 x 28 are a visual token")
     parser.add_argument("--completion", type=int, default=8, help="tokens of a rollout")
     arguments = parser.parse_args()
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    if not (out / "model").exists():
-        write_model(arguments.shape, arguments.layers, out / "model")
+    for name in ("rows", "eval", "train"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    model = out / f"model-{arguments.shape}-{arguments.layers or 'all'}"
+    if not model.exists():
+        write_model(arguments.shape, arguments.layers, out / "partial")
+        (out / "partial").rename(model)
     rows = []
-    for name, command in commands(out, arguments.side, arguments.completion):
-        rows.append(run(name, command))
-        print(f"{name}: status {rows[-1]['status']}", end=", ")
-        print(f"{rows[-1]['seconds']} s, peak {rows[-1]['peak_gb']} GB", flush=True)
+    for name, command in commands(out, model, arguments.side, arguments.completion).items():
+        stop = out / "train" / "checkpoint-1" if name == STOPPED else None
+        rows.append(run(name, command, out / "log.txt", stop))
         (out / "rehearsal.json").write_text(json.dumps({"rows": rows} | provenance(), indent=1))
-    return int(any(row["status"] != 0 for row in rows))
+        if rows[-1]["status"] != (130 if name == STOPPED else 0):
+            print(rows[-1]["output"], file=sys.stderr)
+            return 1
+    return 0
 
 
 if __name__ == "__main__":

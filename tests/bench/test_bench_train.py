@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn.modules.module import register_module_forward_hook
 
 from zipr1.bench.training import PARTS
@@ -49,6 +50,24 @@ def test_rows_parts_and_tokens(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "out").iterdir()] == [
         "bench_train.json"
     ]  # the runs are thrown away
+
+
+def test_a_step_without_a_row_is_not_timed(tmp_path, capsys):
+    """An image that is cut off: its step is dropped, and what it took means nothing."""
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
+    names = ("good", "bad")
+    for kind, images in (("rows", names), ("probe", names[:1])):
+        rows = [{"image": f"{one}.png", "prompt": "What?", "answer": "red"} for one in images]
+        (tmp_path / f"{kind}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = f"data: {tmp_path}/rows.jsonl\nprobe_data: {tmp_path}/probe.jsonl\n"
+    recipe += "prompts_per_step: 1\nnum_generations: 2\nmax_completion_length: 2\n"
+    (tmp_path / "recipe.yaml").write_text(recipe + "max_skipped_steps: 9\n")
+    flags = ("--steps", "4", "--repeats", "1", "--output_dir", str(tmp_path / "out"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "train", str(tmp_path / "recipe.yaml"), *flags])
+    assert stopped.value.code == 1
+    assert "no row could be used, so there is nothing to time" in capsys.readouterr().err
 
 
 TIMES = "step_time", "seconds/probe"

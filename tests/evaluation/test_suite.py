@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from zipr1.cli.main import main
+from zipr1.common.errors import InputError
 from zipr1.common.recipe import read_recipe
 from zipr1.evaluation.fingerprint import weights
 from zipr1.evaluation.paper.benchmarks import BENCHMARKS, Benchmark
@@ -154,6 +155,9 @@ def test_open_questions_of_videommmu_by_hand():
     )  # lmms-eval leaves out what has no answer at all
     (draws,) = resampled(alone("VideoMMMU"), [found], 500)
     assert draws.min() < total(score, found) < draws.max() and np.isfinite(draws).all()
+    # No interval can be drawn from answers that are all empty: the cell fails, not the suite.
+    with pytest.raises(InputError, match="adaptation: no sample has a number as 'mmmu_acc'"):
+        units(score, samples[6:])
 
 
 def written(folder, task: str, metric: str, values: list[float], number: float, **more) -> dict:

@@ -1,5 +1,6 @@
 """Rewards by the problem type of a question, or by the user's own functions."""
 
+import math
 import re
 import sys
 from functools import partial
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from zipr1.common.errors import InputError
 from zipr1.data.columns import general
 from zipr1.data.example import Example
 from zipr1.data.video_r1 import published
@@ -229,6 +231,22 @@ def test_what_a_function_says_beside_its_rewards():
     )
     assert found.pop("rewards/curriculum/std") == pytest.approx(values.std(correction=0).item())
     assert found == {"rewards/partial/std": 0.5}
+
+
+def test_rewards_and_metrics_out_of_range():
+    """Of float32, in which the objective has rewards; a metric may be anything."""
+    huge = (1e30, lambda completions, **columns: [1e20] * len(completions))
+    with pytest.raises(InputError, match=r"weighted sum is 1e\+50 .* must be finite in float32"):
+        from_function((huge,), [(ROWS[0], "B")])
+    with pytest.raises(InputError, match=r"returned 1e\+39 .* return a finite float"):
+        from_function(((1.0, lambda **columns: [1e39]),), [(ROWS[0], "B")])
+    lost: list[int] = []
+    assert without_non_finite(lambda **columns: [1e39, 1e38], lost)() == [None, 1e38]
+    assert lost == [0]
+    log = RewardLog(0, 1, 1)
+    for value in (float("inf"), float("-inf")):
+        log.log_metric("level", value)
+    assert math.isnan(summary([log])["level"])
 
 
 def test_functions_of_one_name_are_told_apart():

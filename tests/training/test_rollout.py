@@ -22,24 +22,29 @@ from zipr1.training.experience import Experience, split
 from zipr1.training.grpo import Governor, gate
 from zipr1.training.loss import accuracy_gaps, losses
 from zipr1.training.modes import DataRows, EmbeddedTasks, GivenCompletions, mode_of
-from zipr1.training.reference import reference_states, score_expected_answer
+from zipr1.training.reference import score_expected_answer, score_rollouts
 from zipr1.training.rollout import completion_states, repeat, token_states
 from zipr1.training.sampling import sample, score_given
 
 
 def experience_of(model, examples, rollout, rewards, score, expected) -> Experience:
     """What the trainer gathers, with what the reference says."""
-    states = reference_states(model, rollout, len(rollout.p) // len(examples))
+    scores = score_rollouts(model, rollout, len(rollout.p) // len(examples))
     return Experience(
         examples,
         rollout,
         rewards,
         score,
         expected,
-        states.logprobs(rollout.tokens),
-        states,
+        scores.logprobs,
+        token_states(model, rollout, scores.hidden),
         list(range(len(examples))),
     )
+
+
+def reference_logits(model, rollout, group: int) -> torch.Tensor:
+    """(N, T, V)."""
+    return token_states(model, rollout, score_rollouts(model, rollout, group).hidden).logits()
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +123,7 @@ def test_reference_is_dense_and_computed_once_per_answer(tiny, rolled):
     examples, _, rollout = rolled
     with torch.no_grad():
         every = completion_states(model, rollout).logits()
-    once = reference_states(model, rollout, group=4).logits()
+    once = reference_logits(model, rollout, group=4)
     mask = rollout.mask[..., None].expand_as(every) & torch.isfinite(every)
     torch.testing.assert_close(once[mask], every[mask], rtol=1e-4, atol=1e-4)
     # With the expected answers beside them, in one pass: each answer to a question once.
@@ -231,10 +236,10 @@ def test_the_baseline_does_not_know_the_first_rollout(tiny):
     assert len(seen) == 1  # pictures are encoded once
     assert (
         widths.count(rolled.prompt_length) == 1 and max(widths[1:]) < 10
-    )  # and read once, for its answers and for its logits
-    states = reference_states(model, rolled, 2)
-    torch.testing.assert_close(scores.hidden, states.hidden)
-    torch.testing.assert_close(scores.logprobs, states.logprobs(rolled.tokens))
+    )  # and read once, for its answers and for its scores
+    expected = score_rollouts(model, rolled, 2)
+    torch.testing.assert_close(scores.hidden, expected.hidden)
+    torch.testing.assert_close(scores.logprobs, expected.logprobs)
     again = sample(
         model, encode(model, prepare(processor, examples)), TopP((1.0,) * 8), max_new_tokens=config.max_completion_length,
         temperature=5.0, draws=token_draws(0, 0, range(8), 1, config.max_completion_length, reference=True),
@@ -319,9 +324,7 @@ def test_placeholders_are_never_sampled(tiny, rolled):
         tiny_processor().tokenizer.convert_tokens_to_ids(f"<|{name}|>")
         for name in ("image_pad", "video_pad", "vision_start", "vision_end")
     }
-    assert (
-        reference_states(model, rollout, 4).logits().softmax(-1)[..., rollout.suppress] == 0
-    ).all()
+    assert (reference_logits(model, rollout, 4).softmax(-1)[..., rollout.suppress] == 0).all()
 
 
 def test_reward_parts():

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from argparse import ArgumentParser
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from io import StringIO
@@ -203,7 +204,7 @@ class Client:
                 f"the server counts {found['prompt_tokens']:.0f} tokens in a prompt of {tokens}"
             )
         found["kv_per_request"] = kv_per_request(usage)
-        found["kv_in_use"] = max((share for share, _ in usage), default=0.0)
+        found["kv_in_use"] = max((share for share, _ in usage), default=None)
         return found
 
 
@@ -239,15 +240,18 @@ def sampled(server: RunningServer):
 
     def watch():
         while not done.wait(0.1):
-            found.append(server.gauges())
+            try:
+                found.append(server.gauges())
+            except (URLError, TimeoutError):  # too busy to answer now
+                continue
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        done.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(watch)
+        try:
+            yield found
+        finally:
+            done.set()
+        reading.result()  # raises what ended it too early
 
 
 def table(rows: list[dict]) -> str:
@@ -266,7 +270,7 @@ def table(rows: list[dict]) -> str:
             f"{row['request_throughput']:.3f}",
             f"{row['throughput']:.2f}",
             "-" if row["fits"] is None else f"{row['fits']:.2f} x",
-            f"{row['kv_in_use']:.0%}",
+            "-" if row["kv_in_use"] is None else f"{row['kv_in_use']:.0%}",
         ]
         for row in rows
     ]

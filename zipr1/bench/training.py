@@ -11,6 +11,7 @@ from statistics import mean, median
 
 from zipr1.bench.config import BenchTrainConfig
 from zipr1.common.documents import write_document
+from zipr1.common.errors import RunError
 from zipr1.common.progress import progress
 from zipr1.common.provenance import provenance
 from zipr1.common.recipe import read_recipe
@@ -58,12 +59,21 @@ def run_bench_train(config: BenchTrainConfig) -> tuple[list[dict], str]:
 
 
 def steps_of(config: TrainConfig) -> list[dict]:
-    """The metrics of a run's steps without the first; the folder of the run is deleted."""
+    """The metrics of a run's steps without the first; the folder of the run is deleted.
+
+    Raises RunError where a step had no row that can be used, which would take no time.
+    """
     rmtree(config.output_dir, ignore_errors=True)
     train(config, quiet=True)
     lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
     rmtree(config.output_dir)
-    return [json.loads(line) for line in lines][2:]
+    rows = [json.loads(line) for line in lines][2:]
+    if dropped := [row["step"] for row in rows if row["dropped"]]:
+        raise RunError(
+            f"steps {', '.join(map(str, dropped))}: no row could be used, so there is nothing to time; "
+            "see `zipr1 data check`"
+        )
+    return rows
 
 
 def summary(runs: list[list[dict]], config: TrainConfig) -> dict:

@@ -9,6 +9,7 @@ from functools import cache
 from statistics import fmean, pstdev
 from typing import Any, SupportsFloat
 
+import torch
 from accelerate.utils import gather_object
 
 from zipr1.common.errors import InputError, RunError
@@ -17,6 +18,7 @@ from zipr1.data.example import Example
 from zipr1.data.processor import conversation
 
 Functions = tuple[tuple[float, Callable], ...]  # (weight, function)
+LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass
@@ -76,7 +78,8 @@ def summary(logs: Iterable[RewardLog]) -> dict[str, float]:
             rewards[name] += [value for value in values if value is not None]
         for name, values in logged.items():
             metrics[name] += values
-    result = {name: fmean(values) for name, values in metrics.items()}
+    # Not fmean, which raises for infinities of both signs.
+    result = {name: sum(values) / len(values) for name, values in metrics.items()}
     for name, values in rewards.items():
         if values:
             result |= {f"rewards/{name}/mean": fmean(values), f"rewards/{name}/std": pstdev(values)}
@@ -107,7 +110,18 @@ def from_function(
             if value is not None:
                 total = 0.0 if math.isnan(totals[place]) else totals[place]
                 totals[place] = weight * value + total
+    for total, (example, completion) in zip(totals, pairs, strict=True):
+        if not (math.isnan(total) or is_finite(total)):
+            raise InputError(
+                f"reward functions: the weighted sum is {total} for the completion "
+                f"{completion[:200]!r} of row {example.id}: it must be finite in float32"
+            )
     return totals
+
+
+def is_finite(value: SupportsFloat) -> bool:
+    """Also in float32, the type of rewards in the objective."""
+    return abs(float(value)) <= LARGEST
 
 
 def columns_of(pairs: list[tuple[Example, str]]) -> dict[str, list]:
@@ -170,7 +184,7 @@ def call(function: Callable, columns: dict, pairs: list[tuple[Example, str]]) ->
             "return a list with one float per completion"
         )
     for value, (example, completion) in zip(rewards, pairs, strict=True):
-        if value is not None and not (isinstance(value, SupportsFloat) and math.isfinite(value)):
+        if value is not None and not (isinstance(value, SupportsFloat) and is_finite(value)):
             raise InputError(
                 f"reward function {name} returned {repr(value)[:80]} for the completion "
                 f"{completion[:200]!r} of row {example.id}: return a finite float, or None where "
@@ -228,7 +242,7 @@ def without_non_finite(function: Callable, places: list[int]) -> Callable:
         bad = [
             i
             for i, value in enumerate(rewards)
-            if isinstance(value, SupportsFloat) and not math.isfinite(value)
+            if isinstance(value, SupportsFloat) and not is_finite(value)
         ]
         places.extend(bad)
         return [None if i in bad else value for i, value in enumerate(rewards)]

@@ -35,7 +35,7 @@ class Chosen:
         """mask: (B, L) bool, False on padding. Raises for a wrong choice (`sparsity.faults`)."""
         kept, faults = selected.kept, selected.faults
         counts = kept.sum(-1)
-        queries = None if selected.rows is None else Queries(selected.rows, kept)
+        queries = None if selected.rows is None else Queries(selected.rows, kept, mask)
         completions = (counts - faults[0].chosen.sum(-1)).min()
         flags = [flag for fault in faults for flag in fault.flags]
         numbers = [*flags, counts.max(), counts.min(), counts.sum(), mask.sum(-1).min()]

@@ -7,13 +7,17 @@ log-sum-exp, but no gradient of it.
 
 import torch
 
+# Not public: scaled_dot_product_attention calls it and leaves the log-sum-exp out (torch 2.11 to 2.13).
 FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
-def mergeable(query: torch.Tensor, **kwargs) -> bool:
-    """Whether `prefix_attention` serves a pass with these states and keyword arguments."""
+def mergeable(*states: torch.Tensor, **kwargs) -> bool:
+    """Whether `prefix_attention` serves these states and keyword arguments of an attention."""
     plain = kwargs.get("softcap") is None and not kwargs.get("dropout")
-    return plain and query.device.type == "cpu" and not torch.is_grad_enabled()
+    learned = torch.is_grad_enabled() and any(one.requires_grad for one in states)
+    # Autocast would round the logits of one of the two softmaxes.
+    cpu = states[0].device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return plain and not learned and cpu
 
 
 def prefix_attention(
@@ -45,9 +49,10 @@ def prefix_attention(
         most = torch.maximum(some.amax(-1, keepdim=True), own)
         some, own = some.sub_(most).exp_(), own.sub_(most).exp_()
         mass = some.sum(-1, keepdim=True).add_(own)
-        seen_values = some.to(query.dtype).flatten(2, 3) @ kept_value[:, :, least:]
-        out = torch.addcmul(seen_values.view_as(grouped), own.to(query.dtype), out)
-        out, total = out.div_(mass), mass.log_().add_(most)
+        some, own = some.div_(mass).to(query.dtype), own.div_(mass).to(query.dtype)
+        seen_values = some.flatten(2, 3) @ kept_value[:, :, least:]
+        out = torch.addcmul(seen_values.view_as(grouped), own, out)
+        total = mass.log_().add_(most)
     if least:
         common = kept_key[:, :, :least], kept_value[:, :, :least]
         rest, found = FLASH(flat, *common, scale=scaling)

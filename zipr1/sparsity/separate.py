@@ -22,7 +22,8 @@ WIDE = 4  # blocks per call of the kernel that needs no mask
 class Queries:
     """The queries of a layer that are computed, and how many kept keys each of them sees.
 
-    rows, kept: (B, L) bool, the queries that are computed and the keys that are kept.
+    rows, kept, valid: (B, L) bool, the queries that are computed, the keys that are kept, and what
+        is no padding.
     numbers: 0-dimensional tensors that the caller reads with its own, in one synchronisation, and
         gives to `read`.
     most, least, total: queries of a sample, and of all.
@@ -30,17 +31,18 @@ class Queries:
     index: (B, R) columns of the queries in order, None where all are computed.
     """
 
-    def __init__(self, rows: torch.Tensor, kept: torch.Tensor):
+    def __init__(self, rows: torch.Tensor, kept: torch.Tensor, valid: torch.Tensor):
         self.rows, self.counts = rows, rows.sum(-1)
         self.columns = columns_of(rows, rows.shape[1])
         self.seen = (kept.long().cumsum(-1) - kept.long()).gather(1, self.columns)
-        blocks = self.seen.split(BLOCK, dim=1)
         self.numbers = [self.counts.max(), self.counts.min(), self.counts.sum()]
-        self.numbers += [block.amax() for block in blocks]
-        # Without the columns behind a sample's last query, which stand for none.
-        filled = torch.arange(rows.shape[1], device=rows.device) < self.counts[:, None]
-        own = torch.where(filled, self.seen, rows.shape[1]).split(BLOCK, dim=1)
-        self.numbers += [block.amin() for block in own]
+        self.numbers += self.blocks(self.seen, 0).amax((0, 2)).unbind()
+        # Padding, and the columns behind a sample's last query, may see other keys than they do.
+        length = rows.shape[1]
+        real = torch.arange(length, device=rows.device) < self.counts[:, None]
+        real &= valid.gather(1, self.columns)
+        own = torch.where(real, self.seen, length)
+        self.numbers += self.blocks(own, length).amin((0, 2)).unbind()
 
     def read(self, numbers: list[int]) -> None:
         """The values of `numbers`."""
@@ -69,16 +71,15 @@ class Queries:
         self, module, query, key, value, kept_key, kept_value, **kwargs
     ) -> torch.Tensor:
         """(B, R, H, D): `attend` of the computed queries alone, (B, H, R, D) in order."""
-        outputs, merged, end = [], mergeable(query, **kwargs), query.shape[2]
+        outputs, merged, end = [], mergeable(query, key, value, **kwargs), query.shape[2]
         start = 0
         while start < end:
-            size = BLOCK * WIDE
-            least, most = self.seen_by(start, size)
-            wide = merged and most - least <= size  # more where samples of a batch are unlike
+            block = slice(start, min(start + BLOCK * WIDE, end))
+            least, most = self.seen_by(start, block.stop)
+            wide = merged and most - least <= BLOCK * WIDE  # more where samples are unlike
             if not wide:
-                size = BLOCK
-                least, most = self.seen_by(start, size)
-            block = slice(start, min(start + size, end))
+                block = slice(start, min(start + BLOCK, end))
+                least, most = self.seen_by(start, block.stop)
             states = query[:, :, block], key[:, :, block], value[:, :, block]
             kept, seen = (kept_key[:, :, :most], kept_value[:, :, :most]), self.seen[:, block]
             if wide:
@@ -91,10 +92,15 @@ class Queries:
             start = block.stop
         return torch.cat(outputs, dim=1)
 
-    def seen_by(self, start: int, size: int) -> tuple[int, int]:
-        """The numbers of kept keys that all, and that some, of the `size` queries from `start` on
-        see."""
-        blocks = slice(start // BLOCK, (start + size) // BLOCK)
+    @staticmethod
+    def blocks(numbers: torch.Tensor, filling: int) -> torch.Tensor:
+        """(B, L) -> (B, blocks, BLOCK), the last block filled up."""
+        padded = F.pad(numbers, (0, -numbers.shape[1] % BLOCK), value=filling)
+        return padded.unflatten(1, (-1, BLOCK))
+
+    def seen_by(self, start: int, end: int) -> tuple[int, int]:
+        """The numbers of kept keys that all, and that some, of the queries from `start` on see."""
+        blocks = slice(start // BLOCK, -(-end // BLOCK))
         return min(self.least_seen[blocks]), max(self.most_seen[blocks])
 
 

@@ -99,7 +99,7 @@ def gather_experience(
                 learner.reference, examples, rollout, numbers, step, synced
             )
         states = TokenStates(
-            scores.hidden, learner.head, rollout.suppress, rollout.temperature, synced
+            scores.hidden, learner.reference_head, rollout.suppress, rollout.temperature, synced
         )
         parts.append(
             Experience(

@@ -29,8 +29,8 @@ class Learner:
     """A policy, its frozen dense reference and its optimizer.
 
     learner(work, ...) is work(model, ...) on the policy, learner.reference(work, ...) on the
-    reference: a second copy, or with LoRA the policy itself without its adapter. learner.head is
-    the reference's language head, for use within a pass of the policy.
+    reference: a second copy, or with LoRA the policy itself without its adapter.
+    learner.reference_head is its language head, for use within a pass of the policy.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class Learner:
         self.layout = sharding.layout
         self.policy, self.optimizer = sharding.prepare(Policy(model), adamw, max_grad_norm)
         self.model = sharding.unwrap(self.policy)
-        self.copy, self.head = None, self.model.lm_head
+        self.copy, self.reference_head = None, self.model.lm_head
         if copy is not None:
-            self.head = copy.lm_head
-            if self.in_step:  # a sharded head is whole in a pass of the reference only
-                self.head = copy_of(copy.lm_head).to(self.accelerator.device)
+            self.reference_head = copy.lm_head
+            if sharding.shards_weights:  # a sharded head is whole in a pass of the reference only
+                self.reference_head = copy_of(copy.lm_head).to(self.accelerator.device)
             self.copy = sharding.prepare_reference(Policy(copy))
         self.adapter = getattr(self.model, "_hf_peft_config_loaded", False)
 

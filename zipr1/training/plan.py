@@ -266,6 +266,8 @@ def step_flops(sizes: Sizes) -> tuple[float, float, float]:
     reference = config.prompts_per_step * prompt + answers * (dense - prompt)
     passes = (4 if config.gradient_checkpointing else 3) * config.num_iterations
     update = sizes.rollouts * (dense if sizes.all_rows_learn else sparse) * passes
+    if config.objective.kl != "sampled":  # the reference's distributions, made in the loss
+        update += sizes.rollouts * head * config.num_iterations
     return sizes.rollouts * sparse, reference, update
 
 

@@ -13,7 +13,6 @@ from zipr1.models.families import decoder
 from zipr1.models.versions import CACHE, cache_of
 from zipr1.training.rollout import Rollout, pad_tokens, token_states
 from zipr1.training.sampling import decode
-from zipr1.training.token_logits import TokenStates
 
 
 @dataclass
@@ -35,8 +34,8 @@ def prefill(model, rollout: Rollout, group: int):
 
 
 @torch.no_grad()
-def reference_states(model, rollout: Rollout, group: int, prompts=None) -> TokenStates:
-    """What gives the distribution of the dense reference at each of the rollouts' tokens.
+def score_rollouts(model, rollout: Rollout, group: int, prompts=None) -> ReferenceScores:
+    """What the dense reference says of the rollouts' tokens.
 
     Each prompt is prefilled once, unless its output `prompts` of `prefill` is given, whose cache
     is consumed; so is each distinct answer to it, since short answers are often equal.
@@ -58,15 +57,10 @@ def reference_states(model, rollout: Rollout, group: int, prompts=None) -> Token
     )
     last = prompts.last_hidden_state[question, -1:]
     hidden = torch.cat([last, more.last_hidden_state[:, :-1]], dim=1)
+    logprobs = token_states(model, rollout, hidden).logprobs(answers.tokens)
     place = {row: i for i, row in enumerate(unique.tolist())}
-    return token_states(model, rollout, hidden[[place[first[key]] for key in keys]])
-
-
-@torch.no_grad()
-def score_rollouts(model, rollout: Rollout, group: int, prompts=None) -> ReferenceScores:
-    """As `reference_states`, with the tokens' log-probabilities."""
-    states = reference_states(model, rollout, group, prompts)
-    return ReferenceScores(states.hidden, states.logprobs(rollout.tokens))
+    places = [place[first[key]] for key in keys]
+    return ReferenceScores(hidden[places], logprobs[places])
 
 
 @torch.no_grad()

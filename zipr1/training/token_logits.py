@@ -58,10 +58,12 @@ class TokenStates:
         """Parts of the T tokens with at most MOST_LOGITS logits, or with one token."""
         rows, width = self.hidden.shape[:2]
         most = max(MOST_LOGITS // (rows * self.head.out_features), 1)
-        count = torch.tensor(max(ceil(width / most), 1), device=self.hidden.device)
+        count = max(ceil(width / most), 1)
         if self.synced:
-            dist.all_reduce(count, dist.ReduceOp.MAX)
-        ends = [width * number // int(count) for number in range(int(count) + 1)]
+            counts = torch.tensor(count, device=self.hidden.device)
+            dist.all_reduce(counts, dist.ReduceOp.MAX)
+            count = int(counts)
+        ends = [width * number // count for number in range(count + 1)]
         return [slice(*pair) for pair in pairwise(ends)]
 
 

@@ -43,7 +43,7 @@ class Zero(Replicated):
 
     def __init__(self, accelerator: Accelerator, stage: int):
         super().__init__(accelerator)
-        self.stage = stage
+        self.stage, self.shards_weights = stage, stage == 3
         self.layout = f"ZeRO-{stage} over {accelerator.num_processes} processes"
         # transformers would shard what it loads for ZeRO-3: the vision tower as well, and under
         # other names (5.23 saves them as they are not loaded).

@@ -138,7 +138,8 @@ class SparseImpl:
         """(L, H, D): every query of a prompt attends to the kept keys and to its own."""
         states = [one.transpose(0, 1)[None] for one in (query, key, value)]
         kept_states = [one[:, :, kept] for one in states[1:]]
-        queries = Queries(torch.ones_like(kept)[None], kept[None])
+        every = torch.ones_like(kept)[None]
+        queries = Queries(every, kept[None], every)
         queries.read(torch.stack(queries.numbers).tolist())
         module = SimpleNamespace(num_key_value_groups=query.shape[1] // key.shape[1])
         return queries.attend(module, *states, *kept_states, scaling=self.scale)[0]

@@ -3,6 +3,7 @@
 Where the file has an answer but not whether it is correct, lmms-eval's own function is called.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ def units(score: Score, samples: list[dict]) -> list[Unit]:
         found = [Unit(key[0], score.value(*entries), media[key]) for key, entries in groups.items()]
     if not found:
         raise InputError(f"{score.task}: no sample has {score.metric!r}")
+    if not any(math.isfinite(unit.value) for unit in found):
+        raise InputError(f"{score.task}: no sample has a number as {score.metric!r}")
     return found
 
 
