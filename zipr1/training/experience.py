@@ -98,9 +98,10 @@ def gather_experience(
             scores, expected = mode.consult(
                 learner.reference, examples, rollout, numbers, step, synced
             )
-        states = TokenStates(
-            scores.hidden, learner.reference_head, rollout.suppress, rollout.temperature, synced
-        )
+        head, hidden = learner.reference_head, scores.hidden
+        if learner.copy is not None:  # FSDP2 and DeepSpeed may compute in another dtype
+            hidden = hidden.to(head.weight.dtype)
+        states = TokenStates(hidden, head, rollout.suppress, rollout.temperature, synced)
         parts.append(
             Experience(
                 examples,
