@@ -47,6 +47,26 @@ def test_what_is_read_ahead_is_what_is_asked_for(root):
     )
 
 
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        ({"data": "none.jsonl"}, "none.jsonl"),
+        ({"probe_data": "none.jsonl"}, "none.jsonl"),
+        ({"columns": "solution=nothing"}, "no column .nothing"),
+        ({"media_root": "elsewhere"}, "elsewhere.*no such file"),
+    ],
+)
+def test_data_is_opened_before_the_model(root, wrong, word):
+    """Loading a model may take minutes. This one does not exist, which the last line shows."""
+    data = write(root / "rows.jsonl", [GENERAL[0]])
+    settings = {"data": data, "probe_data": data, "output_dir": str(root / "out")}
+    settings |= {"model": str(root / "missing")}
+    with pytest.raises(ValueError, match=word):
+        train(TrainConfig(**settings | wrong), quiet=True)
+    with pytest.raises(ValueError, match="missing"):
+        train(TrainConfig(**settings), quiet=True)
+
+
 SAID = [  # of each row of PUBLISHED what is right, what is not, and the grade of that
     ("A", "B. blue", 0.0),
     ("B) right", "A", 0.0),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from zipr1.common.errors import InputError
 from zipr1.data.example import Example
 from zipr1.data.processor import limit_pixels
-from zipr1.data.rows import order
+from zipr1.data.rows import open_rows, order
 from zipr1.evaluation.usable_rows import OTHER, checked, open_part
 from zipr1.models.families import is_vision
 from zipr1.rewards.graders import GRADERS
@@ -113,6 +113,16 @@ def probe_questions(config: TrainConfig, processor, longest: int, dataset=None) 
     for example in examples:
         checked(example, processor, config, longest)
     return examples
+
+
+def check_rows(config: TrainConfig, train_dataset=None, eval_dataset=None) -> None:
+    """Raises InputError or MediaError for data that cannot be opened, and for a first probe row that
+    cannot be read (a wrong media root, say): before a model is loaded, which may take minutes."""
+    if not config.data:
+        return
+    settings = config.media_root, config.max_frames, config.think, None, config.columns
+    open_rows(config.data if train_dataset is None else train_dataset, *settings)
+    open_rows(config.probe_data if eval_dataset is None else eval_dataset, *settings).example(0)
 
 
 def check_prompts(model, config: TrainConfig) -> None:

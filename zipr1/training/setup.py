@@ -19,7 +19,7 @@ from zipr1.training.metrics import Log
 from zipr1.training.modes import mode_of
 from zipr1.training.probe_set import measure_probe
 from zipr1.training.processes import start_processes
-from zipr1.training.questions import Questions, longest_prompt, probe_questions
+from zipr1.training.questions import Questions, check_rows, longest_prompt, probe_questions
 from zipr1.training.run_folder import locked, starting_point
 from zipr1.training.run_state import RunState
 from zipr1.training.terminal import say
@@ -37,6 +37,7 @@ def started(config: TrainConfig, given: Given, quiet: bool = False) -> Iterator[
         functions = given.functions_of(config)  # a misspelt name is found before an hour has passed
         if config.push_to_hub:
             check_hub(config, accelerator.is_main_process)
+        check_rows(config, given.train_dataset, given.eval_dataset)
         source = resumed[0] if resumed else config.model
         with announced(f"loading {source}"):
             learner = load_learner(config, source, accelerator, given)
