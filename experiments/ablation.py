@@ -53,10 +53,10 @@ ROWS = {
     "paper, equal answers earn alike": PAPER | {"ablation": Ablation(share_ties=True)},
     "paper, group gate": PAPER
     | {"gate": "group"},  # Sparsity Forcing, later version of arXiv 2504.18579
-    "fine-tuning": FINE_TUNING,
+    "fine-tuning under sparse attention": FINE_TUNING,
     "exact": {},
-    "exact, no choice gradient": {"ablation": Ablation(choice_gradient=False)},
-    "exact, no choice gradient, its own settings": {
+    "exact, no selection gradient": {"ablation": Ablation(choice_gradient=False)},
+    "exact, no selection gradient, its own settings": {
         "ablation": Ablation(choice_gradient=False),
         "sparsity_weight": 2.4,
         "learning_rate": 2e-4,
@@ -69,9 +69,9 @@ ROWS = {
     "exact, no KL": {"beta": 0.0},
     "exact, gradients cut at 1": {"max_grad_norm": 1.0},
     "exact, sampled KL": {"kl": "sampled"},
-    "exact, not governed": {"governed": False},
-    "exact, choice by accumulated scores": {"choice": "accumulated"},
-    "exact, baseline of the group": {"baseline": "group"},
+    "exact, no accuracy constraint": {"governed": False},
+    "exact, selection by accumulated scores": {"choice": "accumulated"},
+    "exact, group baseline": {"baseline": "group"},
     "exact, no score function": {"reward_weight": 0.0},
 }
 THRESHOLDS = (0.9, 0.95, 0.975, 0.99)

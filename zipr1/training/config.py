@@ -37,8 +37,8 @@ class Ablation:
 
     choice_gradient: bool | None = None
     """Whether the selection of tokens gets a gradient where there is a sparsity weight; the pass
-    with gradients then takes the time of dense attention. The sparsity weight of `exact` is for
-    true; without, 1 to 3 were used."""
+    with gradients then takes the time of dense attention. The sparsity weight of `exact`,
+    10, is for true; with false use 1 to 3."""
     sharpness: Literal["count", "entropy", "soft_count"] = "count"
     """The measure that the sparsity term makes small: the relaxed count of tokens that p needs, the
     entropy of the scores, or a soft count."""
@@ -179,9 +179,11 @@ class TrainConfig:
     a correct answer (rewards of 0 or 1 only: with graded or reward_function it is group in either
     preset)."""
     governed: bool | None = None
-    """Whether the sparsity weight follows the running accuracy."""
+    """Whether the sparsity weight is reduced where accuracy falls below the dense reference (the
+    accuracy constraint)."""
     accuracy_tolerance: float = 0.02
-    """The tolerated accuracy drop of the rollouts against the dense reference (fraction)."""
+    """The tolerated accuracy drop of the rollouts against the dense reference (fraction; of given
+    completions nats per token)."""
     accuracy_margin: float = 0.04
     """The further drop over which the sparsity weight falls to zero."""
     target_ratio: float = 0.2

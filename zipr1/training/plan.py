@@ -2,7 +2,7 @@
 
 Pure arithmetic; weights are counted on a model without storage. Left out: communication buffers,
 what a kernel allocates for itself, the vision tower's work (once per question) and fragmentation.
-docs/results.md compares it with a measurement.
+docs/archive/results.md compares it with a measurement.
 """
 
 from dataclasses import asdict, dataclass
