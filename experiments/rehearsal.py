@@ -12,7 +12,6 @@ says of the training.
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -93,22 +92,28 @@ def commands(out: Path, model: Path, side: int, tokens: int) -> dict[str, tuple[
     }
 
 
+def peak_of(pid: int) -> int:
+    """Bytes that a running process has had in memory at most (Linux); 0 while it ends. Not its
+    ru_maxrss, which has the memory of the process that started it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def run(name: str, command: tuple[str, ...], log: Path, stop: Path | None) -> dict:
     """Exit status, seconds and peak memory of the command, and the end of its output. It gets a
     Ctrl-C once `stop` exists."""
-    began, ended = time.monotonic(), 0
+    began, peak = time.monotonic(), 0
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-    while not ended:
-        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if stop is not None and stop.exists() and not ended:
+    while process.poll() is None:
+        peak = max(peak, peak_of(process.pid))
+        if stop is not None and stop.exists():
             process.send_signal(signal.SIGINT)
             stop = None
         time.sleep(0.1)
-    process.returncode = os.waitstatus_to_exitcode(status)
     row = {"part": name, "command": " ".join(command), "status": process.returncode}
     row |= {"seconds": round(time.monotonic() - began, 1)}
-    row |= {"peak_gb": round(usage.ru_maxrss * 1024 / 1e9, 2), "output": log.read_text()[-4000:]}
+    row |= {"peak_gb": round(peak / 1e9, 2), "output": log.read_text()[-4000:]}
     print(
         f"{name}: status {row['status']}, {row['seconds']} s, peak {row['peak_gb']} GB", flush=True
     )
