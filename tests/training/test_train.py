@@ -288,7 +288,7 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
     )
     described = (Path(__file__).parents[2] / "docs/reference/metrics.md").read_text()
     names = {
-        re.sub("governor/(gap|factor)/.*", r"governor/\1/KIND", name)
+        re.sub("governor/(gap|factor)/.*", r"governor/\1/GROUP", name)
         for name in set().union(*rows) - {"step"}
     }
     shown = {
