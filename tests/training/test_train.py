@@ -292,7 +292,8 @@ def test_what_a_run_came_to(tmp_path, capsys, monkeypatch):
         for name in set().union(*rows) - {"step"}
     }
     shown = {
-        name: name if name == "seconds/read" else name.replace("seconds/", "/") for name in names
+        name: name if name in ("seconds/read", "seconds/probe") else name.replace("seconds/", "/")
+        for name in names
     }
     assert [name for name in names if f"`{shown[name]}`" not in described] == []
     tracked = EventAccumulator(str(tmp_path / "zipr1")).Reload()  # tensorboard, the default
