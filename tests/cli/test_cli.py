@@ -104,6 +104,20 @@ def test_a_page_for_each_layer(capsys, picture, tmp_path):
     assert Image.open(out).n_frames == 1 + len(kept)
 
 
+def test_stdout_has_the_result_alone(capsys, picture, tmp_path, monkeypatch):
+    """What a library, or here a user's own rule, prints goes to stderr."""
+    rule = tmp_path / "own.py"
+    rule.write_text(
+        "import zipr1\n\nprint('imported')\n\n\nclass Own(zipr1.KeepAll):\n"
+        "    def keep(self, scores):\n"
+        "        print('called')\n        return super().keep(scores)\n"
+    )
+    flags = ("--rule", f"{rule}:Own", "--json")
+    status, text, said = run(capsys, "answer", str(picture), "What colour is the circle?", *flags)
+    assert status == 0 and json.loads(text)["token_ratio"] == 1
+    assert "imported\n" in said and "called\n" in said
+
+
 def test_eval_prints_the_table(capsys, tmp_path):
     flags = (
         "--questions",

@@ -29,6 +29,19 @@ def test_lines_come_now_and_then(capsys, monkeypatch):
     assert 4 <= len(capsys.readouterr().err.splitlines()) <= 6
 
 
+def test_a_slow_step_of_a_bar_is_not_silent(capsys, monkeypatch):
+    monkeypatch.setattr(module, "SHORTEST", 0.1)
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    with progress(total=1, desc="bench") as bar:
+        time.sleep(0.55)
+        lines = capsys.readouterr().err.splitlines()
+        bar.update()
+    assert 4 <= len(lines) <= 6 and all("0/1" in line for line in lines)
+    assert "1/1" in capsys.readouterr().err.splitlines()[-1]
+    time.sleep(0.25)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_bar_that_is_not_left_behind_writes_lines_too(capsys):
     assert list(progress(range(2), desc="short", leave=False)) == [0, 1]
     assert "2/2" in capsys.readouterr().err.splitlines()[-1]

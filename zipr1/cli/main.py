@@ -7,7 +7,7 @@ setting); 1 for a failure; 130 after an interrupt. An unexpected exception keeps
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         sys.exit(complain(error, 2))
     except (RunError, OSError) as error:
+        if found := getattr(error, "found", ""):
+            print(found)
         sys.exit(complain(error, 1))
     except KeyboardInterrupt:
         sys.exit(complain("interrupted", 130))
@@ -43,11 +45,14 @@ def run(arguments: list[str]) -> None:
         from zipr1.common.progress import announced, quiet_libraries, quiet_transformers
 
         quiet_libraries()
-        with announced(f"{command.name}: importing torch and other libraries"):
+        step = f"{command.name}: importing torch and other libraries"
+        with announced(step), redirect_stdout(sys.stderr):
             import_module(command.module)
         if "transformers" in sys.modules:
             quiet_transformers()
-    if text := load(command.runner)(config):
+    with redirect_stdout(sys.stderr):  # some libraries print, as DeepSpeed does
+        text = load(command.runner)(config)
+    if text:
         print(text)
 
 

@@ -36,8 +36,8 @@ def evaluate(config) -> str:
 
     try:
         rows, table = run_eval(config)
-    except SuiteError as error:  # what was measured is shown before the failure
-        print(json.dumps(error.rows) if config.json else error.tables)
+    except SuiteError as error:
+        error.found = json.dumps(error.rows) if config.json else error.tables
         raise
     return json.dumps(rows) if config.json else table
 
@@ -106,8 +106,9 @@ def data_check(config) -> str:
     report = check_data(config)
     text = json.dumps(asdict(report)) if config.json else report.describe()
     if report.usable < report.rows and not report.written:
-        print(text)
-        raise DataError(
+        error = DataError(
             f"{config.file}: {report.rows - report.usable} of {report.rows} rows cannot be used"
         )
+        error.found = text
+        raise error
     return text

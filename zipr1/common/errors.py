@@ -12,8 +12,11 @@ class InputError(ValueError):
 class RunError(RuntimeError):
     """A correct request could not be completed: a full disk, a failed benchmark, unusable rows.
 
-    The command line prints the message without a traceback and exits with status 1.
+    The command line prints the message without a traceback and exits with status 1. `found`, what
+    was found before the failure, goes to stdout, as a result does.
     """
+
+    found = ""
 
 
 class MissingExtra(RunError, ModuleNotFoundError):

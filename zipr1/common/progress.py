@@ -15,7 +15,31 @@ PATIENCE = 4.0  # seconds that a step may take in silence
 SHORTEST, LONGEST = 5.0, 60.0  # seconds between two lines of a bar that is written to a file
 
 
-class Lines(tqdm):
+class Bar(tqdm):
+    """A tqdm that also shows how time passes while a step takes long."""
+
+    def __init__(self, *arguments: Any, **settings: Any):
+        self.closed = threading.Event()
+        self.ticker = threading.Thread(target=self.tick, daemon=True)
+        super().__init__(*arguments, **settings)
+        if not self.disable:
+            self.ticker.start()
+
+    def tick(self) -> None:
+        while not self.closed.wait(PATIENCE):
+            self.refresh()
+
+    def stop(self) -> None:
+        self.closed.set()
+        if self.ticker.is_alive():
+            self.ticker.join()
+
+    def close(self) -> None:
+        self.stop()
+        super().close()
+
+
+class Lines(Bar):
     """A tqdm for a file: whole lines without control characters, more and more rarely.
 
     The first line comes at once and the last at the end; between them a line is written when the
@@ -35,6 +59,7 @@ class Lines(tqdm):
 
     def close(self) -> None:
         if not self.disable:
+            self.stop()
             self.disable = True
             self._decr_instances(self)
             self.shown = None
@@ -50,7 +75,7 @@ class Lines(tqdm):
 def progress(*arguments: Any, **settings: Any) -> tqdm:
     """tqdm(...), whose output suits where stderr goes."""
     if sys.stderr.isatty():
-        return tqdm(*arguments, **settings)
+        return Bar(*arguments, **settings)
     return Lines(*arguments, **{"mininterval": 1.0, "ncols": 0} | settings)
 
 

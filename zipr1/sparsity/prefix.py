@@ -1,8 +1,8 @@
 """Attention of consecutive queries to kept keys that all of them see, to a few more, and to their own.
 
-Two softmaxes are merged by their log-sum-exp, as in flash attention (arXiv 2205.14135): that over
-the common keys, which needs no mask, and that over the rest. torch's kernel for CPUs gives the
-log-sum-exp, but no gradient of it.
+Three softmaxes are merged by their log-sum-exp, as in flash attention (arXiv 2205.14135): that over
+the common keys, which needs no mask, that over the next ones, and the own key's. torch's kernel for
+CPUs gives the log-sum-exp, but no gradient of it.
 """
 
 import torch
@@ -15,7 +15,7 @@ def mergeable(*states: torch.Tensor, **kwargs) -> bool:
     """Whether `prefix_attention` serves these states and keyword arguments of an attention."""
     plain = kwargs.get("softcap") is None and not kwargs.get("dropout")
     learned = torch.is_grad_enabled() and any(one.requires_grad for one in states)
-    # Autocast would round the logits of one of the two softmaxes.
+    # Autocast would round the logits of the own keys.
     cpu = states[0].device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     return plain and not learned and cpu
 
@@ -35,27 +35,29 @@ def prefix_attention(
     query (B, H, Q, D), key and value (B, Hkv, Q, D); kept_key and kept_value (B, Hkv, K, D), of
     which every query sees the first `least`.
     """
-    shape, heads = query.shape, key.shape[1]
-    grouped = query.unflatten(1, (heads, -1))  # (B, Hkv, H / Hkv, Q, D), which share a key
+    grouped = query.unflatten(1, (key.shape[1], -1))  # (B, Hkv, H / Hkv, Q, D), which share a key
     flat = grouped.flatten(2, 3)  # (B, Hkv, H / Hkv * Q, D)
+    parts = []
+    if least:
+        parts.append(FLASH(flat, kept_key[:, :, :least], kept_value[:, :, :least], scale=scaling))
+    if least < kept_key.shape[2]:
+        some = kept_key[:, :, least:], kept_value[:, :, least:]
+        mask = hidden_mask(seen - least, some[0].shape[2], flat)
+        parts.append(FLASH(flat, *some, attn_mask=mask, scale=scaling))
     exact = torch.promote_types(query.dtype, torch.float32)  # of logits, as within the kernel
     own = (grouped.to(exact) * key[:, :, None]).sum(-1, keepdim=True).mul_(scaling)
-    out, total = value[:, :, None].expand_as(grouped), own
-    if least < kept_key.shape[2]:
-        some = flat.to(exact) @ kept_key[:, :, least:].to(exact).mT
-        some = some.view(*grouped.shape[:4], -1).mul_(scaling)
-        hidden = torch.arange(least, kept_key.shape[2]) >= seen[:, :, None]  # (B, Q, K - least)
-        some.masked_fill_(hidden[:, None, None], float("-inf"))
-        most = torch.maximum(some.amax(-1, keepdim=True), own)
-        some, own = some.sub_(most).exp_(), own.sub_(most).exp_()
-        mass = some.sum(-1, keepdim=True).add_(own)
-        some, own = some.div_(mass).to(query.dtype), own.div_(mass).to(query.dtype)
-        seen_values = some.flatten(2, 3) @ kept_value[:, :, least:]
-        out = torch.addcmul(seen_values.view_as(grouped), own, out)
-        total = mass.log_().add_(most)
-    if least:
-        common = kept_key[:, :, :least], kept_value[:, :, :least]
-        rest, found = FLASH(flat, *common, scale=scaling)
-        share = torch.sigmoid(total - found.view_as(total)).to(out.dtype)
-        out = rest.view_as(out).lerp_(out, share)
-    return out.reshape(shape).transpose(1, 2)
+    out = value[:, :, None].expand_as(grouped)
+    for found, total in parts:
+        found, total = found.view_as(grouped), total.view_as(own)
+        out = found.lerp_(out, torch.sigmoid(own - total).to(out.dtype))
+        own = torch.logaddexp(own, total)
+    return out.flatten(1, 2).transpose(1, 2)
+
+
+def hidden_mask(seen: torch.Tensor, keys: int, flat: torch.Tensor) -> torch.Tensor:
+    """(B, 1, N, keys), added to the logits of `flat` (B, Hkv, N, D): each query sees its first
+    `seen` (B, Q) keys. Finite: a query that sees none has a log-sum-exp that outweighs nothing."""
+    hidden = torch.arange(keys) >= seen[:, :, None]
+    mask = torch.zeros(hidden.shape, dtype=flat.dtype)
+    mask.masked_fill_(hidden, torch.finfo(flat.dtype).min / 2)
+    return mask.repeat(1, flat.shape[2] // seen.shape[1], 1)[:, None]

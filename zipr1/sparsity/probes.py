@@ -165,11 +165,11 @@ def find_probes(
         sample = torch.arange(len(prompt), device=prompt.device)[:, None]
         visible = more.to(prompt.device)[sample, positions] & valid[:, :, None]
     visible = prompt[:, None, :] & visible
+    count = visible.sum(1)
     # A padded probe attends to everything, so that its softmax is defined; its weight is zero.
-    bias = torch.zeros(visible.shape, device=prompt.device).masked_fill_(
-        ~(visible | ~valid[:, :, None]), float("-inf")
-    )
-    return Probes(positions, valid, bias, visible.sum(1), prompt)
+    hidden = ~visible.logical_or_(~valid[:, :, None])
+    bias = torch.zeros(hidden.shape, device=prompt.device).masked_fill_(hidden, float("-inf"))
+    return Probes(positions, valid, bias, count, prompt)
 
 
 def probe_scores(
@@ -225,5 +225,6 @@ def summed_attention(
     # Added, since the gradient of masked_fill on a view copies everything twice.
     add = logits.add if logits.requires_grad else logits.add_
     attention = add(probes.bias[:, None]).softmax(-1)
-    weights = probes.valid.float().repeat(1, attention.shape[1])[:, None]  # (B, 1, heads * P)
-    return (weights @ attention.view(batch, -1, length))[:, 0]
+    heads = attention.shape[1]
+    weights = probes.valid.float()[:, None].expand(-1, heads, -1).flatten(1)  # (B, heads * P)
+    return (weights[:, None] @ attention.view(batch, -1, length))[:, 0]
