@@ -305,6 +305,22 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, value):
     assert not (tmp_path / "new").exists()
 
 
+def test_of_an_adapter_its_own_weights_are_checked(tmp_path):
+    """The base is not written, and reading all of a large one takes as long as a training step."""
+    from peft import LoraConfig
+
+    model = random_model("llama")
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight[3, 4] = float("nan")
+    zipr1.save(model, tiny_processor().tokenizer, tmp_path / "good")
+    with torch.no_grad():
+        model.model.layers[1].self_attn.q_proj.lora_B["default"].weight[1, 1] = float("nan")
+    with pytest.raises(RunError, match=r"layers\.1\.self_attn\.q_proj\.lora_B"):
+        zipr1.save(model, tiny_processor().tokenizer, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_given_weights_are_checked_instead_of_the_models_own(tmp_path):
     model = random_model("llama")
     weights = {name: w.clone() for name, w in model.state_dict().items()}

@@ -120,3 +120,15 @@ def test_how_many_pieces(monkeypatch, width, most, count):
     pieces = states.pieces()
     assert len(pieces) == count
     assert [column for piece in pieces for column in range(width)[piece]] == list(range(width))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_no_copy_of_the_head_for_each_row(rows):
+    """In bfloat16 on a CPU, torch multiplies a strided batch with a copy of the weights per row."""
+    head = torch.nn.Linear(8, 1000, bias=False).requires_grad_(False)
+    hidden = torch.randn(rows, 9, 8)[:, 2:-1]
+    states = TokenStates(hidden, head, [], 1.0)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        found = states.logits(slice(1, 5))
+    assert "aten::bmm" not in {event.key for event in profile.key_averages()}
+    assert torch.allclose(found, hidden[:, 1:5] @ head.weight.T, atol=1e-6)

@@ -17,12 +17,19 @@ def save(
     settings: the keys of `TrainedSettings`. weights: a state dict that replaces the model's own,
     for a sharded model. Raises RunError, before anything is written, for a non-finite weight.
     """
-    check_finite(model.state_dict() if weights is None else weights, folder)
+    check_finite(saved_weights(model) if weights is None else weights, folder)
     with no_weight_bar():
         model.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
     if settings is not None:
         write_settings(settings, Path(folder))
+
+
+def saved_weights(model) -> dict[str, torch.Tensor]:
+    """What `save_pretrained` writes: of a model with an adapter, the adapter alone."""
+    if getattr(model, "_hf_peft_config_loaded", False):
+        return model.get_adapter_state_dict()
+    return model.state_dict()
 
 
 def check_finite(weights: dict[str, torch.Tensor], folder: Path) -> None:

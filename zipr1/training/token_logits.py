@@ -28,7 +28,10 @@ class TokenStates:
 
     def logits(self, columns: slice = slice(None)) -> torch.Tensor:
         """(N, t, V) of the distribution that is sampled from, at some of the T tokens."""
-        return policy_logits(self.head(self.hidden[:, columns]), self.suppress, self.temperature)
+        # On a CPU torch copies the weights of the head for every row of a strided batch.
+        rows = self.hidden[:, columns].flatten(0, 1)
+        logits = self.head(rows).unflatten(0, (len(self.hidden), -1))
+        return policy_logits(logits, self.suppress, self.temperature)
 
     def logprobs(self, tokens: torch.Tensor) -> torch.Tensor:
         """tokens (N, T) -> (N, T) their log-probabilities."""
