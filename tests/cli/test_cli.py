@@ -16,6 +16,7 @@ from PIL import Image
 
 from zipr1.bench.config import BenchConfig, BenchTrainConfig
 from zipr1.cli.parser import help_of
+from zipr1.common import progress
 from zipr1.evaluation.config import EvalConfig
 from zipr1.inference.config import AnswerConfig
 from zipr1.lab.config import DemoConfig, PretrainConfig
@@ -116,6 +117,17 @@ def test_stdout_has_the_result_alone(capsys, picture, tmp_path, monkeypatch):
     status, text, said = run(capsys, "answer", str(picture), "What colour is the circle?", *flags)
     assert status == 0 and json.loads(text)["token_ratio"] == 1
     assert "imported\n" in said and "called\n" in said
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_what_takes_long_is_named(capsys, tmp_path, picture, monkeypatch, data):
+    monkeypatch.setattr(progress, "PATIENCE", 0.01)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"image": str(picture), "prompt": "Which?", "answer": "a"}))
+    chosen = ("--data", str(rows), "--media_root", str(tmp_path)) if data else ("--tasks", "shapes")
+    flags = ("--questions", "1", "--threads", "1", "--output_dir", str(tmp_path / "out"))
+    _, _, said = run(capsys, "eval", "zipr1/tiny", "--methods", "full", *chosen, *flags)
+    assert "zipr1: loading zipr1/tiny (0 s)" in said
 
 
 def test_eval_prints_the_table(capsys, tmp_path):

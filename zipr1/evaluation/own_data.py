@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from zipr1.common.errors import InputError
+from zipr1.common.progress import announced
 from zipr1.data.rows import named
 from zipr1.evaluation.config import EvalConfig
 from zipr1.evaluation.fingerprint import code
@@ -19,14 +20,16 @@ from zipr1.rewards.functions import load_function
 
 def load_for_rows(config: EvalConfig) -> tuple:
     """(model, processor), on a GPU where there is one; text models too. Raises InputError."""
-    if is_vision(load_config(config.model)):
-        if not config.chat_template:
-            raise InputError(
-                "chat_template=false: a vision model has its images in the template; leave it true"
-            )
-        return load_vision(config.model)
-    model, processor = load(config.model)
-    return (model.to("cuda") if torch.cuda.is_available() else model), processor
+    vision = is_vision(load_config(config.model))
+    if vision and not config.chat_template:
+        raise InputError(
+            "chat_template=false: a vision model has its images in the template; leave it true"
+        )
+    with announced(f"loading {config.model}"):
+        if vision:
+            return load_vision(config.model)
+        model, processor = load(config.model)
+        return (model.to("cuda") if torch.cuda.is_available() else model), processor
 
 
 def row_questions(

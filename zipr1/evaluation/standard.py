@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from zipr1.common.documents import write_document
+from zipr1.common.progress import announced
 from zipr1.common.provenance import provenance
 from zipr1.evaluation.config import MAX_NEW_TOKENS, EvalConfig
 from zipr1.evaluation.curves import plot_curves, write_curves
@@ -103,7 +104,8 @@ def measure(config: EvalConfig, stack: ExitStack) -> tuple[list[TableRow], str]:
 def load_engine(config: EvalConfig, selection: TrainedSettings, stack: ExitStack) -> tuple:
     """(model, or an engine instead of it, processor)."""
     if config.engine == "transformers":
-        return load_vision(config.model)
+        with announced(f"loading {config.model}"):
+            return load_vision(config.model)
     from zipr1.evaluation.vllm_engine import vllm_engine
 
     return stack.enter_context(vllm_engine(config.model, selection.scope))

@@ -37,7 +37,8 @@ def started(config: TrainConfig, given: Given, quiet: bool = False) -> Iterator[
         functions = given.functions_of(config)  # a misspelt name is found before an hour has passed
         if config.push_to_hub:
             check_hub(config, accelerator.is_main_process)
-        check_rows(config, given.train_dataset, given.eval_dataset)
+        with announced("opening the data"):
+            check_rows(config, given.train_dataset, given.eval_dataset)
         source = resumed[0] if resumed else config.model
         with announced(f"loading {source}"):
             learner = load_learner(config, source, accelerator, given)
@@ -62,7 +63,8 @@ def started(config: TrainConfig, given: Given, quiet: bool = False) -> Iterator[
             quiet=quiet or not accelerator.is_main_process,
         )
         if resumed:
-            restore(run, *resumed)
+            with announced(f"reading the optimizer's state from {resumed[0]}"):
+                restore(run, *resumed)
             say(run, f"resumed at step {run.step} of {config.max_steps} ({resumed[0]})")
         run.log = Log(folder, accelerator, config, run.step)
         if not resumed:
