@@ -4,9 +4,13 @@ import csv
 import json
 
 import pytest
+import torch
 import transformers
 
+from zipr1.bench import phases
 from zipr1.bench.bench import break_even, selection_costs
+from zipr1.bench.config import BenchConfig
+from zipr1.bench.model import build
 from zipr1.cli.main import main
 from zipr1.common.scope import SCOPES
 
@@ -157,7 +161,28 @@ def test_fastv_keeps_all_then_a_fraction_and_the_vision_tower_is_timed(capsys, t
         if row["phase"] == "prefill"
     }
     assert sizes == {"fastv": (2 + 2 * 0.25) / 4, "recent": 0.25, "min_tokens": 1}
-    assert [row["phase"] for row in rows].count("vision") == 1
+    towers = [row for row in rows if row["phase"] == "vision"]
+    assert [(row["rule"], row["media"]) for row in towers] == [
+        ("none", "image"),
+        ("reuse_frames", "video"),
+    ]
+
+
+def test_half_of_the_frames_of_the_timed_video_are_computed(monkeypatch):
+    seen = []
+
+    def paired(dense, sparse, repeats, device, block):
+        with block() as count:
+            sparse()
+        seen.append(count)
+        return {"speedup": 2.0}
+
+    monkeypatch.setattr(phases, "paired", paired)
+    model = build("3b", 1, True, torch.device("cpu"), torch.float32)
+    with torch.inference_mode():
+        row = phases.vision_rows(model, 512, [0.25], BenchConfig(threads=1))[1]
+    assert (row["tokens"], row["ratio"], row["bound"]) == (512, 0.5, 2.0)
+    assert (seen[1].given, seen[1].computed) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 Weights and inputs are random and the token ratio is set: TopK selects by the same scores as Top-p.
 """
 
+from contextlib import nullcontext
+from functools import partial
+
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -10,12 +13,13 @@ from zipr1.bench.config import BenchConfig
 from zipr1.bench.decode import decode_rows
 from zipr1.bench.prefill import prefill_rows
 from zipr1.bench.rows import rules_of, timed, with_bound
-from zipr1.bench.ttft import ttft_rows
+from zipr1.bench.ttft import grid_of, ttft_rows
 from zipr1.common.clock import paired
 from zipr1.models.families import decoder
 from zipr1.models.flops import Shape
 from zipr1.sparsity.attention import sparse_attention
 from zipr1.sparsity.probes import take_tokens
+from zipr1.sparsity.repeated_frames import reuse_frames
 from zipr1.sparsity.rules import FastV, TopP
 from zipr1.sparsity.selection import Probed, select_tokens
 from zipr1.sparsity.settings import ForwardPass, Settings
@@ -72,18 +76,25 @@ def attention_rows(model, tokens: int, ratios: list[float], config: BenchConfig)
 
 
 def vision_rows(model, tokens: int, ratios: list[float], config: BenchConfig) -> list[dict]:
-    """The vision tower on `tokens` visual tokens; it stays dense, so both times are of the same."""
-    tower = model.model.visual
-    side = int(tokens**0.5)
-    grid = torch.tensor([[1, 2 * side, 2 * side]], device=model.device)
-    pixels = torch.randn(4 * side * side, 3 * 2 * 14 * 14, device=model.device, dtype=model.dtype)
-
-    def run():
-        tower(pixels, grid_thw=grid)
-
-    times = paired(run, run, config.repeats, model.device)
-    named = {"rule": "none", "ratio": 1.0, "scope": "none"}
-    return [with_bound(times, 1.0, **named, layers=tower.config.depth, tokens=side * side)]
+    """The vision tower on an image of `tokens` visual tokens, which stays dense, so that both times
+    are of the same; and on a video of which every second frame repeats, under `reuse_frames`."""
+    tower, rows = model.model.visual, []
+    for media, rule, block in (
+        ("image", "none", nullcontext),
+        ("video", "reuse_frames", partial(reuse_frames, model)),
+    ):
+        grid = grid_of(media, tokens).to(model.device)
+        patches, count = int(grid.prod()), int(grid[0, 0])
+        pixels = torch.randn(patches, 3 * 2 * 14 * 14, device=model.device, dtype=model.dtype)
+        frames = pixels.view(count, -1)
+        frames[1::2] = frames[0 : count - 1 : 2]
+        call = partial(tower, pixels, grid_thw=grid)
+        times = paired(call, call, config.repeats, model.device, block)
+        ratio = (count + 1) // 2 / count
+        named = {"rule": rule, "ratio": ratio, "scope": "none", "media": media}
+        shown = {"layers": tower.config.depth, "tokens": patches // 4}
+        rows.append(with_bound(times, 1 / ratio, **named, **shown))
+    return rows
 
 
 PHASES = {
