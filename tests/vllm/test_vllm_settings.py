@@ -19,7 +19,7 @@ from zipr1.vllm.blocks import compact_table, empty_blocks, slots_of
 from zipr1.vllm.break_even import described, shortest
 from zipr1.vllm.config import ServeConfig
 from zipr1.vllm.request import RequestSettings, settings_of
-from zipr1.vllm.serve import command_line, plugins, servable
+from zipr1.vllm.serve import command_line, kv_transfer_config, plugins, servable
 
 
 def test_a_request_overrides_the_defaults_of_the_server():
@@ -39,17 +39,41 @@ def test_a_request_overrides_the_defaults_of_the_server():
     [
         ({"zipr1_p": float("nan")}, "zipr1_p=nan"),
         ({"zipr1_p": True}, "zipr1_p=True"),
+        ({"zipr1_p": None}, "zipr1_p=None"),
+        ({"zipr1_p": None, "zipr1_scope": "layer"}, "zipr1_p=None"),
         ({"zipr1_p": "0.9"}, "zipr1_p='0.9'"),
         ({"zipr1_ratio": 0}, "zipr1_ratio=0"),
         ({"zipr1_min_tokens": 1.5}, "zipr1_min_tokens=1.5"),
         ({"zipr1_choice": "best"}, "zipr1_choice='best'"),
         ({"zipr1_return_kept": "yes"}, "zipr1_return_kept='yes'"),
         ({"zipr1_scop": "layer"}, "did you mean zipr1_scope"),
+        ({"Zipr1_p": 0.2}, r"^Zipr1_p: .*did you mean zipr1_p\?"),
+        ({"zipr1-p": 0.4}, r"^zipr1-p: .*did you mean zipr1_p\?"),
+        ({"zipr1_P": 0.4}, r"^zipr1_P: .*did you mean zipr1_p\?"),
+        ({"zipr1min-tokens": 4}, r"^zipr1min-tokens: .*did you mean zipr1_min_tokens\?"),
+        ({"p": 0.3}, r"^p: .*did you mean zipr1_p\?"),
+        ({"P": 0.3}, r"^P: .*did you mean zipr1_p\?"),
+        ({"ratio": 0.3}, r"^ratio: .*did you mean zipr1_ratio\?"),
+        ({"token_ratio": 0.3}, r"^token_ratio: .*did you mean zipr1_ratio\?"),
+        ({"scope": "layer"}, r"^scope: .*did you mean zipr1_scope\?"),
+        ({"min_tokens": 3}, r"^min_tokens: .*did you mean zipr1_min_tokens\?"),
     ],
 )
 def test_a_bad_request_setting_is_named(extra, message):
     with pytest.raises(InputError, match=message):
         settings_of(extra, RequestSettings())
+
+
+def test_a_server_without_p_is_refused():
+    defaults = kv_transfer_config({"p": None})["kv_connector_extra_config"]["defaults"]
+    with pytest.raises(InputError, match="zipr1_p=None"):
+        RequestSettings(**defaults)
+
+
+def test_other_extra_arguments_are_left_alone():
+    others = {"top": 1, "kv_transfer_params": {}, "scopes": "x", "priority": 2}
+    assert settings_of(others, RequestSettings()) == RequestSettings()
+    assert settings_of({"zipr1_ratio": None}, RequestSettings(p=0.5)).rule == zipr1.TopP(0.5)
 
 
 def value_of(command: list[str], flag: str) -> str:
@@ -135,6 +159,7 @@ def test_an_adapter_is_merged_for_the_server(tmp_path):
         (["--", "--max-model-len", "5"], "give --max_model_len"),
         (["--", "--kv_transfer_config={}"], "give --p, --scope and --min_tokens"),
         (["--", "--enable-chunked-prefill"], "a sparse prompt is read in one step"),
+        (["--", "--kv-offloading-size=4"], "KV blocks of sparse prompts cannot be offloaded"),
         (["--tensor-parallel-size", "2"], "--tensor_parallel_size: no such option"),
     ],
 )

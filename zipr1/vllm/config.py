@@ -18,6 +18,7 @@ SET_BY_ZIPR1 = {
     "enable-chunked-prefill": "nothing: a sparse prompt is read in one step",
     "no-enable-chunked-prefill": "nothing: it is set",
     "attention-backend": "nothing: zipr1 has its own",
+    "kv-offloading-size": "nothing: KV blocks of sparse prompts cannot be offloaded",
 }
 
 

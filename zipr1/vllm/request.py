@@ -31,9 +31,10 @@ class RequestSettings:
     return_kept: bool = False
 
     def __post_init__(self):
-        for name, value in (("p", self.p), ("ratio", self.ratio)):
+        amounts = {"p": self.p} if self.ratio is None else {"p": self.p, "ratio": self.ratio}
+        for name, value in amounts.items():
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and inside(value, "(0, 1]")):
+            if not (number and inside(value, "(0, 1]")):
                 raise InputError(f"{PREFIX}{name}={value!r}: {WORDS['(0, 1]']}")
         if self.scope not in SCOPES:
             raise InputError(f"{PREFIX}scope={self.scope!r}: expected one of {', '.join(SCOPES)}")
@@ -61,23 +62,35 @@ class RequestSettings:
 
 
 NAMES = [field.name for field in fields(RequestSettings)]
+BARE = {name: name for name in ("p", "ratio", "scope", "min_tokens")} | {"token_ratio": "ratio"}
+
+
+def meant_for_zipr1(name: str) -> bool:
+    """Whether an extra argument is one of ours, however its prefix is spelt."""
+    return name.lower().replace("-", "_").startswith("zipr1")
 
 
 def asked(extra_args: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The settings among a request's extra arguments, without prefix. Raises InputError."""
+    """The settings among a request's extra arguments, without prefix. Raises InputError for a name
+    that only resembles one, since its value would be ignored."""
     found = {}
     for name, value in (extra_args or {}).items():
-        if not name.startswith(PREFIX):
-            continue
         setting = name.removeprefix(PREFIX)
-        if setting not in NAMES:
-            near = nearest(setting, NAMES, PREFIX)
-            known = ", ".join(PREFIX + one for one in NAMES)
-            raise InputError(f"{name}: no such request setting{near} (there are {known})")
-        found[setting] = value
+        if name.startswith(PREFIX) and setting in NAMES:
+            found[setting] = value
+        elif meant_for_zipr1(name) or name.lower() in BARE:
+            raise InputError(f"{name}: no such request setting{resembling(name)}")
     if "p" in found and "ratio" in found:
         raise InputError(f"{PREFIX}p and {PREFIX}ratio exclude each other: give one")
     return found
+
+
+def resembling(name: str) -> str:
+    """Words that name the setting that a wrong name resembles, and all that there are."""
+    plain = name.lower().replace("-", "_")
+    setting = plain.removeprefix("zipr1").lstrip("_")
+    near = nearest(BARE.get(setting, setting), NAMES, PREFIX)
+    return f"{near} (there are {', '.join(PREFIX + one for one in NAMES)})"
 
 
 def settings_of(extra_args: Mapping[str, Any] | None, default: RequestSettings) -> RequestSettings:
