@@ -112,7 +112,7 @@ def test_the_files_say_what_they_are(finished):
         (("--curve", "x" * 500), "is no number"),
         (("--methods", "full,zipvl,full"), "methods: 'full' comes twice"),
         (("--methods", "full,pyramid"), "methods: 'pyramid': expected some of full, zipvl"),
-        (("--methods", ""), "methods: '': expected some of full, zipvl"),
+        (("--methods", ""), "methods='': empty; give a value, or leave it out"),
         (("--tasks", "shapes,shapes"), "tasks: 'shapes' comes twice"),
         (("--p", "1.5"), "p=1.5: must lie in (0, 1]"),
         (("--ratio", "-1"), "ratio=-1.0: must lie in (0, 1]"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 
 from zipr1.common.errors import InputError
 
@@ -24,12 +25,27 @@ def check_ranges(settings, ranges: Mapping[str, str]) -> None:
 
     ranges: an interval of WORDS -> the names of the settings that must lie in it, by spaces:
     {"(0, 1]": "p", "[1, inf)": "max_steps threads"}. NaN lies in no interval, infinity in none.
+    Empty texts are refused too, see `check_empty`: every settings dataclass comes here.
     """
+    check_empty(settings)
     for interval, names in ranges.items():
         for name in names.split():
             value = getattr(settings, name)
             if value is not None and not inside(value, interval):
                 raise InputError(f"{name}={value}: {WORDS[interval]}")
+
+
+def check_empty(settings) -> None:
+    """Raises InputError for an empty text, as an unset variable of the shell gives one.
+
+    It has a meaning where it is the default, and in a field with metadata={"empty": True}.
+    """
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        meant = field.default == "" or field.metadata.get("empty")
+        if isinstance(value, str) and not value.strip() and not meant:
+            way_out = "give a value" + (", or leave it out" if field.default is not MISSING else "")
+            raise InputError(f"{field.name}={value!r}: empty; {way_out}")
 
 
 def inside(value: float, interval: str) -> bool:

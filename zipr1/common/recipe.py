@@ -65,6 +65,8 @@ def recipe_path(name: str | Path) -> Path:
 
     Raises InputError if there is neither.
     """
+    if not str(name).strip():
+        raise InputError("the name of a recipe is empty: give one, or leave it out")
     for path in (Path(name), RECIPES / f"{name}.yaml", RECIPES.parent / name):
         if isfile(path):  # Path.is_file() raises for a name that is too long
             return path

@@ -34,7 +34,7 @@ class AnswerConfig:
     files: list[str] = field(default_factory=list)
     """Images and videos in the order in which the model sees them: paths, file: or data: URIs, or -
     for standard input. None for a question about text alone."""
-    system: str | None = None
+    system: str | None = field(default=None, metadata={"empty": True})
     """The system prompt; unset, what the model's chat template has."""
     model: str = "zipr1/tiny"
     """The model: a hub id, a folder, or the embedded one."""
@@ -66,11 +66,11 @@ class AnswerConfig:
     """Whether to print one JSON object."""
 
     def __post_init__(self):
+        if not self.question.strip():
+            raise InputError("the question is empty: ask something")
         check_positive(self, "max_new_tokens", "max_frames", "max_pixels")
         check_share(self, "p", "ratio")
         self.check_rule()
-        if not self.question.strip():
-            raise InputError("the question is empty: ask something")
         if not self.files and names_media(self.question):
             raise InputError(
                 f"{self.question}: a file without a question; add what to ask about it"
