@@ -16,6 +16,7 @@ from zipr1.sparsity.probes import Scores, probe_scores
 from zipr1.sparsity.separate import Queries
 from zipr1.vllm.blocks import slots_of
 from zipr1.vllm.steps import SparsePrompt, Step
+from zipr1.vllm.worker import worker_state
 
 
 class SparseImpl:
@@ -37,8 +38,9 @@ class SparseImpl:
         scales = (scales, named_scales)
         step: Step | None = getattr(attn_metadata, "zipr1", None)
         if step is None or not step.live:
-            if step is not None and step.worker is not None:
-                step.worker.kept_rows.rows = None
+            # Without metadata too: a dummy step must not leave out the rows of an earlier one.
+            if (worker := worker_state()) is not None:
+                worker.kept_rows.rows = None
             return self.stock(
                 layer, query, key, value, kv_cache, attn_metadata, output, scales, attn_metadata
             )

@@ -28,8 +28,8 @@ def check_engine(config, kv_cache_config) -> None:
             "--prefill-context-parallel-size 1",
         ),
         (
-            getattr(parallel, "enable_dbo", False),
-            "dual batch overlap splits a step in two; leave --enable-dbo out",
+            getattr(parallel, "use_ubatching", False),
+            "micro-batches split a step; leave --enable-dbo and --ubatch-size out",
         ),
     )
     for refused, message in refusals:
@@ -37,6 +37,18 @@ def check_engine(config, kv_cache_config) -> None:
             raise InputError(f"zipr1 in vLLM: {message}")
     if kv_cache_config is not None:
         check_specs(kv_cache_config)
+
+
+def no_layer_scope(config) -> str | None:
+    """Why an engine cannot run scope "layer", whose MLPs see fewer rows than the step has tokens;
+    None where it can."""
+    if not config.model_config.enforce_eager:
+        return "scope layer needs a server with --enforce-eager"
+    if config.lora_config is not None:
+        return "scope layer needs a server without --enable-lora: merge the adapter (zipr1 serve)"
+    if config.parallel_config.data_parallel_size > 1 and config.model_config.is_moe:
+        return "scope layer in a mixture of experts needs a server with --data-parallel-size 1"
+    return None
 
 
 def check_specs(kv_cache_config) -> None:
@@ -79,9 +91,23 @@ def check_layers(config, kv_caches) -> None:
                 f"zipr1 in vLLM: {name} uses the attention backend {backend.get_name()}; set "
                 "--attention-backend CUSTOM"
             )
-        if cap := getattr(layers[name].impl, "logits_soft_cap", None):  # 0 stands for none
+        check_plain(name, layers[name].impl)
+
+
+def check_plain(name: str, impl) -> None:
+    """Raises InputError for an attention layer that the selection of tokens does not reproduce."""
+    cap = getattr(impl, "logits_soft_cap", None)  # 0 stands for none
+    extras = (
+        (bool(cap), f"caps its attention logits at {cap}"),
+        (
+            getattr(impl, "alibi_slopes", None) is not None,
+            "adds ALiBi biases to its attention logits",
+        ),
+        (getattr(impl, "sinks", None) is not None, "has attention sinks"),
+    )
+    for present, what in extras:
+        if present:
             raise InputError(
-                f"zipr1 in vLLM: {name} caps its attention logits at {cap}, which the selection of "
-                "tokens here does not; this model can only be served dense (leave "
-                "--kv-transfer-config out)"
+                f"zipr1 in vLLM: {name} {what}, which the selection of tokens here ignores; "
+                "this model can only be served dense (leave --kv-transfer-config out)"
             )

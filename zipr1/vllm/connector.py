@@ -13,7 +13,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from zipr1.common.errors import InputError
-from zipr1.vllm.checks import check_alone, check_engine, check_layers
+from zipr1.vllm.checks import check_alone, check_engine, check_layers, no_layer_scope
 from zipr1.vllm.guard import Guard
 from zipr1.vllm.messages import Report, Reports, Start, StepMetadata
 from zipr1.vllm.metrics import RequestStats, SparseProm
@@ -21,7 +21,7 @@ from zipr1.vllm.request import RequestSettings, asked, settings_of
 from zipr1.vllm.worker import WorkerState
 
 SHORT = "the prompt is shorter than min_tokens"
-NOT_COMPILED = "scope layer needs a server with --enforce-eager"
+PROMPT_LOGPROBS = "log-probabilities of the prompt were asked for"
 
 
 @dataclass
@@ -52,9 +52,9 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         check_engine(vllm_config, kv_cache_config)
         self.default = RequestSettings(**extra.get("defaults", {}))
-        self.eager = vllm_config.model_config.enforce_eager
-        if self.default.scope == "layer" and not self.eager:
-            raise InputError(f"zipr1 in vLLM: {NOT_COMPILED}")
+        self.no_layer = no_layer_scope(vllm_config)
+        if self.default.scope == "layer" and self.no_layer:
+            raise InputError(f"zipr1 in vLLM: {self.no_layer}")
         self.worker = WorkerState() if role is KVConnectorRole.WORKER else None
         self.requests: dict[str, Request] = {}
         self.sparse: dict[str, Start] = {}  # shared with the managers of KV blocks
@@ -79,20 +79,32 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
 
     def on_new_request(self, request) -> None:
         params = request.sampling_params
-        extra_args = None if params is None else params.extra_args
-        settings = settings_of(extra_args, self.default)  # checked at admission
-        if not settings.sparse and not asked(extra_args):
+        if params is None:  # pooling, which reads the hidden states of every token
+            return
+        settings = settings_of(params.extra_args, self.default)  # checked at admission
+        if not settings.sparse and not asked(params.extra_args):
             return
         start = Start(request.request_id, request.num_prompt_tokens, settings)
-        dense = None if settings.sparse else "all tokens were asked for"
-        if dense is None and settings.scope == "layer" and not self.eager:
-            dense = NOT_COMPILED
-        if dense is None and start.prompt < max(settings.min_tokens, 2):
-            dense = SHORT if start.prompt < settings.min_tokens else "a prompt of one token"
+        dense = self.why_dense(start, params)
         self.requests[start.request] = Request(start, dense)
         if dense is None:
             request.skip_reading_prefix_cache = True
             self.sparse[start.request] = start
+
+    def why_dense(self, start: Start, params) -> str | None:
+        """Why a prompt stays dense; None where it is sparse."""
+        settings = start.settings
+        if not settings.sparse:
+            return "all tokens were asked for"
+        if settings.scope == "layer" and self.no_layer:
+            return self.no_layer
+        # Dropped tokens have no attention output from which their successors could be predicted.
+        chosen = getattr(params, "prompt_logprob_token_ids", None)
+        if params.prompt_logprobs is not None or chosen is not None:
+            return PROMPT_LOGPROBS
+        if start.prompt < settings.min_tokens:
+            return SHORT
+        return "a prompt of one token" if start.prompt < 2 else None
 
     def get_num_new_matched_tokens(self, request, num_computed_tokens):
         return 0, False
@@ -103,7 +115,8 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
     def build_connector_meta(self, scheduler_output) -> StepMetadata:
         metadata = StepMetadata()
         for new in scheduler_output.scheduled_new_reqs:
-            self.begin(metadata, new.req_id, new.block_ids)
+            if new.num_computed_tokens == 0:  # else more input of a session, behind its prompt
+                self.begin(metadata, new.req_id, new.block_ids)
         cached = scheduler_output.scheduled_cached_reqs
         for request, blocks in zip(cached.req_ids, cached.new_block_ids, strict=True):
             if request in cached.resumed_req_ids:
@@ -177,7 +190,7 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
     @classmethod
     def build_prom_metrics(cls, vllm_config, metric_types, labelnames, per_engine_labelvalues):
         # In the server's process, which learns here whether scope "layer" is to be had.
-        Guard.eager = vllm_config.model_config.enforce_eager
+        Guard.no_layer = no_layer_scope(vllm_config)
         return SparseProm(vllm_config, metric_types, labelnames, per_engine_labelvalues)
 
     # Workers.

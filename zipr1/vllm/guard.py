@@ -6,6 +6,8 @@ since each model runner accepts only its own.
 """
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from vllm.v1.sample.logits_processor.interface import LogitsProcessor
 from vllm.v1.worker.gpu.sample.logits_processor.interface import (
@@ -13,15 +15,15 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import (
 )
 
 from zipr1.common.errors import InputError
-from zipr1.vllm.request import PREFIX, RequestSettings, asked, settings_of
+from zipr1.vllm.request import PREFIX, RequestSettings, meant_for_zipr1, settings_of
 
 CONNECTOR = "zipr1.vllm.connector"
 
 
 class Guard(LogitsProcessor, LogitsProcessorV2):
-    """eager: whether the engine runs with --enforce-eager; None where that is not known."""
+    """no_layer: why this server cannot run scope "layer"; None where it can, or is not known."""
 
-    eager: bool | None = None
+    no_layer: str | None = None
 
     def __init__(self, *args):
         pass
@@ -29,18 +31,22 @@ class Guard(LogitsProcessor, LogitsProcessorV2):
     @classmethod
     def validate_params(cls, sampling_params) -> None:
         """Raises InputError, a ValueError, which vLLM turns into HTTP 400."""
-        found = asked(sampling_params.extra_args)
-        if not found:
-            return
+        cls.check(sampling_params.extra_args)
+
+    @classmethod
+    def check(cls, extra_args: Mapping[str, Any] | None) -> None:
+        """Raises InputError for the extra arguments of a request that cannot be served."""
         # vLLM imports the connector with the engine's configuration, if it is configured.
         if CONNECTOR not in sys.modules:
-            raise InputError(
-                f"{PREFIX}{next(iter(found))}: this server runs without zipr1: start it with "
-                "`zipr1 serve`, or with the kv_transfer_config of zipr1.vllm.serve"
-            )
-        settings = settings_of(sampling_params.extra_args, RequestSettings())
-        if settings.scope == "layer" and cls.eager is False:
-            raise InputError(f"{PREFIX}scope='layer': needs a server with --enforce-eager")
+            for name in filter(meant_for_zipr1, extra_args or ()):
+                raise InputError(
+                    f"{name}: this server runs without zipr1: start it with `zipr1 serve`, or with "
+                    "the kv_transfer_config of zipr1.vllm.serve"
+                )
+            return
+        settings = settings_of(extra_args, RequestSettings())
+        if settings.scope == "layer" and cls.no_layer:
+            raise InputError(f"{PREFIX}scope='layer': {cls.no_layer}")
 
     def is_argmax_invariant(self) -> bool:
         return True

@@ -16,6 +16,7 @@ from vllm.model_executor.layers.attention import Attention
 
 from zipr1.common.errors import InputError
 from zipr1.models.positions import FAMILIES, visual_positions
+from zipr1.vllm.checks import no_layer_scope
 from zipr1.vllm.worker import KeptRows, worker_state
 
 ARCHITECTURES = {  # class -> its module in vllm.model_executor.models
@@ -83,7 +84,7 @@ def adapt(model: nn.Module, vllm_config) -> None:
         number = int(attention.layer_name.split(".layers.")[-1].split(".")[0])
         bucket = number * buckets // total
         attention.attn_backend = in_bucket(attention.attn_backend, bucket)
-        if vllm_config.model_config.enforce_eager:
+        if no_layer_scope(vllm_config) is None:
             attach(layer)
 
 

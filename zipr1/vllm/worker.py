@@ -60,6 +60,7 @@ class WorkerState:
             for state in set(self.blocks.values()):
                 state.clear()
         self.step, self.reports = step, {}
+        self.kept_rows.rows = None
 
 
 def worker_state() -> WorkerState | None:

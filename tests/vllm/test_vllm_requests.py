@@ -1,0 +1,192 @@
+"""What the connector decides about settings and requests, of real configurations of vLLM."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import vllm_engine as v
+from conftest import random_model, tiny_processor
+
+from zipr1.common.errors import InputError
+from zipr1.models.saving import save
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Folders of a dense model and of a mixture of experts."""
+    folder = tmp_path_factory.mktemp("models")
+    for family in ("llama", "qwen3_moe"):
+        save(random_model(family), tiny_processor().tokenizer, folder / family)
+    return folder
+
+
+def configured(model, defaults=None, **settings):
+    """The configuration that an engine with these arguments would have."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    arguments = {"enforce_eager": True, "max_model_len": 512, "dtype": "float32"}
+    arguments["kv_transfer_config"] = v.connector(**defaults or {})
+    return EngineArgs(str(model), **arguments | settings).create_engine_config()
+
+
+def scheduler_side(config):
+    from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorRole
+
+    from zipr1.vllm.connector import Zipr1Connector
+
+    return Zipr1Connector(config, KVConnectorRole.SCHEDULER, None)
+
+
+def request(name="one", **params):
+    """A request of 40 tokens; `params` are those of SamplingParams."""
+    from vllm import SamplingParams
+    from vllm.v1.request import Request
+
+    sampling = SamplingParams(max_tokens=4, **params)
+    return Request(name, list(range(40)), sampling, None)
+
+
+def pooled(name="one"):
+    from vllm import PoolingParams
+    from vllm.v1.request import Request
+
+    return Request(name, list(range(40)), None, PoolingParams(task="embed"))
+
+
+def test_a_pooling_request_stays_dense(models):
+    connector = scheduler_side(configured(models / "llama", {"p": 0.5}))
+    connector.on_new_request(pooled())
+    assert not connector.requests and not connector.sparse
+    connector.on_new_request(request())
+    assert list(connector.sparse) == ["one"]
+
+
+@pytest.mark.parametrize("params", [{"prompt_logprobs": 1}, {"prompt_logprobs": 0}])
+def test_a_prompt_whose_log_probabilities_are_returned_stays_dense(models, params):
+    connector = scheduler_side(configured(models / "llama", {"p": 0.5}))
+    connector.on_new_request(request(**params))
+    assert not connector.sparse
+    said = connector.requests["one"].answer()
+    assert said["token_ratio"] == 1
+    assert said["dense"] == "log-probabilities of the prompt were asked for"
+
+
+NO_LAYER = [
+    ("llama", {"enforce_eager": False}, "--enforce-eager"),
+    ("llama", {"enable_lora": True}, "without --enable-lora"),
+    ("qwen3_moe", {"data_parallel_size": 2}, "--data-parallel-size 1"),
+]
+
+
+@pytest.mark.parametrize(("family", "settings", "flag"), NO_LAYER)
+def test_scope_layer_is_refused_where_it_cannot_be_exact(
+    models, monkeypatch, family, settings, flag
+):
+    from vllm import SamplingParams
+
+    from zipr1.vllm.connector import Zipr1Connector
+    from zipr1.vllm.guard import Guard
+
+    with pytest.raises(InputError, match=flag):
+        scheduler_side(configured(models / family, {"scope": "layer"}, **settings))
+    config = configured(models / family, **settings)
+    connector = scheduler_side(config)
+    extra = {"zipr1_p": 0.5, "zipr1_scope": "layer"}
+    connector.on_new_request(request(extra_args=extra))
+    assert not connector.sparse and flag in connector.requests["one"].dense
+    connector.on_new_request(request("two", extra_args={"zipr1_p": 0.5}))
+    assert list(connector.sparse) == ["two"]
+    monkeypatch.setattr(Guard, "no_layer", None)
+    Zipr1Connector.build_prom_metrics(config, metric_types(), ["engine"], {0: ["0"]})
+    with pytest.raises(InputError, match=f"zipr1_scope='layer'.*{flag}"):
+        Guard.validate_params(SamplingParams(extra_args=extra))
+    Guard.validate_params(SamplingParams(extra_args={"zipr1_p": 0.5}))
+
+
+def metric_types() -> dict:
+    """Those of Prometheus, in a registry of their own."""
+    from functools import partial
+
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+    registry = CollectorRegistry()
+    return {one: partial(one, registry=registry) for one in (Counter, Gauge, Histogram)}
+
+
+@pytest.mark.parametrize("settings", [{}, {"data_parallel_size": 2}])
+def test_scope_layer_is_allowed_elsewhere(models, settings):
+    connector = scheduler_side(
+        configured(models / "llama", {"scope": "layer", "p": 0.5}, **settings)
+    )
+    connector.on_new_request(request())
+    assert list(connector.sparse) == ["one"]
+
+
+@pytest.mark.parametrize("settings", [{"enable_dbo": True}, {"ubatch_size": 2}])
+def test_micro_batches_are_refused(models, settings):
+    config = configured(models / "llama")
+    for name, value in settings.items():  # vLLM itself clears them on a CPU, or wants GPU kernels
+        setattr(config.parallel_config, name, value)
+    with pytest.raises(InputError, match="leave --enable-dbo and --ubatch-size out"):
+        scheduler_side(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"alibi_slopes": [0.5, 0.25]}, "ALiBi"),
+        ({"sinks": torch.zeros(2)}, "attention sinks"),
+        ({"logits_soft_cap": 3.0}, r"caps its attention logits at 3\.0"),
+        ({"logits_soft_cap": 0}, None),
+    ],
+)
+def test_attention_that_the_selection_ignores_is_refused(models, settings, what):
+    from vllm.config import set_current_vllm_config
+
+    from zipr1.vllm.checks import check_layers
+    from zipr1.vllm.cpu import SparseCPUBackend, SparseCPUImpl
+
+    arguments = {"alibi_slopes": None, "sliding_window": None, "kv_cache_dtype": "auto"}
+    with set_current_vllm_config(configured(models / "llama")):
+        impl = SparseCPUImpl(2, 32, 1.0, num_kv_heads=2, **arguments | settings)
+    layer = SimpleNamespace(impl=impl, get_attn_backend=lambda: SparseCPUBackend)
+    compilation = SimpleNamespace(static_forward_context={"layers.0": layer})
+    config = SimpleNamespace(compilation_config=compilation)
+    if what is None:
+        return check_layers(config, {"layers.0": None})
+    with pytest.raises(InputError, match=rf"layers\.0 .*{what}"):
+        check_layers(config, {"layers.0": None})
+
+
+def test_more_input_of_a_session_is_not_taken_for_a_prompt(models):
+    from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
+
+    connector = scheduler_side(configured(models / "llama", {"p": 0.5}))
+    connector.on_new_request(request())
+
+    def step(computed: int):
+        output = SchedulerOutput.make_empty()
+        output.scheduled_new_reqs = [NewRequestData.from_request(session(computed), ([7, 8],))]
+        output.scheduled_cached_reqs = CachedRequestData.make_empty()
+        return connector.build_connector_meta(output)
+
+    def session(computed: int):
+        one = request()
+        one.num_computed_tokens = computed
+        return one
+
+    first, second = step(0), step(40)
+    assert list(first.starts) == [7] and first.live
+    assert not second.starts and second.live
+
+
+def test_a_step_forgets_the_rows_of_the_one_before():
+    from zipr1.vllm.messages import StepMetadata
+    from zipr1.vllm.worker import WorkerState
+
+    worker = WorkerState()
+    worker.kept_rows.rows = torch.arange(3)
+    worker.begin(StepMetadata())
+    assert worker.kept_rows.rows is None
