@@ -53,18 +53,27 @@ def row_identity(config: EvalConfig, questions: RowQuestions, settings: Generati
     return {name: getattr(config, name) for name in names} | {
         "max_new_tokens": settings.max_new_tokens,
         "rows": content(config.data, questions),
+        "media files": questions.media,
         "graders": code(("rewards",)),
         "functions": [sha256(Path(path).read_bytes()).hexdigest()[:16] for path in sorted(paths)],
     }
 
 
 def content(data: str, questions: RowQuestions) -> str:
-    """Hash of a file of rows; of anything else, of the names and sizes of its Arrow files, which
-    `datasets` names after the revision."""
+    """Hash of a file of rows, or of the Arrow files in a saved folder; of anything else, of the
+    names and sizes of its Arrow files, which `datasets` names after the revision."""
     source = Path(named(data)[0])
     if source.is_file():
-        with source.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()[:16]
+        return digest(source)
     files = [Path(one["filename"]) for one in questions.rows.table.cache_files]
-    parts = [(file.parts[-5:], file.stat().st_size) for file in files]
+    saved = source.resolve()
+    parts = [
+        (file.parts[-5:], digest(file) if saved in file.resolve().parents else file.stat().st_size)
+        for file in files
+    ]
     return sha256(repr((len(questions.rows), parts)).encode()).hexdigest()[:16]
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()[:16]

@@ -2,10 +2,12 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 from zipr1.common.documents import read_lines
@@ -14,6 +16,8 @@ from zipr1.common.files import replace as write_file
 from zipr1.common.progress import progress
 from zipr1.data.example import Example
 from zipr1.data.processor import limit_pixels
+from zipr1.data.row import Row
+from zipr1.data.source import MediaFile
 from zipr1.evaluation.config import EvalConfig
 from zipr1.evaluation.generation import Answer, as_shortener
 from zipr1.evaluation.questions import Score, cannot_be_shortened
@@ -41,8 +45,8 @@ class RowQuestions:
     A row that cannot be used is left out under every method: left-out.jsonl says why. `items`: the
     rows that are well-formed; `reasons`: the id of a row that is left out -> why; `recovered`: rows
     that an earlier run in the folder has left out and that can be used now, since their media are
-    there. Raises InputError for a data set that cannot be opened, and RunError where no row can be
-    used.
+    there. `media`: hash of the names, sizes and times of all media files. Raises InputError for a
+    data set that cannot be opened, and RunError where no row can be used.
     """
 
     def __init__(self, config: EvalConfig, processor, longest: int, folder: Path):
@@ -55,6 +59,8 @@ class RowQuestions:
         self.items: list[RowQuestion] = []
         self.reasons: dict[str, str] = {}
         known: set[str] = set()
+        without: dict[str, str] = {}  # id -> its media file that is missing
+        states = sha256()
         for number in progress(range(self.total), desc="reading rows", unit="row", leave=False):
             try:
                 row = self.rows.row(number)
@@ -65,15 +71,27 @@ class RowQuestions:
             if name in known:  # an id that several rows have names none of them
                 name = f"{name} (row {number})"
             known.add(name)
+            for file in files_of(row):
+                states.update(repr((file.name, state := state_of(file.name))).encode())
+                if state is None:
+                    without.setdefault(name, f"row {number}: {file.name}: no such file")
             self.items.append(RowQuestion(name, number, len(row.images), int(bool(row.video))))
-        earlier = {row["id"] for row in read_lines(self.path)[0]} if self.path.is_file() else set()
+        earlier = self.left_out_earlier()
         self.read([item for item in self.items if item.id in earlier], keep=False)
         self.recovered = earlier & known - set(self.reasons)
-        if len(self.reasons) == self.total:
+        self.media = states.hexdigest()[:16]
+        # Also where a disk is not mounted: the answers of an earlier run are to stay.
+        unusable = without | self.reasons
+        if len(unusable) == self.total:
             raise RunError(
                 f"{config.data}: none of {self.total} rows can be used; the first: "
-                f"{next(iter(self.reasons.values()))}"
+                f"{next(iter(unusable.values()))}"
             )
+
+    def left_out_earlier(self) -> set[str]:
+        """Ids in the file of an earlier run; lines that hold none are passed over."""
+        lines = read_lines(self.path)[0] if self.path.is_file() else []
+        return {line["id"] for line in lines if isinstance(line.get("id"), str)}
 
     def parts(self, rule, method: str, size: int) -> list[Sequence[RowQuestion]]:
         shortener = as_shortener(rule)
@@ -135,6 +153,21 @@ class RowQuestions:
                 f"{self.path} says why",
                 file=sys.stderr,
             )
+
+
+def files_of(row: Row) -> list[MediaFile]:
+    """The media of a row that are files on disk; bytes belong to the rows."""
+    files = [*row.images, row.video] if row.video else [*row.images]
+    return [file for file in files if file.data is None]
+
+
+def state_of(path: str) -> tuple[int, int] | None:
+    """(bytes, time of the last change) of a file; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # also for a name that is too long, or has a zero byte
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def graded_score(answer: Answer, graded: bool) -> Score:

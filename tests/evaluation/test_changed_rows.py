@@ -1,0 +1,83 @@
+"""`zipr1 eval --data` again in the same folder, after rows or media have changed."""
+
+import json
+import os
+import shutil
+
+import datasets
+import pytest
+from command_line import run
+from PIL import Image
+from task_rows import shapes_rows, write_jsonl
+
+from zipr1.evaluation.records import read_records
+
+
+def evaluate(capsys, folder, data) -> tuple[int, str]:
+    """(exit status, stderr)"""
+    flags = ("--data", str(data), "--methods", "full", "--threads", "1")
+    status, _, err = run(capsys, "eval", "zipr1/tiny", *flags, "--output_dir", str(folder))
+    return status, err
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_jsonl(tmp_path / "rows.jsonl", shapes_rows(tmp_path, 3))
+
+
+def test_media_of_the_same_names_with_another_content(capsys, tmp_path, data):
+    out = tmp_path / "out"
+    evaluate(capsys, out, data)
+    before = [one.answer for one in read_records(out / "records.jsonl")]
+    assert "replaces" not in evaluate(capsys, out, data)[1]
+    for path in tmp_path.glob("*.png"):
+        Image.new("RGB", Image.open(path).size).save(path)
+    status, err = evaluate(capsys, out, data)
+    assert status == 0 and f"{out}: replaces answers of another media files\n" in err
+    assert [one.answer for one in read_records(out / "records.jsonl")] != before
+
+
+def test_media_of_the_same_size_with_another_time(capsys, tmp_path, data):
+    out = tmp_path / "out"
+    evaluate(capsys, out, data)
+    os.utime(tmp_path / "test-2.png", ns=(0, 1))
+    assert "replaces answers of another media files\n" in evaluate(capsys, out, data)[1]
+
+
+def test_answers_stay_while_all_media_are_missing(capsys, tmp_path, data):
+    out, away = tmp_path / "out", tmp_path / "away"
+    evaluate(capsys, out, data)
+    away.mkdir()
+    for path in tmp_path.glob("*.png"):
+        shutil.move(path, away / path.name)
+    status, err = evaluate(capsys, out, data)
+    assert status == 1 and "none of 3 rows can be used; the first: row 0: " in err
+    assert "test-0.png: no such file" in err
+    for path in away.iterdir():
+        shutil.move(path, tmp_path / path.name)
+    status, err = evaluate(capsys, out, data)
+    assert status == 0 and "replaces" not in err
+
+
+def test_a_saved_folder_with_other_answers_of_the_same_length(capsys, tmp_path):
+    out, rows = tmp_path / "out", shapes_rows(tmp_path, 3)
+    for answer in ("red", "tan"):
+        datasets.Dataset.from_list([row | {"answer": answer} for row in rows]).save_to_disk(
+            tmp_path / "saved"
+        )
+        for path in tmp_path.glob("*.png"):
+            shutil.copy2(path, tmp_path / "saved")
+        status, err = evaluate(capsys, out, tmp_path / "saved")
+        assert status == 0 and ("replaces answers of another rows\n" in err) == (answer == "tan")
+    assert {one.expected for one in read_records(out / "records.jsonl")} == {"tan"}
+    assert "replaces" not in evaluate(capsys, out, tmp_path / "saved")[1]
+
+
+@pytest.mark.parametrize("line", ["{}", '{"id": 1}', '{"id": null, "reason": "?"}', "{"])
+def test_a_line_of_left_out_rows_that_names_none(capsys, tmp_path, data, line):
+    out = tmp_path / "out"
+    out.mkdir()
+    rows = [json.dumps({"id": "0", "reason": "no such file"}), line]
+    (out / "left-out.jsonl").write_text("\n".join(rows) + "\n")
+    status, err = evaluate(capsys, out, data)
+    assert status == 0 and "replaces answers of another set of usable rows" in err
