@@ -60,7 +60,7 @@ def load(name: str | Path, **kwargs) -> tuple:
 def load_weights(name: str | Path, download: dict, kwargs: dict):
     """The model without its processor; raises as `load` does."""
     if str(name) in EMBEDDED:  # stored in half precision, which a CPU computes ten times slower
-        kwargs = {"dtype": torch.float32} | kwargs
+        kwargs = kwargs if "torch_dtype" in kwargs else {"dtype": torch.float32} | kwargs
     config = load_config(name, **download)
     location, download = locate(name, **download)
     if download.get("local_files_only"):  # transformers looks for an adapter in the hub else

@@ -103,7 +103,7 @@ def prefill_attention(
     if current.cache is not None:
         stored = current.cache.layers[module.layer_idx]
         if current.settings.keep_kv:
-            stored.valid, stored.ragged = mask, chosen.padded
+            stored.valid, stored.ragged, stored.appended = mask, chosen.padded, 0
         else:
             ragged = chosen.least < chosen.most
             stored.evict(kept_key, kept_value, chosen.filled, ragged, chosen.completions)
@@ -154,10 +154,14 @@ def continued_attention(
 def record_turn(current: ForwardPass, layer: int, tokens: torch.Tensor) -> None:
     """Adds the tokens (B, n) of a later turn to the trace of the prefill that it continues."""
     trace = current.trace
+    number = trace.layers.index(layer)
     if trace.cache is None or trace.cache() is not current.cache:
         return
-    number = trace.layers.index(layer)
-    trace.kept[number] = torch.cat([trace.kept[number], tokens], dim=-1)
+    if len(tokens) != len(trace.kept[number]):  # rows of the cache were repeated or taken out
+        return
+    for entries in (trace.kept, trace.rows):
+        if entries:
+            entries[number] = torch.cat([entries[number], tokens], dim=-1)
     if number == 0:
         trace.lengths = trace.lengths.to(tokens.device) + tokens.sum(-1)
 

@@ -3,6 +3,7 @@
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -19,10 +20,11 @@ from zipr1.models.families import (
 from zipr1.models.positions import affected, correct_positions
 from zipr1.models.versions import CACHE, take_cache
 from zipr1.sparsity import attention  # noqa: F401 - registers the attention function
-from zipr1.sparsity.cache import make_sparse
+from zipr1.sparsity.cache import hide_padding, make_sparse
 from zipr1.sparsity.calls import Calls
 from zipr1.sparsity.gathered import run_layer
 from zipr1.sparsity.methods import Hook, Method, SparseName
+from zipr1.sparsity.rules import check_layers
 from zipr1.sparsity.settings import NAME, ForwardPass, Settings
 from zipr1.sparsity.threads import Threads
 from zipr1.sparsity.trace import Trace
@@ -43,7 +45,10 @@ class Block:
         self.given, self.model = model, inner_model(model)
         self.text = decoder(self.model)
         layers = sparse_layers(self.model.config, type(self.model).__name__)
+        for rule in filter(None, (settings.rule, settings.rows)):
+            check_layers(rule, len(layers))
         self.settings, self.trace = settings, Trace(layers)
+        self.counting = [part for part in self.model.modules() if hasattr(part, "rope_deltas")]
         training, layer = settings.training, settings.scope == "layer"
         self.hooks = training.hooks() if layer and training.hooks is not None else None
         self.gathers = layer and self.hooks is None and training.implementation == NAME
@@ -58,14 +63,11 @@ class Block:
         self.undo.append(self.release)
         if (other := OPEN.setdefault(self.text, self)) is not self:
             other.refuse_another()
-        decoder_forward = Method(self.text, "forward", self.decoder_forward)
-        model_forward = Method(self.model, "forward", self.model_forward)
-        generate = Method(self.model, "generate", self.generate)
-        self.run_decoder, self.run_model = decoder_forward.original, model_forward.original
-        self.run_generate = generate.original
-        for method in (decoder_forward, model_forward, generate):
-            self.undo.append(method.restore)
-            method.install()
+        self.run_decoder = self.install(self.text, "forward", self.decoder_forward)
+        if self.model is not self.text:
+            self.run_model = self.install(self.model, "forward", self.model_forward)
+        if hasattr(self.model, "generate"):
+            self.run_generate = self.install(self.model, "generate", self.generate)
         for module in {self.given, self.model}:
             before, after = Hook(self.calls.before), Hook(self.calls.after)
             self.undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -81,17 +83,22 @@ class Block:
         self.undo.append(lambda: set_attention(self.model, dense))
         set_attention(self.model, SparseName.of(self.settings.training.implementation, dense))
 
+    def install(self, module: nn.Module, name: str, around: Callable) -> Callable:
+        """Replaces a method until the block is closed, and returns it."""
+        method = Method(module, name, around)
+        self.undo.append(method.restore)
+        method.install()
+        return method.original
+
     def gather(self, layer: nn.Module) -> None:
         """Makes a decoder layer run on its kept rows alone."""
 
         def around(*args, **kwargs):
             if self.closed or NAME not in kwargs:
-                return method.original(*args, **kwargs)
-            return run_layer(layer, method.original, args, kwargs)
+                return original(*args, **kwargs)
+            return run_layer(layer, original, args, kwargs)
 
-        method = Method(layer, "forward", around)
-        self.undo.append(method.restore)
-        method.install()
+        original = self.install(layer, "forward", around)
 
     def release(self) -> None:
         """Lets another block of this model open."""
@@ -128,6 +135,7 @@ class Block:
         """In place of the model's forward()."""
         if self.closed:
             return self.run_model(*args, **kwargs)
+        self.restore_positions(kwargs)
         with self.calls.forward(self.run_model, args, kwargs):
             return self.run_model(*args, **kwargs)
 
@@ -135,8 +143,22 @@ class Block:
         """In place of the model's generate()."""
         if self.closed:
             return self.run_generate(*args, **kwargs)
+        assistant = kwargs.get("assistant_model")
+        if assistant is not None and decoder(inner_model(assistant)) in OPEN:
+            raise InputError(
+                "assistant_model: it is inside a block of zipr1.sparse itself, whose KV cache "
+                "cannot give back drafts; leave that block"
+            )
+        self.restore_positions(kwargs)
         with self.calls.generate(self.run_generate, args, kwargs):
             return self.run_generate(*args, **kwargs)
+
+    def restore_positions(self, kwargs: dict) -> None:
+        """Qwen-VL models keep what generated tokens' positions start from, of their last prefill:
+        sets that of the KV cache which is continued."""
+        deltas = getattr(kwargs.get(CACHE), "rope_deltas", ())
+        for part, delta in zip(self.counting, deltas, strict=False):
+            part.rope_deltas = delta
 
     def decoder_forward(self, *args, **kwargs):
         """In place of the decoder's forward(): one sparse pass."""
@@ -144,9 +166,24 @@ class Block:
             self.close()
             return self.run_decoder(*args, **kwargs)
         with self.threads.forward():
-            output = self.run_decoder(*args, **self.start_pass(args, kwargs))
+            kwargs = self.start_pass(args, kwargs)
+            current: ForwardPass = kwargs[NAME]()
+            output = self.run_decoder(*args, **kwargs)
+            self.finish_pass(current)
         self.guard_backward(output[0])
         return output
+
+    def finish_pass(self, current: ForwardPass) -> None:
+        """Raises RunError for a pass that was dense."""
+        if current.past:
+            return
+        if not current.trace.kept:
+            name = self.text.config._attn_implementation
+            raise RunError(
+                f"the model's attention was set to {str(name)!r} inside the block of zipr1.sparse, "
+                "which made it dense: set it before the block"
+            )
+        self.trace.lengths = current.trace.lengths
 
     def start_pass(self, args: tuple, kwargs: dict) -> dict:
         """The decoder's keyword arguments with a cache that drops tokens, and with the pass."""
@@ -177,11 +214,17 @@ class Block:
             trace.clear(cache)
             if cache is not None:
                 cache.media = self.calls.media
+                cache.rope_deltas = [part.rope_deltas for part in self.counting]
+        elif not self.calls.generating:
+            hide_padding(cache, trace.layers, kwargs.get("attention_mask"), past)
+        self.check_checkpointing()
         if self.hooks is not None:
             self.hooks.attach([text.layers[number] for number in trace.layers])
         visual = visual_columns(self.model.config, self.calls.arguments.get("input_ids"))
+        # A layer that gradient checkpointing recomputes writes to the record of its own pass.
+        own = trace if past else replace(trace)
         current = ForwardPass(
-            self.settings, trace, cache, past, hooks=self.hooks, prompt_length=prompt, visual=visual
+            self.settings, own, cache, past, hooks=self.hooks, prompt_length=prompt, visual=visual
         )
         # A function, since FSDP2 copies every dataclass among a layer's arguments.
         kwargs[NAME] = lambda: current
@@ -196,6 +239,19 @@ class Block:
                 "logits_to_keep, drafts of assisted decoding) attend to the kept tokens only, "
                 "in decoding to all; leave out keep_kv, or the assistant"
             )
+
+    def check_checkpointing(self) -> None:
+        """Raises InputError where what a layer adds to the loss would get no gradient."""
+        if self.settings.training.relax is None and self.hooks is None:
+            return
+        for part in self.text.modules() if torch.is_grad_enabled() else ():
+            function = getattr(part, "_gradient_checkpointing_func", None)
+            reentrant = getattr(function, "keywords", {}).get("use_reentrant")
+            if reentrant and getattr(part, "gradient_checkpointing", False):
+                raise InputError(
+                    "gradient checkpointing with use_reentrant=True gives the token ratio no "
+                    "gradient: gradient_checkpointing_kwargs={'use_reentrant': False}"
+                )
 
     def guard_backward(self, hidden: torch.Tensor) -> None:
         """A checkpointed layer recomputed outside the block would run dense: a wrong gradient."""

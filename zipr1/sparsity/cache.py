@@ -19,6 +19,7 @@ class KeptLayer(DynamicLayer):
     ragged: whether `valid` may hold a False, known without a device synchronisation.
     evicted: whether tokens were dropped, or moved to align a ragged batch.
     removable: tokens at the end that `crop` may remove: those after the prompt.
+    appended: tokens at the end that came after the prefill.
     open: set by `zipr1.sparse` before each pass; stock attention would take invalid places for
         tokens.
     """
@@ -27,7 +28,7 @@ class KeptLayer(DynamicLayer):
 
     def __init__(self):
         super().__init__()
-        self.seen = self.removable = 0
+        self.seen = self.removable = self.appended = 0
         self.valid: torch.Tensor | None = None
         self.ragged = self.evicted = False
         self.open = True
@@ -44,6 +45,7 @@ class KeptLayer(DynamicLayer):
         new = torch.ones(batch, length, dtype=torch.bool, device=key_states.device)
         self.valid = new if self.seen == 0 else torch.cat([self.valid, new], dim=-1)
         self.seen, self.removable = self.seen + length, self.removable + length
+        self.appended += length
         return keys, values
 
     def evict(
@@ -61,6 +63,13 @@ class KeptLayer(DynamicLayer):
         self.keys, self.values, self.valid = keys, values, valid
         self.ragged, self.evicted = ragged, True
         self.removable = 0 if ragged else completions
+        self.appended = 0
+
+    def hide(self, padding: torch.Tensor) -> None:
+        """padding: (B, appended) bool, False on tokens that later ones do not see, such as what
+        generate() adds to a row that has ended."""
+        self.valid[:, -self.appended :] &= padding.to(self.valid.device)
+        self.ragged = True
 
     def fill(
         self,
@@ -85,7 +94,7 @@ class KeptLayer(DynamicLayer):
 
     def reset(self) -> None:
         super().reset()
-        self.seen = self.removable = 0
+        self.seen = self.removable = self.appended = 0
         self.valid, self.ragged, self.evicted, self.open = None, False, False, True
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -105,6 +114,7 @@ class KeptLayer(DynamicLayer):
             super().crop(-count)
             self.valid = self.valid[:, :-count]
             self.seen, self.removable = self.seen - count, self.removable - count
+            self.appended = max(self.appended - count, 0)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
@@ -124,6 +134,22 @@ def layer_of(cache: DynamicCache, number: int) -> KeptLayer:
     while len(cache.layers) <= number:
         cache.layers.append(cache.layer_class_to_replicate())
     return cache.layers[number]
+
+
+def hide_padding(
+    cache: DynamicCache, layers: Sequence[int], mask: torch.Tensor | None, past: int
+) -> None:
+    """Hides the tokens after the prefill that `mask` (B, at least `past`) has as padding.
+
+    generate() pads the rows that end first; a later turn's mask says where.
+    """
+    appended = cache.layers[layers[0]].appended
+    if mask is None or mask.ndim != 2 or mask.shape[1] < past or not appended:
+        return
+    padding = mask[:, past - appended : past].bool()
+    if not bool(padding.all()):
+        for number in layers:
+            cache.layers[number].hide(padding)
 
 
 def make_sparse(cache: DynamicCache, layers: Sequence[int]) -> None:

@@ -82,6 +82,18 @@ class Calls:
                 f"prefill_chunk_size={chunk}: tokens are selected among the whole prompt, which "
                 "must be one forward pass; leave it out"
             )
+        guidance = given.get("guidance_scale", getattr(config, "guidance_scale", None))
+        if guidance not in (None, 1):
+            raise InputError(
+                f"guidance_scale={guidance}: its second prompt would be selected and recorded as "
+                "the first; leave it out"
+            )
+        if given.get("assistant_early_exit", getattr(config, "assistant_early_exit", None)):
+            raise InputError(
+                "assistant_early_exit: drafts of the model's own first layers would write to the "
+                "KV cache that has dropped tokens; use prompt_lookup_num_tokens, or an assistant "
+                "outside of a block"
+            )
         check_continued(given)
         return self.inside("generation", Generation(given))
 
@@ -90,6 +102,12 @@ class Calls:
         """Those of the running call of forward(); none where the decoder is called directly."""
         call = getattr(self.local, "call", None)
         return {} if call is None else call.arguments
+
+    @property
+    def generating(self) -> bool:
+        """Whether generate() has made its first pass, so that all that follows is its own."""
+        generation = getattr(self.local, "generation", None)
+        return generation is not None and generation.passes > 1
 
     @property
     def media(self) -> dict[str, torch.Tensor]:

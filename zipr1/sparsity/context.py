@@ -7,8 +7,9 @@ import torch
 
 from zipr1.common.errors import InputError
 from zipr1.common.scope import SCOPES, Scope
+from zipr1.models.families import inner_model
 from zipr1.sparsity.block import Block
-from zipr1.sparsity.rules import Rule
+from zipr1.sparsity.rules import Rule, check_count, check_rule
 from zipr1.sparsity.settings import Settings, TrainingPass
 from zipr1.sparsity.trace import Trace
 
@@ -53,6 +54,17 @@ def sparse(
     The block belongs to the thread that opened it and to those started since (`sparsity.threads`).
     Copies of the model made inside are dense.
     """
+    if not (isinstance(model, torch.nn.Module) and hasattr(inner_model(model), "config")):
+        raise InputError(
+            f"model={str(model)[:60]!r}: expected a transformers model; `model, processor = "
+            "zipr1.load(name)` gives one"
+        )
+    check_rule("rule", rule)
+    if rows is not None:
+        check_rule("rows", rows)
+    check_count("min_tokens", min_tokens)
+    if not isinstance(keep_kv, bool):
+        raise InputError(f"keep_kv={keep_kv!r}: expected True or False")
     if scope not in SCOPES:
         raise InputError(f"scope={scope!r}: expected one of {', '.join(SCOPES)}")
     lengths = checked_lengths(prompt_length)

@@ -36,9 +36,11 @@ from zipr1.sparsity.visible import visible_attention
 def run_layer(layer: nn.Module, forward: Callable, args: tuple, kwargs: dict) -> torch.Tensor:
     """A sparse decoder layer's output (B, L, D); `forward` is its stock forward function."""
     arguments = named(forward, args, kwargs)
+    if args:  # a wrapped layer has no names for them
+        arguments["hidden_states"] = args[0]
     current: ForwardPass = arguments[NAME]()
     if current.past:
-        return forward(**arguments)
+        return called(forward, arguments)
     device = layer.input_layernorm.weight.device
     if device.type != "meta":  # accelerate loads offloaded weights later
         arguments["hidden_states"] = arguments["hidden_states"].to(device)
@@ -48,8 +50,15 @@ def run_layer(layer: nn.Module, forward: Callable, args: tuple, kwargs: dict) ->
     number = layer.self_attn.layer_idx
     chosen = Chosen.of(select_tokens(number, states.probed, hidden.dtype, mask, current), mask)
     if chosen.complete:
-        return forward(**with_attention(stock_attention, arguments))
+        return called(forward, with_attention(stock_attention, arguments))
     return Rows(chosen, mask, states).run(forward)
+
+
+def called(forward: Callable, arguments: dict):
+    """A layer's output. The hidden states are given by position: gradient checkpointing with
+    use_reentrant=True gives others no gradient."""
+    more = dict(arguments)
+    return forward(more.pop("hidden_states"), **more)
 
 
 def with_attention(attention: Callable, arguments: dict) -> dict:
@@ -198,7 +207,7 @@ class Rows:
             return part.flatten(0, 1).index_select(0, self.positions)[None]
 
         arguments = taken(self.states.arguments, hidden, take)
-        out = forward(**with_attention(self.attend, arguments))[0]
+        out = called(forward, with_attention(self.attend, arguments))[0]
         every = hidden.flatten(0, 1).to(out.dtype)
         return every.index_copy(0, self.positions, out).view_as(hidden)
 
@@ -267,7 +276,7 @@ class Rows:
         layer = layer_of(current.cache, self.states.module.layer_idx)
         if current.settings.keep_kv:
             layer.update(self.states.every.key, self.states.every.value)
-            layer.valid, layer.ragged = self.mask, chosen.padded
+            layer.valid, layer.ragged, layer.appended = self.mask, chosen.padded, 0
             return
         ragged, length = chosen.least < chosen.most, self.mask.shape[1]
         layer.fill(keys, values, chosen.filled, length, ragged, chosen.completions)

@@ -57,7 +57,7 @@ def prefix_attention(
 def hidden_mask(seen: torch.Tensor, keys: int, flat: torch.Tensor) -> torch.Tensor:
     """(B, 1, N, keys), added to the logits of `flat` (B, Hkv, N, D): each query sees its first
     `seen` (B, Q) keys. Finite: a query that sees none has a log-sum-exp that outweighs nothing."""
-    hidden = torch.arange(keys) >= seen[:, :, None]
-    mask = torch.zeros(hidden.shape, dtype=flat.dtype)
+    hidden = torch.arange(keys, device=flat.device) >= seen[:, :, None]
+    mask = torch.zeros(hidden.shape, dtype=flat.dtype, device=flat.device)
     mask.masked_fill_(hidden, torch.finfo(flat.dtype).min / 2)
     return mask.repeat(1, flat.shape[2] // seen.shape[1], 1)[:, None]

@@ -168,7 +168,9 @@ def find_probes(
     count = visible.sum(1)
     # A padded probe attends to everything, so that its softmax is defined; its weight is zero.
     hidden = ~visible.logical_or_(~valid[:, :, None])
-    bias = torch.zeros(hidden.shape, device=prompt.device).masked_fill_(hidden, float("-inf"))
+    bias = torch.zeros(hidden.shape, dtype=torch.float32, device=prompt.device).masked_fill_(
+        hidden, float("-inf")
+    )
     return Probes(positions, valid, bias, count, prompt)
 
 

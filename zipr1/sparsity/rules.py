@@ -6,6 +6,7 @@ last one. Any rule works with `zipr1.sparse(model, rule)`. Imports only torch.
 """
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, Protocol
 
 import torch
@@ -44,9 +45,10 @@ class TopP:
 
     def __post_init__(self):
         for p in self.p if isinstance(self.p, tuple) else (self.p,):
-            if not 0 < p <= 1:
+            if not (is_number(p) and 0 < p <= 1):
                 raise InputError(
-                    f"p={p}: the fraction of attention to keep must lie in (0, 1], such as 0.975"
+                    f"p={p!r}: the fraction of attention to keep must lie in (0, 1], such as "
+                    "0.975; one for each sample is a tuple"
                 )
         if self.choice not in ("normalised", "accumulated"):
             raise InputError(f"choice={self.choice!r}: expected 'normalised' or 'accumulated'")
@@ -61,12 +63,12 @@ class TopP:
         """(B,) p of each sample, float32."""
         batch = len(scores.valid)
         if not isinstance(self.p, tuple):
-            return torch.full((batch,), self.p, device=scores.valid.device)
+            return torch.full((batch,), self.p, dtype=torch.float32, device=scores.valid.device)
         if len(self.p) != batch:
             raise InputError(
                 f"p has {len(self.p)} values for a batch of {batch}: give one number, or one a row"
             )
-        return torch.tensor(self.p, device=scores.valid.device)
+        return torch.tensor(self.p, dtype=torch.float32, device=scores.valid.device)
 
     def keep(self, scores: Scores) -> torch.Tensor:
         if self.p == 1 or self.p == (1.0,) * len(scores.valid):
@@ -105,8 +107,9 @@ class Random:
         check_ratio(self.ratio)
 
     def keep(self, scores: Scores) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + scores.layer)
-        draws = torch.rand(scores.valid.shape[1], generator=generator).to(scores.valid.device)
+        generator = torch.Generator("cpu").manual_seed(self.seed * 1_000_003 + scores.layer)
+        settings = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+        draws = torch.rand(scores.valid.shape[1], **settings).to(scores.valid.device)
         count = token_count(scores, self.ratio)
         return keep_best(draws[scores.ranks.clamp(min=0)], count, scores.valid)
 
@@ -123,6 +126,7 @@ class Recent:
 
     def __post_init__(self):
         check_ratio(self.ratio)
+        check_count("sinks", self.sinks)
 
     def keep(self, scores: Scores) -> torch.Tensor:
         ranks = scores.ranks
@@ -143,6 +147,12 @@ class FastV:
 
     def __post_init__(self):
         check_ratio(self.ratio)
+        check_count("layer", self.layer)
+
+    @property
+    def first(self) -> int:
+        """The number of the first sparse layer that drops tokens."""
+        return self.layer
 
     @classmethod
     def at(cls, ratio: float, layers: int) -> "FastV":
@@ -178,8 +188,13 @@ class DenseFirst:
     layers: int = 2
 
     def __post_init__(self):
-        if self.layers < 0:
-            raise InputError(f"layers={self.layers}: the number of dense layers is 0 or more")
+        check_rule("rule", self.rule)
+        check_count("layers", self.layers)
+
+    @property
+    def first(self) -> int:
+        """The number of the first sparse layer that drops tokens."""
+        return max(self.layers, getattr(self.rule, "first", 0))
 
     def keep(self, scores: Scores) -> torch.Tensor:
         return scores.valid if scores.layer < self.layers else self.rule.keep(scores)
@@ -193,9 +208,32 @@ class KeepAll:
         return scores.valid
 
 
+def is_number(value) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def check_ratio(ratio: float) -> None:
-    if not 0 < ratio <= 1:
-        raise InputError(f"ratio={ratio}: the fraction of tokens to keep must lie in (0, 1]")
+    if not (is_number(ratio) and 0 < ratio <= 1):
+        raise InputError(f"ratio={ratio!r}: the fraction of tokens to keep must lie in (0, 1]")
+
+
+def check_count(name: str, value: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 0:
+        raise InputError(f"{name}={value!r}: expected a number, 0 or more")
+
+
+def check_rule(name: str, rule) -> None:
+    if isinstance(rule, type) or not callable(getattr(rule, "keep", None)):
+        raise InputError(f"{name}={rule!r}: expected a rule, such as zipr1.TopP(0.975)")
+
+
+def check_layers(rule: Rule, layers: int) -> None:
+    """Raises InputError for a rule that keeps everything in all `layers` sparse layers."""
+    if getattr(rule, "first", 0) >= layers:
+        raise InputError(
+            f"{rule!r}: the model has {layers} layers that can be sparse, so nothing would be "
+            "dropped; give a smaller number"
+        )
 
 
 def token_count(scores: Scores, ratio: float) -> torch.Tensor:

@@ -59,7 +59,9 @@ class Threads:
         """After the block: a thread that was started inside, but has not called the model yet,
         must not run dense. The refusal goes once these threads have ended."""
         known = {self.opener, *self.earlier, *self.called}
-        late = WeakSet(set(threading.enumerate()) - known)
+        started = set(threading.enumerate()) - known
+        # tqdm's monitor never ends and calls no model.
+        late = WeakSet(one for one in started if type(one).__module__ != "tqdm._monitor")
         if not late:
             return
 

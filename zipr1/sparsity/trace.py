@@ -43,9 +43,12 @@ class Trace:
 
     def clear(self, cache: Cache | None) -> None:
         """Begins the record of a prefill that fills `cache`."""
-        for entries in (self.kept, self.rows, self.relaxed, self.flipped):
-            entries.clear()
+        self.kept, self.rows, self.relaxed, self.flipped = [], [], [], []
         self.cache = None if cache is None else weakref.ref(cache)
+
+    def __getstate__(self) -> dict:
+        """A copy, or a saved trace, knows no cache."""
+        return vars(self) | {"cache": None}
 
     @property
     def layer_ratios(self) -> torch.Tensor:
