@@ -6,6 +6,7 @@ no completion is an error.
 """
 
 from collections.abc import Callable
+from itertools import product
 
 from zipr1.common.errors import InputError
 from zipr1.data.example import Example, final
@@ -67,8 +68,17 @@ def numerical(expected: str, answer: str) -> float | None:
     would make 0.003 and 0 equal, the relative tolerance decides: 0.08 is 1/12, but 0 is only 0.
     `numeric.values` says which texts state a number; "50%" is 0.5 and 50, as in math-verify.
     """
-    pairs = [(a, b) for a in values(expected) for b in values(answer)]
+    pairs = _readings(expected, answer)
     return float(any(_close(a, b) for a, b in pairs)) if pairs else None
+
+
+def _readings(expected: str, answer: str) -> list[tuple[float, float]]:
+    """The numbers of two texts to compare. A percentage against a plain number has two readings;
+    against another percentage the same one, or 1% would be 100%."""
+    left, right = values(expected), values(answer)
+    if len(left) == len(right):
+        return list(zip(left, right, strict=True))
+    return list(product(left, right))
 
 
 def _close(expected: float, answer: float) -> bool:
@@ -78,11 +88,7 @@ def _close(expected: float, answer: float) -> bool:
 
 def regression(expected: str, answer: str) -> float | None:
     """1 - relative error, at least 0; where 0 is expected, 1 for 0 only."""
-    errors = [
-        abs(a - b) / abs(a) if a else float(b != 0)
-        for a in values(expected)
-        for b in values(answer)
-    ]
+    errors = [abs(a - b) / abs(a) if a else float(b != 0) for a, b in _readings(expected, answer)]
     return max(0.0, 1 - min(errors)) if errors else None
 
 

@@ -5,15 +5,18 @@ import re
 import unicodedata
 
 from zipr1.rewards.latex import latex_value
+from zipr1.rewards.multiplier import multiplier
 from zipr1.rewards.statement import stated
 from zipr1.rewards.text import normalised
 
+CURRENCY = "$"  # stands for every currency sign
 LONGEST = 2000  # characters of a statement in which a number is looked for
-SCALES = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12, "万": 1e4, "亿": 1e8}
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
 _ASCII = str.maketrans({"−": "-", "–": "-", "٫": ".", "٬": ",", "٪": "%", "⁄": "/", "∕": "/"})
 _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3}|_{1,2}|`)(?![\s*])([^*_`\n]{1,200})(?<!\s)\1(?![\w*])")
-_PERCENT = re.compile(r"%|per ?cent|\bpct\b", re.IGNORECASE)
+_PERCENT = re.compile(r"%|per ?cent|\bpct\b|百分之", re.IGNORECASE)
+_MONEY = re.compile(r"\$\s*[-+]?\s*[.\d]")
+_SYMBOL = re.compile(r"\s*[kKMBT](?![A-Za-z])")  # of a formula: 5k is 5 times k
 _RANGE = re.compile(r"\d\s*[-:]\s*\d")
 _BRACKETS = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
 _NO_NUMBER = re.compile(r"[<>≤≥≠±∓∞&]")
@@ -24,7 +27,7 @@ _ARITHMETIC = re.compile(r"[\d\s.+\-*/^()]*[+*^][\d\s.+\-*/^()]*")
 _DIGITS = r"(?:\d|[.,](?=\d))(?:\d|[.,](?=\d)|[ ](?=\d{3}(?!\d)))*+"
 _SEPARATED = re.compile(r"\d+(?:\.\d+)?|\.\d+|[1-9]\d{0,2}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?")
 _NUMBER = re.compile(
-    r"(?<![A-Za-z\d\u0370-\u052f])(?P<sign>(?<![\w)\]])[-+]\s*)?"
+    r"(?<![A-Za-z\d\u0370-\u052f])(?<!\d[.,])(?P<sign>(?<![\w)\]])[-+]\s*)?"
     r"(?:(?P<whole>\d+)\s+(?=\d+\s*/))?"
     rf"(?P<digits>{_DIGITS})"
     rf"(?:\s*/\s*(?P<divisor>{_DIGITS}))?"
@@ -36,8 +39,9 @@ def values(text: str) -> tuple[float, ...]:
     """The number that a text states, in both readings of a percentage: "50%" is 0.5 and 50.
 
     () where there is none, or more than one: a range, a ratio, a time, an interval, a set, an
-    equation in LaTeX, "5 or 6"; and where the separators are ambiguous: "0,100", "1,5", "1.234,5".
-    Commas and spaces between groups of three digits are read as thousands.
+    equation in LaTeX, "5 or 6"; and where the separators are ambiguous, "0,100", "1,5", "1.234,5",
+    or what stands behind the number: "3M". Commas and spaces between groups of three digits are
+    read as thousands, and "5k", "2 dozen" and "3千" as `multiplier` says.
     """
     text, _ = stated(plain(text))
     if len(text) > LONGEST or _RANGE.search(text) or _tuple(text):
@@ -88,7 +92,9 @@ def _number(text: str) -> float | None:
         if len(formulas) > 1 or re.search(r"\d", outside) or "=" in formula:
             return None
         text = formula
-    text = "".join(c for c in text if unicodedata.category(c) != "Sc").strip().rstrip(".").strip()
+    text = "".join(CURRENCY if unicodedata.category(c) == "Sc" else c for c in text)
+    money = _MONEY.search(text) is not None and not formulas
+    text = text.replace(CURRENCY, " ").strip().rstrip(".").strip()
     if "=" in text:
         left, _, text = (part.strip() for part in text.rpartition("="))
         if not _LEFT_SIDE.fullmatch(left) or "\\" in text:
@@ -96,14 +102,17 @@ def _number(text: str) -> float | None:
     found = list(_NUMBER.finditer(text))
     rest = _NUMBER.sub(" ", text)
     if not _FORMULA.search(rest) and not _NO_NUMBER.search(rest) and len(found) == 1:
-        return _read(found[0], text[found[0].end() :])
+        following = text[found[0].end() :]
+        if formulas and _SYMBOL.match(following):
+            return None
+        return _read(found[0], following, money)
     if _FORMULA.search(text) or _ARITHMETIC.fullmatch(text):
         return _formula(text)
     return None
 
 
-def _read(found: re.Match, following: str) -> float | None:
-    """One match of _NUMBER as a number, in view of the text behind it."""
+def _read(found: re.Match, following: str, money: bool) -> float | None:
+    """One match of _NUMBER as a number, in view of the text behind it; money: as `multiplier`."""
     if re.match(r"[A-Za-z]\d|!|\s*=", following):
         return None  # 0x10, a factorial, the left side of an equation
     whole, digits, divisor = (_float(found[name]) for name in ("whole", "digits", "divisor"))
@@ -114,8 +123,10 @@ def _read(found: re.Match, following: str) -> float | None:
         # As one literal, so that 3.5 x 10^-4 is the float that 3.5e-4 is.
         exponent = re.sub(r"[{}\s]", "", re.split(r"[eE^]", power)[-1])
         number = float(f"{number!r}e{exponent}") if "e" not in repr(number) else math.nan
-    scale = re.match(r"\s*(thousand|million|billion|trillion|万|亿)", following, re.IGNORECASE)
-    number *= SCALES[scale[1].lower()] if scale else 1.0
+    factor = multiplier(following, money)
+    if factor is None:
+        return None
+    number *= factor
     return -number if found["sign"] and found["sign"].startswith("-") else number
 
 
@@ -130,7 +141,11 @@ def _formula(text: str) -> float | None:
     """A root, a power, a logarithm, a sum ... by math-verify."""
     if "," in text or _NO_NUMBER.search(text) or re.search(r"(?<![_\d])\d+ +\d", text):
         return None
-    text = re.sub(r"(?<=[\s\d)}])[A-Za-z]+[.)]?$", "", text.strip())  # a unit or a word
+    text = text.strip()
+    if unit := re.search(r"(?<=[\s\d)}])[A-Za-z]+[.)]?$", text):
+        if multiplier(unit[0], money=False) != 1:
+            return None
+        text = text[: unit.start()]
     if re.search("[A-Za-df-z]", re.sub(r"\\[A-Za-z]+", "", text)):
         return None  # a free symbol, an environment or a text; e is Euler's number
     text = re.sub(r"√\s*\(?(\d+(?:\.\d+)?)\)?", r"\\sqrt{\1}", text).replace("π", r"\pi ")
