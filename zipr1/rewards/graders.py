@@ -51,7 +51,8 @@ def score(example: Example, completion: str) -> float | None:
 
 
 def exact(expected: str, answer: str) -> float:
-    """1 for the same text, except for Unicode form, letter case and a final full stop."""
+    """1 for the same text, except for Unicode form, letter case, the kind and number of spaces, and
+    a final full stop."""
     return float(folded(answer) == folded(expected))
 
 

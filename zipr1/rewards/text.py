@@ -33,8 +33,9 @@ def normalised(text: str) -> str:
 
 
 def folded(text: str) -> str:
-    """`composed` without letter case and a final full stop."""
-    return composed(text).rstrip(".\N{IDEOGRAPHIC FULL STOP}").casefold()
+    """`composed` without letter case and a final full stop, with white space as one space."""
+    text = " ".join(composed(text).split())
+    return text.rstrip(" .\N{IDEOGRAPHIC FULL STOP}").casefold()
 
 
 def units(text: str) -> list[str]:
