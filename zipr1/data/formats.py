@@ -29,9 +29,11 @@ def readable(columns: set[str]) -> bool:
 
 def unified(row: dict, row_id: str) -> tuple[dict, str]:
     """(the row with its chat as `prompt` and its last answer as `completion`, the column that the
-    chat is in). A row that has a prompt stays as it is. Raises InputError."""
+    chat is in). A row that has a prompt and its answer, or no chat, stays as it is. Raises
+    InputError."""
     name = next((name for name in CHATS if row.get(name) is not None), None)
-    if row.get("prompt") is not None:
+    answered = any(row.get(answer) is not None for answer in ANSWERS)
+    if row.get("prompt") is not None and (answered or name is None):
         return split_completion(row, row_id), "prompt"
     if name is not None:
         messages = row[name]
@@ -48,9 +50,9 @@ def unified(row: dict, row_id: str) -> tuple[dict, str]:
     rest = {key: value for key, value in row.items() if key not in FORMAT_COLUMNS}
     if messages and turn(messages[-1], len(messages) - 1, row_id, name)["role"] == "assistant":
         *messages, last = messages
-        if all(row.get(answer) is None for answer in ANSWERS):
+        if not answered:
             rest["completion"] = answer_of(last, len(messages), row_id, name)
-    elif all(row.get(answer) is None for answer in ANSWERS):
+    elif not answered:
         raise InputError(
             f"row {row_id}: column {name!r} does not end with the assistant's answer: add it, or "
             "give the answer as column 'answer'"

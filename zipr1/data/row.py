@@ -1,6 +1,8 @@
 """A row of a data set, its media not read yet; and what the kinds of data sets share in reading."""
 
 from dataclasses import dataclass, replace
+from datetime import date, time, timedelta
+from decimal import Decimal
 
 from zipr1.common.errors import InputError
 from zipr1.data.display import FrameSize
@@ -8,6 +10,8 @@ from zipr1.data.example import Example
 from zipr1.data.images import read_image
 from zipr1.data.source import MediaError, MediaFile, short
 from zipr1.data.videos import read_video
+
+EXACT = 2**53  # from here on a float does not hold every whole number
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,24 @@ class Row:
 def text(row: dict, name: str, row_id: str) -> str:
     """A column that must hold text, or a number. Raises InputError."""
     value = row.get(name)
+    where = f"row {row_id}: column {name!r} is"
+    if isinstance(value, date | time | timedelta):
+        kind = type(value).__name__
+        raise InputError(f"{where} the {kind} {value}: write it as a text, in the form you want")
+    if isinstance(value, float) and not abs(value) < EXACT:  # nan is refused, too
+        raise InputError(
+            f"{where} {value}, a number that is not finite or whose last digits a float has lost: "
+            "write it as a text"
+        )
     if (
         isinstance(value, bool)
-        or not isinstance(value, str | int | float)
+        or not isinstance(value, str | int | float | Decimal)
         or not str(value).strip()
     ):
-        raise InputError(
-            f"row {row_id}: column {name!r} is {short(repr(value))}: give a text that is not empty"
-        )
-    return str(value)
+        raise InputError(f"{where} {short(repr(value))}: give a text that is not empty")
+    return str(whole(value))
+
+
+def whole(value):
+    """3 of 3.0, because Arrow makes the 3 of a column with other numbers, or none, a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -3,26 +3,24 @@ their row is used."""
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from glob import escape
 from os.path import exists
 from pathlib import Path
 
 import numpy as np
 
-from zipr1.common.errors import InputError, MissingExtra
+from zipr1.common.errors import InputError
 from zipr1.data.columns import MEDIA, general
 from zipr1.data.display import FrameSize
 from zipr1.data.example import Example
+from zipr1.data.features import check_media_columns, plain_values, without_media
 from zipr1.data.formats import readable
-from zipr1.data.json_rows import check_json
 from zipr1.data.renaming import renamed
 from zipr1.data.row import Row
 from zipr1.data.source import short
+from zipr1.data.tables import load_table
 from zipr1.data.video_r1 import COLUMNS, published
-
-FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # what datasets calls them
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.table)
 
+    def values(self, index: int) -> dict:
+        """The columns of row `index` by name, class labels by theirs; media are not decoded. Raises
+        InputError for a label that does not exist."""
+        values = self.features.decode_example(self.table[index].to_pylist()[0])
+        return plain_values(values, self.features, index)
+
     def row(self, index: int) -> Row:
         """Row `index` without its media. Raises InputError for a malformed one, which names row and
         column."""
-        values = self.features.decode_example(self.table[index].to_pylist()[0])
+        values = self.values(index)
         if values.keys() >= COLUMNS:
             return published(values, index, self.root, self.think)
         return general(values, index, self.root)
@@ -86,6 +90,8 @@ def open_rows(
             f"answer and, for media, one of {', '.join(MEDIA)}; rename them, as "
             "--columns prompt=question,answer=solution"
         )
+    read = frozenset({"path"} if known >= COLUMNS else MEDIA)
+    check_media_columns(table.features, read, data)
     root = Path(media_root) if media_root else root
     features = without_media(table.features)
     return Rows(table.with_format("arrow"), features, root, max_frames, think, frame_size)
@@ -122,69 +128,6 @@ def named(data: str) -> tuple[str, str | None, str | None]:
     names; None: not named. A file or folder of exactly that name is taken for itself."""
     found = None if exists(data) else re.fullmatch(r"([^[]+?)(?::([\w.-]+))?(?:\[(.+)\])?", data)
     return found.groups() if found else (data, None, None)
-
-
-def load_table(source: str, name: str | None, split: str | None):
-    """A datasets.Dataset. Raises InputError for what cannot be read."""
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise MissingExtra("datasets is needed to read rows: pip install 'zipr1[train]'") from error
-    path = Path(source)
-    if not exists(path) and (path.suffix in FORMATS or source.count("/") != 1):
-        raise InputError(f"{source}: no such file or folder, nor a hub id (owner/name)")
-    if path.is_file() and path.suffix not in FORMATS:
-        raise InputError(f"{source}: expected a name that ends in {', '.join(FORMATS)}")
-    saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
-    if name and (saved or path.is_file()):
-        raise InputError(f"{source}: no configurations here; leave out {name!r}")
-    try:
-        if saved:
-            return saved_table(datasets.load_from_disk(source), source, split)
-        if path.is_file():
-            if FORMATS[path.suffix] == "json":
-                check_json(path)
-            return datasets.load_dataset(
-                FORMATS[path.suffix], data_files=escape(source), split=split or "train"
-            )
-        return datasets.load_dataset(source, name, split=split or "train")
-    except StopIteration as error:  # what datasets says of an empty file
-        raise InputError(f"{source}: no rows; give a data set with at least one") from error
-    except InputError:
-        raise
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        reason = short(error.__cause__ or error)
-        raise InputError(
-            f"{source}: split {split or 'train'!r} cannot be read ({reason})"
-        ) from error
-
-
-def saved_table(saved, source: str, split: str | None):
-    """Of what `save_to_disk` wrote: the one data set, or a split of several. Raises InputError."""
-    if not isinstance(saved, dict):
-        if split:
-            raise InputError(f"it is one data set without splits; leave out [{split}]")
-        return saved
-    if (split or "train") not in saved:
-        raise InputError(
-            f"its splits are {', '.join(saved)}; give one as {source}[{next(iter(saved))}]"
-        )
-    return saved[split or "train"]
-
-
-def without_media(features):
-    """How to decode what is no image, video or sound: those are read here, so that a broken one is
-    named."""
-    import datasets
-
-    media = (datasets.Image, datasets.Video, datasets.Audio)
-
-    def plain(feature):
-        if isinstance(feature, datasets.List):
-            return datasets.List(plain(feature.feature))
-        return replace(feature, decode=False) if isinstance(feature, media) else feature
-
-    return datasets.Features({name: plain(feature) for name, feature in features.items()})
 
 
 def order(rows: Rows, seed: int) -> Callable[[int], int]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from zipr1.common.errors import InputError
 from zipr1.common.files import named_failure
+from zipr1.data.formats import ANSWERS
+from zipr1.data.row import whole
 from zipr1.data.rows import Rows
 from zipr1.models.loading import tokenizer_of
 
@@ -45,11 +47,14 @@ def write_rows(rows: Rows, numbers: Sequence[int], path: str) -> None:
 def write_lines(rows: Rows, numbers: Sequence[int], partial: Path, path: str) -> None:
     with partial.open("w", encoding="utf-8") as file:
         for number in numbers:
-            values = rows.features.decode_example(rows.table[number].to_pylist()[0])
-            values = {name: value for name, value in values.items() if value is not None}
+            values = {
+                name: whole(value) if name in ANSWERS else value
+                for name, value in rows.values(number).items()
+                if value is not None
+            }
             try:
-                file.write(json.dumps(values, ensure_ascii=False) + "\n")
-            except TypeError as error:
+                file.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+            except (TypeError, ValueError) as error:  # bytes; nan and infinity
                 raise InputError(
                     f"write={path}: row number {number} (from 0) holds what JSON cannot ({error}); "
                     "give a name that ends in .parquet"
