@@ -222,7 +222,7 @@ def test_a_chat_as_prompt(root):
             [{"role": "user", "content": {"text": "?"}}],
             "message 0 of column 'prompt' holds {'text': '\\?'}",
         ),
-        ([{"role": "user", "content": [{"type": "sound"}]}], "parts of type text, image, video"),
+        ([{"role": "user", "content": [{"type": "sound"}]}], "parts of type text, image"),
         ([{"role": "user", "content": [{"type": "text"}]}], "a part of type text without its text"),
         ([], "does not end with the user"),
     ],

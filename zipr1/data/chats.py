@@ -3,9 +3,10 @@
 import re
 
 from zipr1.common.errors import InputError
+from zipr1.data.part_media import KINDS, media_part, own_files
 from zipr1.data.source import short
 
-PARTS = ("text", "image", "video")  # of a message
+PARTS = ("text", *KINDS)  # of a message
 PLACEHOLDER = re.compile(r"\n?<(image|video)>\n?")
 ROLES = {
     "system": "system",
@@ -20,13 +21,25 @@ ROLES = {
 def chat(
     messages: list, images: int, videos: int, row_id: str, column: str = "prompt"
 ) -> tuple[dict, ...]:
-    """Messages whose contents are lists of parts. Placeholders (<image>, <video>) mark the places
-    of media; media that no message names come first in the first message of the user.
+    """`messages` as `placed_chat` gives them; for rows whose parts name no files."""
+    return placed_chat(turns_of(messages, row_id, column), images, videos, row_id, column)
 
-    Raises InputError for what is no chat, does not end with the user, or names other media than the
-    row has.
+
+def turns_of(messages: list, row_id: str, column: str) -> list[dict]:
+    """Messages whose contents are lists of parts, media among them as `media_part` gives them.
+    Raises InputError for what is no chat."""
+    return [turn(message, place, row_id, column) for place, message in enumerate(messages)]
+
+
+def placed_chat(
+    turns: list[dict], images: int, videos: int, row_id: str, column: str
+) -> tuple[dict, ...]:
+    """The chat with all its media. Placeholders (<image>, <video>) mark the places of media; media
+    that no message names come first in the first message of the user.
+
+    Raises InputError for a chat that does not end with the user, or names other media than the row
+    has.
     """
-    turns = [turn(message, place, row_id, column) for place, message in enumerate(messages)]
     if not turns or turns[-1]["role"] != "user":
         raise InputError(
             f"row {row_id}: column {column!r} is a chat that does not end with the user: drop what "
@@ -47,7 +60,7 @@ def chat(
 
 def turn(message, place: int, row_id: str, column: str) -> dict:
     """One message, {role, content} or {from, value}, its content a list of parts with no keys but
-    their own: Arrow gives every part all keys that any part of the column has. Raises InputError.
+    those that are read: Arrow gives every part all keys that any part of the column has. Raises InputError.
     """
     where = f"row {row_id}: message {place} of column {column!r}"
     fields = message if isinstance(message, dict) else {}
@@ -68,17 +81,27 @@ def turn(message, place: int, row_id: str, column: str) -> dict:
             f"{where} holds {short(repr(content))}: give it a text, or parts of type "
             f"{', '.join(PARTS)}"
         )
-    if any(part["type"] == "text" and not isinstance(part.get("text"), str) for part in parts):
-        raise InputError(f"{where} has a part of type text without its text")
+    check_texts([part for part in parts if part["type"] == "text"], where)
     plain: list[dict] = []
     for part in parts:
         if part["type"] != "text":
-            plain.append({"type": part["type"]})
+            plain.append(media_part(part, where))
         elif ROLES[role] == "assistant":
             plain.append({"type": "text", "text": part["text"]})
         else:
             plain += placed(part["text"])
     return {"role": ROLES[role], "content": plain}
+
+
+def check_texts(parts: list[dict], where: str) -> None:
+    """Raises InputError for a part of type text that has none, or has media, too."""
+    for part in parts:
+        if not isinstance(part.get("text"), str):
+            raise InputError(f"{where} has a part of type text without its text")
+        if media := [key for key in own_files(part) if key in KINDS]:
+            raise InputError(
+                f"{where} has a part of type text with {media[0]}: give it a part of its own"
+            )
 
 
 def placed(text: str) -> list[dict]:

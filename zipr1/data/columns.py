@@ -10,14 +10,18 @@ The prompt is a text or a chat, a list of messages; formats.py reads other shape
 from pathlib import Path
 
 from zipr1.common.errors import InputError
-from zipr1.data.chats import chat, has_placeholder, text_of
+from zipr1.data.chats import has_placeholder, placed_chat, text_of, turns_of
 from zipr1.data.example import Example, final
 from zipr1.data.formats import ANSWERS, unified
 from zipr1.data.media_column import media_of_column
+from zipr1.data.part_media import media_of_parts
 from zipr1.data.row import Row, text
 from zipr1.data.source import MediaFile, short
+from zipr1.data.unseen_media import check_no_media
 
 MEDIA = ("image", "images", "video", "videos")
+NO_MEDIA = (None, "", [])  # 0, False and b"" are errors
+TEXTS = frozenset({"prompt", "id", *ANSWERS})  # which may end in the name of a media file
 
 
 def general(row: dict, number: int, root: Path) -> Row:
@@ -25,8 +29,6 @@ def general(row: dict, number: int, root: Path) -> Row:
     row_id = str(number if row.get("id") is None else row["id"])
     images = media(row, "image", "images", root, row_id)
     videos = media(row, "video", "videos", root, row_id)
-    if len(videos) > 1:
-        raise InputError(f"row {row_id}: {len(videos)} videos: give one at most")
     row, column = unified(row, row_id)
     answer = expected(row, row_id)
     prompt = row.get("prompt")
@@ -36,13 +38,21 @@ def general(row: dict, number: int, root: Path) -> Row:
         if has_placeholder(question):
             prompt = [{"role": "user", "content": question}]
     if isinstance(prompt, list):
-        messages = chat(prompt, len(images), len(videos), row_id, column)
+        turns = turns_of(prompt, row_id, column)
+        media_of_row = {"image": images, "video": videos}
+        images, videos = media_of_parts(turns, media_of_row, root, row_id, column)
+        messages = placed_chat(turns, len(images), len(videos), row_id, column)
         question = text_of(messages[-1])
+    if len(videos) > 1:
+        raise InputError(f"row {row_id}: {len(videos)} videos: give one at most")
     used = {"completion", "problem_type", *MEDIA}
     # A chat of text alone reaches users' reward functions as it stands.
     if not messages or images or videos or column != "prompt":
         used.add("prompt")
     columns = {name: value for name, value in row.items() if name not in used}
+    if not images and not videos:
+        others = {name: value for name, value in columns.items() if name not in TEXTS}
+        check_no_media(texts_of(messages) or [question], others, row_id)
     kind = "exact" if row.get("problem_type") in (None, "") else text(row, "problem_type", row_id)
     example = Example(
         row_id, "", question, answer, messages=messages, problem_type=kind, columns=columns
@@ -53,15 +63,20 @@ def general(row: dict, number: int, root: Path) -> Row:
 def media(row: dict, one: str, several: str, root: Path, row_id: str) -> tuple[MediaFile, ...]:
     """The files of the columns `one` and `several`, of which one may be used; each holds a value or
     a list of values. Raises InputError."""
-    held = [name for name in (one, several) if row.get(name) not in (None, [])]
+    held = [name for name in (one, several) if row.get(name) not in NO_MEDIA]
     if len(held) > 1:
         raise InputError(
             f"row {row_id}: columns {one!r} and {several!r} both hold media: leave one empty"
         )
-    name = held[0] if held else one
-    values = row.get(name) or []
-    values = values if isinstance(values, list) else [values]
-    return tuple(media_of_column(value, root, name, row_id) for value in values)
+    if not held:
+        return ()
+    values = row[held[0]] if isinstance(row[held[0]], list) else [row[held[0]]]
+    return tuple(media_of_column(value, root, held[0], row_id) for value in values)
+
+
+def texts_of(messages: tuple[dict, ...]) -> list[str]:
+    """What the system and the user say."""
+    return [text_of(message) for message in messages if message["role"] != "assistant"]
 
 
 def expected(row: dict, row_id: str) -> str:
