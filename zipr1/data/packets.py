@@ -56,6 +56,8 @@ def check_complete(container, stream, end: float, name: str) -> None:
     else:  # a GIF, for example, holds its last frame as long as it likes
         return
     begin = float((stream.start_time or 0) * stream.time_base)
+    if format == "matroska":  # says when the last frame ends, also where the first is late
+        promised -= min(begin, promised)
     if end - begin < promised * COMPLETE[format]:
         raise MediaError(
             f"{name}: cut short, ends after {end - begin:.1f} of {promised:.1f} seconds; download "

@@ -40,6 +40,20 @@ def read_video(
     are shrunk while decoding. Raises MediaError, also for a file of which a part is missing.
     """
     file = media_file(source, name)
+    video = sampled_frames(file, max_frames, fps, frame_size)
+    sizes = dict.fromkeys(frame.size for frame in video.frames)
+    if len(sizes) > 1:
+        shown = " and ".join(f"{width} x {height}" for width, height in [*sizes][:2])
+        raise MediaError(
+            f"{short(file.name)}: frames of {shown} pixels; write it again at one size"
+        )
+    return video
+
+
+def sampled_frames(
+    file: MediaFile, max_frames: int, fps: float | None, frame_size: FrameSize | None
+) -> Video:
+    """As `read_video`, of frames that may have several sizes."""
     if is_animation(file):
         return read_animation(file, max_frames, fps, frame_size)
     try:
