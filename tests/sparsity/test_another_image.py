@@ -9,6 +9,7 @@ from transformers import DynamicCache
 import zipr1
 from zipr1.common.errors import InputError
 from zipr1.models.families import decoder
+from zipr1.sparsity import media
 from zipr1.sparsity.media import row_hashes
 
 
@@ -48,3 +49,16 @@ def test_hashes_of_rows_differ_in_one_bit_and_in_order(dtype):
     swapped = pixels[:, torch.randperm(48)]
     other = torch.nextafter(pixels[:1].float(), torch.tensor(9.0)).to(dtype) * 1.01
     assert not torch.isin(row_hashes(swapped), found).any() and row_hashes(other) != found[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+@pytest.mark.parametrize("shape", [(7, 3, 5, 5), (7, 15), (7,)])
+def test_rows_are_hashed_a_few_at_a_time(monkeypatch, dtype, shape):
+    """A row is a patch of Qwen-VL, or a whole image of other families."""
+    pixels = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 255).to(dtype)
+    expected = row_hashes(pixels)
+    assert len(expected.unique()) == 7
+    monkeypatch.setattr(media, "NUMBERS", 2 * pixels[0].numel())
+    sizes = [len(part) for part in media.in_parts(pixels)]
+    assert sizes == [2, 2, 2, 1]
+    assert torch.equal(media.hashes({"pixel_values": pixels})["pixel_values"], expected)

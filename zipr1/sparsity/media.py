@@ -8,21 +8,28 @@ import torch
 from zipr1.common.errors import InputError
 from zipr1.models.versions import take_cache
 
-ROWS = 1024  # rows hashed at once, which bounds the memory
+NUMBERS = 1 << 22  # hashed at once, which bounds the memory
 
 
 def hashes(arguments: dict) -> dict[str, torch.Tensor]:
     """For each tensor of pixels among a call's arguments, (rows,) a number of each row's bits."""
     return {
-        name: torch.cat([row_hashes(part) for part in pixels.split(ROWS)])
+        name: torch.cat([row_hashes(part) for part in in_parts(pixels)])
         for name, pixels in arguments.items()
         if name.startswith("pixel_values") and isinstance(pixels, torch.Tensor)
     }
 
 
+def in_parts(pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """(rows, ...) in parts of at most NUMBERS values, or of one row: a patch, or an image."""
+    return pixels.split(max(NUMBERS // max(pixels[:1].numel(), 1), 1))
+
+
 def row_hashes(pixels: torch.Tensor) -> torch.Tensor:
     """(rows, ...) -> (rows,) int64, which overflows as it may."""
-    bits = pixels.flatten(1).contiguous().view(torch.int16).long()
+    whole = pixels.element_size() % 2 == 0
+    rows = pixels.reshape(len(pixels), -1).contiguous()
+    bits = rows.view(torch.int16 if whole else torch.uint8).long()
     weights = torch.arange(1, bits.shape[1] + 1, device=bits.device) * 2654435761 | 1
     return (bits * weights).sum(-1)
 
