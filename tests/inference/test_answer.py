@@ -11,6 +11,7 @@ import pytest
 from command_line import run
 from PIL import Image
 
+from zipr1.common.errors import InputError
 from zipr1.inference import answer as module
 from zipr1.inference.config import AnswerConfig
 from zipr1.inference.prompt import Prompt, read_prompt
@@ -110,6 +111,24 @@ def test_kept_tokens_are_drawn_over_every_file(capsys, media, tmp_path):
     assert page[:side, :side].std() > 10 and page[:side, side:].std() > 5
 
 
+def test_placeholders_are_the_places_of_the_files(media):
+    files = [media / "a.png", media / "c.mkv"]
+    prompt = prompt_of(*files, "Is <image> in <video>?")
+    assert prompt.chat[-1]["content"] == [
+        {"type": "text", "text": "Is "}, {"type": "image"}, {"type": "text", "text": " in "},
+        {"type": "video"}, {"type": "text", "text": "?"},
+    ]  # fmt: skip
+    before = prompt_of(files[0], "<image>\nWhat?"), prompt_of(files[0], "What?")
+    assert before[0].chat == before[1].chat
+    with pytest.raises(
+        InputError, match="names video, image, the files are image, video: name each"
+    ):
+        prompt_of(*files, "Is <video> after <image>?")
+    question = "What does the tag <image> do?"  # without a file it is a text as any other
+    assert prompt_of(question).chat[-1]["content"] == [{"type": "text", "text": question}]
+    assert prompt_of(files[0], "Is it that of b.png").chat  # a question may end in a file's name
+
+
 def test_a_file_upright_as_its_camera_says(media, tmp_path):
     image = Image.open(media / "a.png").convert("RGB").crop((0, 0, 96, 64))
     exif = Image.Exif()
@@ -132,6 +151,12 @@ def test_a_file_upright_as_its_camera_says(media, tmp_path):
         (["-"], "standard input: the question is empty"),
         (["{a}"], "a.png: a file without a question"),
         (["gone.mp4"], "gone.mp4: a file without a question"),
+        (["my photo.png"], "my photo.png: a file without a question"),
+        (["Describe photo.jpg"], "Describe photo.jpg: a file without a question"),
+        (["{a}", "none.png"], "none.png: a file without a question"),
+        (["{folder}", "What?"], "{folder}: a folder; give the files in it"),
+        (["{a}", "<image> and <image>?"], "the question names image, image, the files are image"),
+        (["{a}", "<video>What?"], "the question names video, the files are image"),
         (["  "], "the question is empty"),
         (["{a}", ""], "the question is empty"),
         (["Why?", "--picture", "kept.png"], "needs an image or a video"),
@@ -145,10 +170,11 @@ def test_what_cannot_be_used_is_refused_before_a_model_is_loaded(
     (tmp_path / "broken.png").write_bytes((media / "a.png").read_bytes()[:300])
     (tmp_path / "text.png").write_text("<html>404</html>")
     places = {name: tmp_path / f"{name}.png" for name in ("broken", "text")}
-    places["a"] = media / "a.png"
+    places |= {"a": media / "a.png", "folder": media}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     loads = []
     monkeypatch.setattr(module, "load", loads.append)
     status, out, err = run(capsys, "answer", *(one.format(**places) for one in arguments))
+    word = word.format(**places)
     assert (status, out, loads) == (2, "", []) and word in err and err.count("\n") == 1

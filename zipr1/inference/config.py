@@ -11,12 +11,14 @@ from zipr1.common.scope import Scope
 
 RULES = ("zipvl", "topk", "random", "recent", "fastv")
 RATIO = 0.25
-MEDIA = re.compile(r"\S+\.(jpe?g|png|gif|webp|bmp|tiff?|heic|mp4|mkv|mov|avi|webm)", re.IGNORECASE)
+MEDIA = re.compile(r".*\.(jpe?g|png|gif|webp|bmp|tiff?|heic|mp4|mkv|mov|avi|webm)", re.IGNORECASE)
 
 
-def names_media(text: str) -> bool:
-    """Whether a text is the path of a file, or has the form of an image's or a video's."""
-    return isfile(text) or MEDIA.fullmatch(text) is not None
+def names_media(text: str, alone: bool) -> bool:
+    """Whether a text is the path of a file, or has the form of an image's or a video's. With
+    spaces, only one that stands `alone`: a question about files may end in the name of one."""
+    form = MEDIA.fullmatch(text) is not None and (alone or not re.search(r"\s", text))
+    return isfile(text) or form
 
 
 @dataclass
@@ -71,7 +73,7 @@ class AnswerConfig:
         check_positive(self, "max_new_tokens", "max_frames", "max_pixels")
         check_share(self, "p", "ratio")
         self.check_rule()
-        if not self.files and names_media(self.question):
+        if names_media(self.question, alone=not self.files):
             raise InputError(
                 f"{self.question}: a file without a question; add what to ask about it"
             )

@@ -4,17 +4,19 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from os.path import isdir
 
 import numpy as np
 from PIL import Image
 from transformers import BatchFeature
 
 from zipr1.common.errors import InputError
+from zipr1.data.chats import has_placeholder, placed
 from zipr1.data.example import Video
 from zipr1.data.images import read_image
 from zipr1.data.media_column import media_of_text
 from zipr1.data.processor import frame_size, tensors
-from zipr1.data.source import MediaFile, NotAnImage
+from zipr1.data.source import MediaError, MediaFile, NotAnImage, short
 from zipr1.data.videos import read_video
 from zipr1.inference.config import AnswerConfig
 from zipr1.models.adapters import find_adapter
@@ -50,14 +52,29 @@ def read_prompt(config: AnswerConfig) -> Prompt:
 def read_media(files: list[MediaFile], max_frames: int, processor: Callable) -> tuple[Media, ...]:
     """Images and videos; processor: as of `read`."""
     for file in files:
+        if file.data is None and isdir(file.name):
+            raise MediaError(f"{short(file.name)}: a folder; give the files in it")
         file.open().close()  # all files are found before one of them is decoded
     return tuple(read(file, max_frames, processor) for file in files)
 
 
 def prompt_of(media: tuple[Media, ...], question: str, system: str | None) -> Prompt:
+    """The media come before the question, or where <image> and <video> in it stand, as in rows.
+
+    Raises InputError for a question that names other media than the files.
+    """
     parts = [{"type": "video" if isinstance(one, Video) else "image"} for one in media]
-    user = {"role": "user", "content": [*parts, {"type": "text", "text": question}]}
-    return Prompt(media, [*system_turn(system), user])
+    parts.append({"type": "text", "text": question})
+    if media and has_placeholder(question):
+        parts = placed(question)
+        named = [part["type"] for part in parts if part["type"] != "text"]
+        kinds = ["video" if isinstance(one, Video) else "image" for one in media]
+        if named != kinds:
+            raise InputError(
+                f"the question names {short(', '.join(named))}, the files are {', '.join(kinds)}: "
+                "name each file once, in their order, or none"
+            )
+    return Prompt(media, [*system_turn(system), {"role": "user", "content": parts}])
 
 
 def media_file(text: str) -> MediaFile:
