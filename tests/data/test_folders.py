@@ -107,5 +107,6 @@ def test_a_prompt_beside_the_chat_that_holds_the_answer(root):
     example = open_rows(write(root / "rows.json", [row])).row(0).example
     assert (example.question, example.answer) == ("hi", "yo")
     assert example.columns == {"prompt_id": "1"}
-    example = open_rows(write(root / "other.json", [row | {"answer": "ho"}])).row(0).example
-    assert (example.question, example.answer) == ("hi", "ho")
+    row |= {"prompt": "hello", "answer": "ho"}
+    example = open_rows(write(root / "other.json", [row])).row(0).example
+    assert (example.question, example.answer) == ("hello", "ho")
