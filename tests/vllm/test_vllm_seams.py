@@ -107,3 +107,12 @@ def test_the_streams_take_their_results_as_an_argument():
     assert chat[:3] == ["self", "request", "result_generator"]
     completion = parameters(OpenAIServingCompletion.completion_stream_generator)
     assert completion[:4] == ["self", "request", "engine_inputs", "result_generator"]
+    whole = parameters(OpenAIServingChat.chat_completion_full_generator)
+    assert whole[:3] == ["self", "request", "result_generator"]
+    whole = parameters(OpenAIServingCompletion.request_output_to_completion_response)
+    assert whole[:3] == ["self", "final_res_batch", "request"]
+    for create in (
+        OpenAIServingChat.create_chat_completion,
+        OpenAIServingCompletion.create_completion,
+    ):
+        assert parameters(create) == ["self", "request", "raw_request"]

@@ -154,21 +154,73 @@ def test_a_streamed_chat_carries_its_ratio_in_the_last_chunk(server, reference):
         for chunk in chunks
         if "kv_transfer_params" in chunk.model_extra
     ]
-    assert len(said) == 1 and chunks[-1].choices[0].finish_reason == "length"
+    assert said == [chunks[-1].model_extra["kv_transfer_params"]]
+    assert chunks[-1].choices[0].finish_reason == "length"
     assert said[0]["zipr1"]["token_ratio"] == pytest.approx(answers[2, 0.6].ratio)
-    assert chunks[-1].model_extra["kv_transfer_params"] == said[0]
 
 
-def test_a_streamed_completion_carries_its_ratio(server):
-    stream = server.client().completions.create(
-        model="zipr1/tiny", prompt="red blue green " * 30, max_tokens=3, stream=True,
-        extra_body={"vllm_xargs": {"zipr1_p": 0.6}, "min_tokens": 3},
-    )  # fmt: skip
-    said = [chunk.model_extra.get("kv_transfer_params") for chunk in stream]
-    assert said[:-1] == [None] * (len(said) - 1)
-    assert 0 < said[-1]["zipr1"]["token_ratio"] < 1
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_each_prompt_of_a_completion_has_its_ratio(server, stream):
+    prompts = ["red blue green " * 30, "one two three four " * 12]
+    request = {"model": "zipr1/tiny", "max_tokens": 3}
+    request["extra_body"] = {"vllm_xargs": {"zipr1_p": 0.6}, "min_tokens": 3}
+    create = server.client().completions.create
+    want = [create(prompt=one, **request).kv_transfer_params["zipr1"] for one in prompts]
+    assert want[0]["prompt_tokens"] != want[1]["prompt_tokens"]
+    answer = create(prompt=prompts, stream=stream, **request)
+    if not stream:
+        assert answer.kv_transfer_params["zipr1"] == want
+        return
+    chunks: tuple[list, list] = [], []
+    for chunk in answer:
+        chunks[chunk.choices[0].index].append(chunk.model_extra.get("kv_transfer_params"))
+    for said, one in zip(chunks, want, strict=True):
+        assert said == [None] * (len(said) - 1) + [{"zipr1": one}]
 
 
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+def test_an_answer_that_ends_with_a_stop_string_says_why_it_has_no_ratio(
+    server, reference, kind, stream
+):
+    questions, _, suppressed = reference
+    request = body(questions[2], suppressed, p=0.6)
+    request["extra_body"]["min_tokens"] = 0
+    create = server.client().chat.completions.create
+    if kind == "completion":
+        create = server.client().completions.create
+        request["prompt"] = request.pop("messages")[0]["content"][-1]["text"]
+    whole = create(**request)
+    assert whole.kv_transfer_params["zipr1"]["token_ratio"] < 1
+    text = whole.choices[0].message.content if kind == "chat" else whole.choices[0].text
+    answer = create(**request, stop=[text.strip()[2:5]], stream=stream)
+    if stream:
+        (answer,) = (one for one in answer if one.choices[0].finish_reason)
+    assert answer.choices[0].finish_reason == "stop"
+    said = answer.model_extra["kv_transfer_params"]["zipr1"]
+    assert said["token_ratio"] is None and "stop string" in said["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"use_beam_search": True}, "use_beam_search: each of its steps"),
+        ({"vllm_xargs": {"zipr1_p": 7}}, "zipr1_p=7"),
+    ],
+    ids=["beam_search", "setting"],
+)
+def test_both_endpoints_refuse_before_a_stream_begins(server, extra, message):
+    from openai import BadRequestError
+
+    client = server.client()
+    request = {"model": "zipr1/tiny", "max_tokens": 2, "stream": True, "extra_body": extra}
+    with pytest.raises(BadRequestError, match=message):
+        client.chat.completions.create(messages=[{"role": "user", "content": "Hi"}], **request)
+    with pytest.raises(BadRequestError, match=message):
+        client.completions.create(prompt="Hi", **request)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(
     ("xargs", "message"),
     [
@@ -183,12 +235,13 @@ def test_a_streamed_completion_carries_its_ratio(server):
     ],
     ids=["high", "text", "zero", "ratio", "both", "scope", "min_tokens", "name"],
 )
-def test_a_bad_setting_is_http_400_and_the_server_lives(server, reference, xargs, message):
+def test_a_bad_setting_is_http_400_and_the_server_lives(server, reference, xargs, message, stream):
     from openai import BadRequestError
 
     questions, _, suppressed = reference
     with pytest.raises(BadRequestError) as caught:
-        server.client().chat.completions.create(**body(questions[0], suppressed, **xargs))
+        request = body(questions[0], suppressed, **xargs)
+        server.client().chat.completions.create(**request, stream=stream)
     assert message in str(caught.value)
     assert server.wait() == 200
 
