@@ -1,5 +1,6 @@
 """What the connector decides about settings and requests, of real configurations of vLLM."""
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -190,3 +191,30 @@ def test_a_step_forgets_the_rows_of_the_one_before():
     worker.kept_rows.rows = torch.arange(3)
     worker.begin(StepMetadata())
     assert worker.kept_rows.rows is None
+
+
+def test_a_prompt_that_is_split_after_a_preemption_says_that_it_was_sparse(models):
+    from vllm.v1.outputs import KVConnectorOutput
+
+    from zipr1.vllm.messages import Report, Reports
+
+    connector = scheduler_side(configured(models / "llama", {"p": 0.5}))
+    connector.on_new_request(request())
+    for report in (Report({0: 20}, read=40), Report(dense="the prompt was split")):
+        reports = Reports({"one": report})
+        connector.update_connector_output(KVConnectorOutput(kv_connector_worker_meta=reports))
+    said = connector.requests["one"].answer()["dense"]
+    assert said.startswith("the prompt was split, after a preemption")
+
+
+def test_without_the_connector_only_names_of_zipr1_are_refused(monkeypatch):
+    from zipr1.vllm.guard import CONNECTOR, Guard
+
+    monkeypatch.setitem(sys.modules, CONNECTOR, object())
+    with pytest.raises(InputError, match=r"^p: .*did you mean zipr1_p\?"):
+        Guard.check({"p": 0.5})
+    monkeypatch.delitem(sys.modules, CONNECTOR)
+    Guard.check({"p": 0.5, "zip": None})
+    Guard.check(None)
+    with pytest.raises(InputError, match=r"^zipr1-p: this server runs without zipr1"):
+        Guard.check({"zipr1-p": 0.5})

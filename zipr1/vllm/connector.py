@@ -139,6 +139,8 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
             known, answer = self.unreported.get(request) or (self.requests.get(request), None)
             if known is None:  # aborted meanwhile
                 continue
+            if report.dense is not None and known.report is not None:
+                report.dense += ", after a preemption; the tokens before it are of a sparse prefill"
             known.report, known.dense = report, report.dense
             if answer is not None:  # its blocks are free already
                 answer.clear()
