@@ -20,7 +20,8 @@ _FIRST = re.compile(
     r"\(?([A-Za-z])\)|\[([A-Za-z])\]|([A-Z])(?:[).:、]|\s*$|\s*\n|\s+[-–—]\s|[,;](?:\s|(?=[一-鿿])))"
 )
 _REASON = re.compile(
-    r"(\(?[A-Za-z]\)?)(?:,?\s+(?:because|since|as|which|where|so|due|for)\b|,?\s*(?:因为|由于)).*",
+    r"(\(?[A-Za-z]\)?),?"
+    r"(?:\s+(?:because|since|as|which|where|so|due|for)\b|\s*(?:因为|由于)).*",
     re.S,
 )
 _OPTION = r"(?:the\s+)?(?:(?:correct|right|best)\s+)?(?:option|choice|answer)"
@@ -44,9 +45,9 @@ def letters(text: str) -> frozenset[str] | None:
     """The options that a text states, as capitals; None where it states none, or alternatives.
 
     One option: "B", "B.", "**B**", "(b)", "B) text", "B. text", "\\boxed{B}", "Answer: B",
-    "The answer is B.", "Option B", "B is correct". Several: "A, C", "[A, C]", "A and C", "AC". None
-    for "A or B", for a list of the options, also in one line, for the text of an option without its letter, and for a
-    bare lower-case letter, which may be a word.
+    "The answer is B.", "Option B", "B is correct". Several: "A, C", "[A, C]", "A and C", "AC".
+    None for "A or B", for a list of the options, also in one line, for the text of an option
+    without its letter, and for a bare lower-case letter, which may be a word.
     """
     text, marked = stated(normalised(_circled(text)))
     text = _MARKUP.sub("", text).replace("\N{IDEOGRAPHIC FULL STOP}", ".").strip(_QUOTES)
