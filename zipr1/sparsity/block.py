@@ -216,7 +216,7 @@ class Block:
                 cache.media = self.calls.media
                 cache.rope_deltas = [part.rope_deltas for part in self.counting]
         elif not self.calls.generating:
-            hide_padding(cache, trace.layers, kwargs.get("attention_mask"), past)
+            hide_padding(cache, trace.layers, self.calls.padding(kwargs), past)
         self.check_checkpointing()
         if self.hooks is not None:
             self.hooks.attach([text.layers[number] for number in trace.layers])

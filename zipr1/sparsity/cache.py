@@ -144,7 +144,7 @@ def hide_padding(
     generate() pads the rows that end first; a later turn's mask says where.
     """
     appended = cache.layers[layers[0]].appended
-    if mask is None or mask.ndim != 2 or mask.shape[1] < past or not appended:
+    if mask is None or mask.shape[1] < past or not appended:
         return
     padding = mask[:, past - appended : past].bool()
     if not bool(padding.all()):

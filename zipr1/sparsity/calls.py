@@ -109,6 +109,19 @@ class Calls:
         generation = getattr(self.local, "generation", None)
         return generation is not None and generation.passes > 1
 
+    def padding(self, arguments: dict) -> torch.Tensor | None:
+        """(B, tokens seen) the padding mask of a later turn; None where none was given.
+
+        arguments: of the decoder, which may have got other masks, made from it.
+        """
+        generation = getattr(self.local, "generation", None)
+        given = {} if generation is None else generation.arguments
+        for one in (given, self.arguments, arguments):
+            mask = one.get("attention_mask")
+            if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+                return mask
+        return None
+
     @property
     def media(self) -> dict[str, torch.Tensor]:
         """Hashes of the images and videos; generate() encodes them before it calls forward()."""
