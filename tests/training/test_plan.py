@@ -135,6 +135,7 @@ def test_a_small_pass_with_gradients_leaves_what_sampling_takes():
         > found.activations_gb + found.logits_gb + found.gradients_gb
     )
     held = found.weights_gb + found.reference_gb + found.optimizer_gb + found.experience_gb
+    held += found.process_gb
     assert found.total_gb == pytest.approx(held + found.sampling_gb)
 
 

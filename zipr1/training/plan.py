@@ -18,6 +18,7 @@ from zipr1.training.config import TrainConfig
 from zipr1.training.token_logits import MOST_LOGITS
 
 GB = 1e9
+PROCESS = 0.9e9  # bytes, measured on a CPU (docs/archive/log.md)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Plan:
     logits_gb: float  # of that pass over the vocabulary, and what the loss makes of them
     experience_gb: float  # of a step's rollouts: embeddings of prompts, scores of the reference
     sampling_gb: float  # of the largest pass without gradients, gathered weights included
+    process_gb: float  # libraries, and on a GPU its context
     rollout_tflop: float
     reference_tflop: float
     update_tflop: float
@@ -45,7 +47,7 @@ class Plan:
         """A step samples and then learns: the larger of the two, and what is allocated in both."""
         learning = self.gradients_gb + self.activations_gb + self.logits_gb
         always = self.weights_gb + self.reference_gb + self.optimizer_gb + self.experience_gb
-        return always + max(learning, self.sampling_gb)
+        return self.process_gb + always + max(learning, self.sampling_gb)
 
     @property
     def tflop(self) -> float:
@@ -166,6 +168,7 @@ def plan(
         logits_gb=6 * logits_at_once(sizes, sizes.rows) * 4 / GB,
         experience_gb=experience_bytes(sizes) / GB,
         sampling_gb=sampling_bytes(sizes) / GB,
+        process_gb=PROCESS / GB,
         rollout_tflop=rollout / 1e12,
         reference_tflop=reference / 1e12,
         update_tflop=update / 1e12,
