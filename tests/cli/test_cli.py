@@ -119,6 +119,24 @@ def test_stdout_has_the_result_alone(capsys, picture, tmp_path, monkeypatch):
     assert "imported\n" in said and "called\n" in said
 
 
+def test_an_answer_ends_its_process_at_once_and_loses_nothing(picture, tmp_path):
+    """What a rule of the user's registers to be run at the end is run, and a pipe gets all."""
+    rule, done = tmp_path / "own.py", tmp_path / "done"
+    rule.write_text(
+        "import atexit, pathlib, zipr1\n"
+        f"atexit.register(pathlib.Path({str(done)!r}).touch)\n"
+        "class Late:\n    def __del__(self):\n        print('taken apart')\n"
+        "late = Late()\nclass Own(zipr1.KeepAll):\n    pass\n"
+    )
+    command = (sys.executable, "-m", "zipr1.cli", "answer", str(picture), "Which?")
+    flags = ("--rule", f"{rule}:Own", "--json")
+    found = subprocess.run((*command, *flags), capture_output=True, text=True)
+    assert found.returncode == 0 and json.loads(found.stdout)["token_ratio"] == 1
+    assert done.exists() and "taken apart" not in found.stdout + found.stderr
+    found = subprocess.run((*command, "--p", "7"), capture_output=True, text=True)
+    assert found.returncode == 2 and "p=7" in found.stderr
+
+
 @pytest.mark.parametrize("data", [False, True])
 def test_what_takes_long_is_named(capsys, tmp_path, picture, monkeypatch, data):
     monkeypatch.setattr(progress, "PATIENCE", 0.01)

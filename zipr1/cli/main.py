@@ -4,8 +4,11 @@ Results go to stdout, everything else to stderr. Exit status 0; 2 for misuse (a 
 setting); 1 for a failure; 130 after an interrupt. An unexpected exception keeps its traceback.
 """
 
+import atexit
 import gc
+import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
@@ -21,6 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
     """The console script; `arguments` default to those of the process."""
     try:
         run(sys.argv[1:] if arguments is None else list(arguments))
+        if arguments is None and sys.argv[1:2] == ["answer"]:
+            leave()
     except InputError as error:
         sys.exit(complain(error, 2))
     except (RunError, OSError) as error:
@@ -29,6 +34,17 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(complain(error, 1))
     except KeyboardInterrupt:
         sys.exit(complain("interrupted", 130))
+
+
+def leave() -> None:
+    """Ends the process without taking a million objects apart one by one, which takes a quarter of
+    a second. Returns where a thread is still at work."""
+    others = set(threading.enumerate()) - {threading.main_thread()}
+    if all(thread.daemon for thread in others):
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def run(arguments: list[str]) -> None:
