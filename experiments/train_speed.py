@@ -1,11 +1,11 @@
 """Sparse and dense post-training at the shape of Qwen2.5-VL-3B's decoder layers, on a CPU.
 
-    python experiments/train_speed.py OUT --tokens 2048 --scope layer -- --steps 2 --repeats 2
+    python experiments/train_speed.py OUT --tokens 2048 --scope layer --steps 2 --repeats 2
 
 Writes a random text model of few layers and prompts of `--tokens` random tokens, then runs `zipr1
-bench train` on them; what follows `--` goes to it. Random weights attend evenly, so that Top-p would
-keep nearly everything: a bias of the queries makes some tokens get most of the attention, as in a
-trained model, and `--bias` sets how few hold it.
+bench train` on them, with the options that are not named here. Random weights attend evenly, so that
+Top-p would keep nearly everything: a bias of the queries makes some tokens get most of the
+attention, as in a trained model, and `--bias` sets how few hold it.
 """
 
 import argparse
@@ -64,8 +64,7 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--bias", type=float, default=5.0, help="of the queries")
     parser.add_argument("--scope", default="layer")
-    parser.add_argument("more", nargs="*", help="options of zipr1 bench train")
-    arguments = parser.parse_args()
+    arguments, more = parser.parse_known_args()
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     write_model(out / "model", arguments.layers, arguments.bias)
@@ -82,7 +81,7 @@ def main() -> int:
         "gate": "none",
     }
     (out / "recipe.yaml").write_text(yaml.dump(recipe))
-    command = ("bench", "train", str(out / "recipe.yaml"), "--threads", "2", *arguments.more)
+    command = ("bench", "train", str(out / "recipe.yaml"), "--threads", "2", *more)
     command += ("--output_dir", str(out))
     return subprocess.run([sys.executable, "-m", "zipr1.cli", *command], check=False).returncode
 
