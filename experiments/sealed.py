@@ -123,6 +123,11 @@ def main() -> None:
         return
     if not given.row:
         parser.error("name the row of the table")
+    if Path(given.model).is_absolute():
+        parser.error(
+            f"--model {given.model}: the ledger is for other machines too; give the path from the "
+            "current folder"
+        )
 
     torch.set_num_threads(1)
     weights, used = weights_hash(given.model), selection_of(given.model, None, None)

@@ -174,7 +174,10 @@ def test_the_sealed_split_is_asked_once_per_row(monkeypatch, tmp_path, capsys):
         script(monkeypatch, "experiments/sealed.py", "new", *flags)
     ledger.unlink()
     with pytest.raises(SystemExit, match="not a folder with weights"):
+        script(monkeypatch, "experiments/sealed.py", "new", "--model", "docs")
+    with pytest.raises(SystemExit):
         script(monkeypatch, "experiments/sealed.py", "new", "--model", str(tmp_path))
+    assert "give the path from the current folder" in capsys.readouterr().err
 
 
 def test_the_named_patches_of_a_scene(monkeypatch, capsys):
