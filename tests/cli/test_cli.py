@@ -16,7 +16,6 @@ from PIL import Image
 
 from zipr1.bench.config import BenchConfig, BenchTrainConfig
 from zipr1.cli.parser import help_of
-from zipr1.common import progress
 from zipr1.evaluation.config import EvalConfig
 from zipr1.inference.config import AnswerConfig
 from zipr1.lab.config import DemoConfig, PretrainConfig
@@ -103,49 +102,6 @@ def test_a_page_for_each_layer(capsys, picture, tmp_path):
     _, text, _ = run(capsys, "answer", str(picture), "What colour is the circle?", *flags)
     kept = json.loads(text)["kept_tokens_per_layer"]
     assert Image.open(out).n_frames == 1 + len(kept)
-
-
-def test_stdout_has_the_result_alone(capsys, picture, tmp_path, monkeypatch):
-    """What a library, or here a user's own rule, prints goes to stderr."""
-    rule = tmp_path / "own.py"
-    rule.write_text(
-        "import zipr1\n\nprint('imported')\n\n\nclass Own(zipr1.KeepAll):\n"
-        "    def keep(self, scores):\n"
-        "        print('called')\n        return super().keep(scores)\n"
-    )
-    flags = ("--rule", f"{rule}:Own", "--json")
-    status, text, said = run(capsys, "answer", str(picture), "What colour is the circle?", *flags)
-    assert status == 0 and json.loads(text)["token_ratio"] == 1
-    assert "imported\n" in said and "called\n" in said
-
-
-def test_an_answer_ends_its_process_at_once_and_loses_nothing(picture, tmp_path):
-    """What a rule of the user's registers to be run at the end is run, and a pipe gets all."""
-    rule, done = tmp_path / "own.py", tmp_path / "done"
-    rule.write_text(
-        "import atexit, pathlib, zipr1\n"
-        f"atexit.register(pathlib.Path({str(done)!r}).touch)\n"
-        "class Late:\n    def __del__(self):\n        print('taken apart')\n"
-        "late = Late()\nclass Own(zipr1.KeepAll):\n    pass\n"
-    )
-    command = (sys.executable, "-m", "zipr1.cli", "answer", str(picture), "Which?")
-    flags = ("--rule", f"{rule}:Own", "--json")
-    found = subprocess.run((*command, *flags), capture_output=True, text=True)
-    assert found.returncode == 0 and json.loads(found.stdout)["token_ratio"] == 1
-    assert done.exists() and "taken apart" not in found.stdout + found.stderr
-    found = subprocess.run((*command, "--p", "7"), capture_output=True, text=True)
-    assert found.returncode == 2 and "p=7" in found.stderr
-
-
-@pytest.mark.parametrize("data", [False, True])
-def test_what_takes_long_is_named(capsys, tmp_path, picture, monkeypatch, data):
-    monkeypatch.setattr(progress, "PATIENCE", 0.01)
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(json.dumps({"image": str(picture), "prompt": "Which?", "answer": "a"}))
-    chosen = ("--data", str(rows), "--media_root", str(tmp_path)) if data else ("--tasks", "shapes")
-    flags = ("--questions", "1", "--threads", "1", "--output_dir", str(tmp_path / "out"))
-    _, _, said = run(capsys, "eval", "zipr1/tiny", "--methods", "full", *chosen, *flags)
-    assert "zipr1: loading zipr1/tiny (0 s)" in said
 
 
 def test_eval_prints_the_table(capsys, tmp_path):
