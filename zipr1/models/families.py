@@ -4,7 +4,7 @@ A decoder may mix kinds of layers: those with full attention become sparse, thos
 window or linear attention stay what they are (`sparse_layers`).
 
 To add a family:
-1. add its `model_type` to one of the two tuples below;
+1. add its `model_type` to VISION_FAMILIES or TEXT_FAMILIES below;
 2. add a recipe of a small random model to RECIPES in tests/helpers/family_models.py;
 3. run `pytest tests/models/test_families.py`: the same tests run on every family.
 A family that cannot be sparse stands in NOT_SPARSE with the reason.
