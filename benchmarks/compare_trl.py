@@ -44,7 +44,7 @@ from zipr1.training.questions import Questions
 from zipr1.training.reference import score_rollouts
 from zipr1.training.rollout import token_states
 from zipr1.training.sampling import score_given
-from zipr1.training.step import question_numbers
+from zipr1.training.training_step import question_numbers
 
 SAME = (
     "num_generations",

@@ -33,7 +33,11 @@ def test_media_of_the_same_names_with_another_content(capsys, tmp_path, data):
     for path in tmp_path.glob("*.png"):
         Image.new("RGB", Image.open(path).size).save(path)
     status, err = evaluate(capsys, out, data)
-    assert status == 0 and f"{out}: replaces answers of another media files\n" in err
+    assert (
+        status == 0
+        and f"{out}: replaces answers of an earlier evaluation, which differs in media files\n"
+        in err
+    )
     assert [one.answer for one in read_records(out / "records.jsonl")] != before
 
 
@@ -41,7 +45,10 @@ def test_media_of_the_same_size_with_another_time(capsys, tmp_path, data):
     out = tmp_path / "out"
     evaluate(capsys, out, data)
     os.utime(tmp_path / "test-2.png", ns=(0, 1))
-    assert "replaces answers of another media files\n" in evaluate(capsys, out, data)[1]
+    assert (
+        "replaces answers of an earlier evaluation, which differs in media files\n"
+        in evaluate(capsys, out, data)[1]
+    )
 
 
 def test_answers_stay_while_all_media_are_missing(capsys, tmp_path, data):
@@ -68,7 +75,9 @@ def test_a_saved_folder_with_other_answers_of_the_same_length(capsys, tmp_path):
         for path in tmp_path.glob("*.png"):
             shutil.copy2(path, tmp_path / "saved")
         status, err = evaluate(capsys, out, tmp_path / "saved")
-        assert status == 0 and ("replaces answers of another rows\n" in err) == (answer == "tan")
+        assert status == 0 and (
+            "replaces answers of an earlier evaluation, which differs in rows\n" in err
+        ) == (answer == "tan")
     assert {one.expected for one in read_records(out / "records.jsonl")} == {"tan"}
     assert "replaces" not in evaluate(capsys, out, tmp_path / "saved")[1]
 
@@ -80,4 +89,7 @@ def test_a_line_of_left_out_rows_that_names_none(capsys, tmp_path, data, line):
     rows = [json.dumps({"id": "0", "reason": "no such file"}), line]
     (out / "left-out.jsonl").write_text("\n".join(rows) + "\n")
     status, err = evaluate(capsys, out, data)
-    assert status == 0 and "replaces answers of another set of usable rows" in err
+    assert (
+        status == 0
+        and "replaces answers of an earlier evaluation, which differs in set of usable rows" in err
+    )

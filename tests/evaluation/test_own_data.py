@@ -73,7 +73,10 @@ def test_a_row_that_cannot_be_used_is_left_out_of_every_method(capsys, tmp_path)
     # The file is there now: all methods are evaluated anew, on four rows.
     shapes_rows(tmp_path, 5)
     status, _, err = evaluate(capsys, tmp_path / "out", data)
-    assert "replaces answers of another media files, set of usable rows" in err
+    assert (
+        "replaces answers of an earlier evaluation, which differs in media files, set of usable rows"
+        in err
+    )
     assert "1 of 5 rows" in err
     records = read_records(tmp_path / "out/records.jsonl")
     assert [one.id for one in records] == ["0", "1", "2", "4"] * 2
@@ -109,7 +112,10 @@ def test_it_continues_where_it_stopped_and_a_changed_row_starts_anew(capsys, tmp
     rows = shapes_rows(tmp_path, 5, **NAMES)
     rows[0]["level"] = 9  # as long as before
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    assert f"{out}: replaces answers of another rows" in evaluate(capsys, out, data, *COLUMNS)[2]
+    assert (
+        f"{out}: replaces answers of an earlier evaluation, which differs in rows"
+        in evaluate(capsys, out, data, *COLUMNS)[2]
+    )
     assert "from the first run" not in path.read_text()
 
 
@@ -127,7 +133,7 @@ def test_a_reward_function_from_a_file(capsys, tmp_path, data):
     assert rewards == [0.0, 0.5, 1.0, 1.5, None] * 2
     (tmp_path / "rewards_of_mine.py").write_text(REWARDS.replace("/ 2", "/ 4"))
     _, _, err = evaluate(capsys, tmp_path / "out", data, *COLUMNS, "--reward_function", function)
-    assert "replaces answers of another functions" in err
+    assert "replaces answers of an earlier evaluation, which differs in functions" in err
 
 
 def test_grades_are_reported_and_cut_answers_are_counted(capsys, tmp_path):

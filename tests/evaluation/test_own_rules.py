@@ -82,7 +82,7 @@ def test_an_own_rule_stands_beside_the_others(capsys, tmp_path, mine):
     assert rows[names[2]]["p"] == 0.8 and "difference" in rows[names[4]]
     Path(mine).write_text(RULES + "# changed")
     _, _, err = evaluate(capsys, out, *names, more=("--p", "0.8", "--ratio", "0.5"))
-    assert f"{out}: replaces answers of another rules" in err
+    assert f"{out}: replaces answers of an earlier evaluation, which differs in rules" in err
 
 
 @pytest.mark.parametrize(

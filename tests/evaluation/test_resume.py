@@ -7,6 +7,8 @@ import shutil
 import pytest
 from command_line import run
 
+from zipr1.common.locking import LOCK, alone
+
 FLAGS = ("--tasks", "shapes,motion", "--questions", "4", "--batch_size", "2", "--threads", "1")
 
 
@@ -56,10 +58,53 @@ def test_it_continues_after_the_last_whole_batch(capsys, finished, copy):
 def test_answers_of_other_settings_make_way(capsys, copy):
     before = answers(copy)
     status, _, err = evaluate(capsys, copy, "--p", "0.8", "--split", "val")
-    assert status == 0 and f"{copy}: replaces answers of another split" in err
+    assert (
+        status == 0
+        and f"{copy}: replaces answers of an earlier evaluation, which differs in split" in err
+    )
     assert set(answers(copy)) == {name for name in before if "0.6" not in name}
     assert "/val/" in (copy / "records.jsonl").read_text()
     assert "/test/" not in (copy / "records.jsonl").read_text()
+
+
+def test_a_second_evaluation_in_the_same_folder_is_refused(capsys, finished, copy):
+    """As it would take away the answers of the first; the first continues, and one after it runs."""
+    with alone(copy):
+        status, out, err = evaluate(capsys, copy, "--methods", "zipvl", "--p", "0.8")
+        assert (status, out) == (
+            2,
+            "",
+        ) and f"{copy}: zipr1 is running in this folder already" in err
+        assert answers(copy) == answers(finished)
+    assert evaluate(capsys, copy, "--methods", "zipvl", "--p", "0.8")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bench", "--phases", "attention", "--tokens", "64", "--repeats", "1"),
+        ("bench", "train", "tiny_demo", "--steps", "1"),
+        ("bench", "serve", "zipr1/tiny"),
+        ("demo", "--max_steps", "1"),
+        ("pretrain", "tiny_pretrain"),
+        ("train", "tiny_demo", "--max_steps", "1"),
+        ("eval", "zipr1/tiny", "--suite", "tiny13"),
+        ("eval", "zipr1/tiny", "--suite", "paper"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_no_other_command_writes_into_its_folder(capsys, tmp_path, command):
+    with alone(tmp_path):
+        status, out, err = run(capsys, *command, "--output_dir", str(tmp_path))
+    assert (status, out) == (2, "") and f"{tmp_path}: zipr1 is running in this folder" in err
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_the_curve_is_a_second_table(finished):
+    first, second = (finished / "table.md").read_text().split("The curve (zipvl):\n")
+    assert "| full |" in first and "| 0.8 |" in first and "0.6" not in first
+    rows = [line for line in second.splitlines() if line.startswith("| zipvl")]
+    assert len(rows) == 1 and "| 0.6 |" in rows[0]
 
 
 def test_another_threshold_leaves_the_others_alone(capsys, copy):

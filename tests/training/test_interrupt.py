@@ -38,7 +38,7 @@ def test_a_second_training_into_the_same_folder_is_refused(tmp_path):
     try:
         for resume in (False, True):
             config = TrainConfig(**LONG, output_dir=str(tmp_path), resume=resume)
-            with pytest.raises(InputError, match=f"{tmp_path}: another training is running"):
+            with pytest.raises(InputError, match=f"{tmp_path}: zipr1 is running in this folder"):
                 train(config, quiet=True)
         assert first.poll() is None
     finally:

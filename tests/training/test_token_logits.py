@@ -17,8 +17,8 @@ from zipr1.training.grpo import Governor
 from zipr1.training.loss import losses
 from zipr1.training.reference import score_expected_answer
 from zipr1.training.sampling import sample
-from zipr1.training.step import training_pass
 from zipr1.training.token_logits import TokenStates
+from zipr1.training.training_step import training_pass
 
 GROUP, LENGTH = 2, 6
 

@@ -40,7 +40,7 @@ from zipr1.training.learner import load_learner
 from zipr1.training.loss import losses
 from zipr1.training.modes import mode_of
 from zipr1.training.questions import Questions
-from zipr1.training.step import relaxation
+from zipr1.training.training_step import relaxation
 
 TEXT = ("mistral", "phi3", "qwen3_moe", "gemma2_uncapped")
 LORA = {

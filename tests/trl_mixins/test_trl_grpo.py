@@ -24,7 +24,7 @@ from zipr1.training.grpo import Governor  # noqa: E402
 from zipr1.training.loss import losses  # noqa: E402
 from zipr1.training.reference import score_rollouts  # noqa: E402
 from zipr1.training.rollout import Rollout, completion_states  # noqa: E402
-from zipr1.training.step import training_pass  # noqa: E402
+from zipr1.training.training_step import training_pass  # noqa: E402
 from zipr1.trl import SparseGRPO, SparseSettings, efficiency  # noqa: E402
 
 PROMPTS, GROUP, LENGTH = 2, 4, 4

@@ -20,7 +20,7 @@ from zipr1.training.config import Ablation, TrainConfig  # noqa: E402
 from zipr1.training.loss import sparse_rows  # noqa: E402
 from zipr1.training.rollout import completion_states, pad_tokens  # noqa: E402
 from zipr1.training.sampling import score_given  # noqa: E402
-from zipr1.training.step import training_pass  # noqa: E402
+from zipr1.training.training_step import training_pass  # noqa: E402
 from zipr1.trl import SparseSettings, SparseSFT  # noqa: E402
 from zipr1.trl.sft import prompts_first  # noqa: E402
 

@@ -43,8 +43,11 @@ def run_bench(config: BenchConfig) -> tuple[list[dict], str]:
     common |= {"shape": config.shape, "layers": layers}
     lengths, ratios = config.numbers("tokens"), config.numbers("ratios", float)
     points = [(tokens, phase) for tokens in lengths for phase in phases]
+    form = "{desc}{n_fmt}/{total_fmt} [{elapsed}]"  # the time left is not known: points differ
+    bar = progress(points, desc="bench", bar_format=form, ncols=100)
     with torch.inference_mode():
-        for tokens, phase in progress(points, desc="bench", unit="point"):
+        for tokens, phase in bar:
+            bar.set_description(f"bench: {phase} at {tokens} tokens")
             point = common | {"phase": phase, "tokens": tokens}
             point |= {"dense_bytes": None, "sparse_bytes": None}
             rows += [point | row for row in PHASES[phase](model, tokens, ratios, config)]

@@ -3,6 +3,8 @@
 import json
 from dataclasses import asdict
 
+from zipr1.common.locking import alone
+
 
 def answer(config) -> str:
     from zipr1.inference.answer import answer, describe
@@ -35,7 +37,8 @@ def evaluate(config) -> str:
     from zipr1.evaluation.paper.rows import SuiteError
 
     try:
-        rows, table = run_eval(config)
+        with alone(config.output_dir):
+            rows, table = run_eval(config)
     except SuiteError as error:
         error.found = json.dumps(error.rows) if config.json else error.tables
         raise
@@ -52,35 +55,40 @@ def serve(config) -> str:
 def bench(config) -> str:
     from zipr1.bench.bench import run_bench
 
-    rows, table = run_bench(config)
+    with alone(config.output_dir):
+        rows, table = run_bench(config)
     return json.dumps(rows) if config.json else table
 
 
 def bench_train(config) -> str:
     from zipr1.bench.training import run_bench_train
 
-    rows, table = run_bench_train(config)
+    with alone(config.output_dir):
+        rows, table = run_bench_train(config)
     return json.dumps(rows) if config.json else table
 
 
 def bench_serve(config) -> str:
     from zipr1.bench.serving import run_bench_serve
 
-    rows, table = run_bench_serve(config)
+    with alone(config.output_dir):
+        rows, table = run_bench_serve(config)
     return json.dumps(rows) if config.json else table
 
 
 def demo(config) -> str:
     from zipr1.lab.demo import demo
 
-    rows, summary = demo(config)
+    with alone(config.output_dir):
+        rows, summary = demo(config)
     return json.dumps(rows) if config.json else summary
 
 
 def pretrain(config) -> str:
     from zipr1.lab.pretrain import pretrain
 
-    return json.dumps({"config": asdict(config), "validation": pretrain(config)})
+    with alone(config.output_dir):
+        return json.dumps({"config": asdict(config), "validation": pretrain(config)})
 
 
 def plan(config) -> str:

@@ -70,8 +70,8 @@ class EvalConfig:
     """What follows the kept tokens (zipr1.sparse): the attention, the whole layer, or the keys
     alone; unset, what the model was trained for."""
     curve: str | None = None
-    """More thresholds, as 0.9,0.99, for a curve of accuracy against token ratio. The suite tiny13
-    has its own where this is unset."""
+    """More thresholds, as 0.9,0.99, for a curve of accuracy against token ratio: a second table,
+    curve.json and curve.png. The suite tiny13 has its own where this is unset."""
     curve_questions: int = 20
     """Number of questions of each task for each point of the curves of the suite tiny13."""
     engine: Literal["transformers", "vllm"] = "transformers"

@@ -85,14 +85,16 @@ def measure(config: EvalConfig, stack: ExitStack) -> tuple[list[TableRow], str]:
         table_row(method, found, None if method == "full" else records.get("full"), pool=pool)
         for method, found in records.items()
     ]
+    curve = [table_row("zipvl", found, pool=pool) for found in points]
     table = markdown(rows)
+    if curve:
+        table += f"\nThe curve (zipvl):\n\n{markdown(curve)}"
     (folder / "table.md").write_text(table)
     left_out = len(questions.left_out())
     write_table(
         Table(rows, asdict(config), left_out=left_out, origin=provenance()), folder / "table.json"
     )
-    if points:
-        curve = [table_row("zipvl", found, pool=pool) for found in points]
+    if curve:
         full = [row for row in rows if row.method == "full"]
         lines = {config.model: curve} | ({"Full": full} if full else {})
         write_curves({"mean": lines}, folder / "curve.json")
@@ -127,7 +129,7 @@ def report(
                     f"max_new_tokens={settings.max_new_tokens}; raise it",
                     file=sys.stderr,
                 )
-    print(f"records, table and answers are in {folder}/", file=sys.stderr)
+    print(f"records, tables and answers are in {folder}/", file=sys.stderr)
 
 
 def start(
@@ -161,7 +163,11 @@ def start(
     if getattr(questions, "recovered", None):
         other.append("set of usable rows")
     if other:
-        print(f"{folder}: replaces answers of another {', '.join(other)}", file=sys.stderr)
+        print(
+            f"{folder}: replaces answers of an earlier evaluation, which differs in "
+            f"{', '.join(other)}",
+            file=sys.stderr,
+        )
         for file in (folder / "answers").glob("* x *.jsonl*"):
             file.unlink()
     write_document(path, "evaluation", identity)

@@ -6,7 +6,9 @@ window or linear attention stay what they are (`sparse_layers`).
 To add a family:
 1. add its `model_type` to VISION_FAMILIES or TEXT_FAMILIES below;
 2. add a recipe of a small random model to RECIPES in tests/helpers/family_models.py;
-3. run `pytest tests/models/test_families.py`: the same tests run on every family.
+3. for a vision family, add its processor to tests/helpers/family_folders.py, with which the
+   commands and lmms-eval are tested;
+4. run `pytest tests/models/test_families.py`: the same tests run on every family.
 A family that cannot be sparse stands in NOT_SPARSE with the reason.
 """
 

@@ -1,43 +1,31 @@
 """The folder of a run: one training at a time, new or resumed from its last checkpoint."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from filelock import FileLock, Timeout
 
 from zipr1.common.errors import InputError
+from zipr1.common.locking import lock, taken
 from zipr1.training import checkpoint
 from zipr1.training.config import TrainConfig
-
-LOCK = ".lock"
 
 
 @contextmanager
 def locked(folder: Path, accelerator: Accelerator) -> Iterator[None]:
     """Keeps a second training out of `folder`, as long as the block or until the main process is
     gone, however it ends. Raises InputError, in every process, where one is already running."""
-    lock, taken = nullcontext(), True
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, blocking=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            taken = False
-    everyone = accelerator.gather(torch.tensor([int(taken)], device=accelerator.device))
-    if not everyone.all():
-        raise InputError(
-            f"{folder}: another training is running in this folder; wait for it, stop it, or give "
-            "another output_dir"
-        )
+    held = lock(folder) if accelerator.is_main_process else None
+    free = torch.tensor([int(held is not None or not accelerator.is_main_process)])
+    if not accelerator.gather(free.to(accelerator.device)).all():
+        raise taken(folder)
     try:
         yield
     finally:
-        if isinstance(lock, FileLock):
-            lock.release()
+        if held is not None:
+            held.release()
 
 
 def starting_point(

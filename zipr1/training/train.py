@@ -1,4 +1,5 @@
-"""ZipR1 post-training: the loop. What a step does is in step.py, what it minimises in loss.py.
+"""ZipR1 post-training: the loop. What a step does is in training_step.py, what it minimises in
+loss.py.
 
 Policy: the model under Top-p sparse attention. Reference: the same model, frozen, dense. Every
 random number is a function of (seed, step, question), so that a run that was killed ends with the
@@ -18,8 +19,8 @@ from zipr1.training.probe_set import measure_probe, save_samples
 from zipr1.training.processes import MemoryReturner
 from zipr1.training.saving import save_checkpoint, save_result
 from zipr1.training.setup import started
-from zipr1.training.step import reward_summary, take_step
 from zipr1.training.terminal import progress_bar, say_result, show
+from zipr1.training.training_step import reward_summary, training_step
 
 
 def train(
@@ -48,7 +49,7 @@ def train(
             callback("on_step_begin")
             began = time.perf_counter()
             with finite_scores(run):
-                record = take_step(run)
+                record = training_step(run)
             record["step_time"] = time.perf_counter() - began
             callback("on_step_end")
             stop, evaluate, save = callback.wanted()

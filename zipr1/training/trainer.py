@@ -1,4 +1,7 @@
-"""`zipr1.Trainer`: post-training from Python, with the arguments of TRL's trainers."""
+"""`zipr1.Trainer`: post-training from Python, with the arguments of TRL's trainers.
+
+It only gathers the arguments: the loop is in train.py, one step of it in training_step.py.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

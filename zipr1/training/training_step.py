@@ -28,7 +28,7 @@ from zipr1.training.terminal import say_left_out
 SHARPNESS = {"count": relaxed_count, "entropy": entropy_count, "soft_count": soft_count}
 
 
-def take_step(run: RunState) -> dict[str, float]:
+def training_step(run: RunState) -> dict[str, float]:
     """Takes the next step and returns its metrics, means over the rollouts of all processes."""
     config, accelerator, step = run.config, run.accelerator, run.step
     watch = Stopwatch(accelerator.device)
