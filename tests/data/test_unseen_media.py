@@ -56,7 +56,8 @@ def test_columns_of_other_media(root):
 
 @pytest.mark.parametrize("kind", [datasets.List, datasets.LargeList])
 def test_lists_of_images_in_a_table(root, kind):
-    """A broken image in one costs its row; one in a column of metadata costs nothing."""
+    """A broken image in one costs its row; so does one in a column of metadata, which no prompt
+    shows, but none where it is null."""
     whole = table(root, kind(datasets.Image()), [stored(root)], "images")
     assert open_rows(whole).example(0).image.size == (64, 48)
     broken = {"bytes": b"broken", "path": None}
@@ -64,7 +65,10 @@ def test_lists_of_images_in_a_table(root, kind):
     with pytest.raises(InputError, match=r"row 0: column 'images': .*neither an image"):
         rows.example(0)
     rows = open_rows(table(root, {"thumb": datasets.Image()}, {"thumb": broken}, "meta"))
-    assert rows.example(0).columns["meta"] == {"thumb": broken}
+    with pytest.raises(InputError, match="row 0: column 'meta', key 'thumb', is a file of 6 bytes"):
+        rows.row(0)
+    rows = open_rows(table(root, {"thumb": datasets.Image()}, {"thumb": None}, "meta"))
+    assert rows.example(0).columns["meta"] == {"thumb": None}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +82,20 @@ def test_lists_of_images_in_a_table(root, kind):
         ({"frames": [RED, RED]}, f"column 'frames' is {RED}"),
         ({"clip": "a.mp4"}, r"column 'clip' is a.mp4, .*--columns video=clip"),
         ({"audios": ["a.wav"]}, "column 'audios' is a.wav, .*audio is not read, or remove"),
+        (
+            {"thing": "data:image/png;base64," + "A" * 400},
+            "column 'thing' is data:image/png;base64,A",
+        ),
+        ({"thing": "iVBORw0KGgo" + "A" * 400}, "column 'thing' is iVBORw0KGgoA"),
+        (
+            {"image_url": "https://a.org/1"},
+            "column 'image_url' is https://a.org/1, .*image=image_url",
+        ),
+        ({"url": "https://a.org/a.png?size=3"}, "column 'url' is https://a.org/a.png.size=3"),
+        (
+            {"frames_dir": "pictures"},
+            "column 'frames_dir' is pictures, .*--columns image=frames_dir",
+        ),
         ({"picture": {"bytes": None, "path": RED}}, "column 'picture' is {.*--columns image=pict"),
         ({"prompt": "See <image 1>: what?"}, "the prompt has '<image 1>', the row no media"),
         ({"prompt": "<audio>What?"}, "the prompt has '<audio>', the row no media"),
@@ -115,6 +133,9 @@ def test_an_empty_image_is_no_text_row(root):
         {"id": "coco/000123.jpg"},
         {"source": "data.parquet", "note": "See it.\nThe file is a.png"},
         {"image": RED, "other": "a.png"},
+        {"picture": {"bytes": None, "path": ""}},
+        {"has_image": "no", "image_width": 640, "image_caption": "a cat"},
+        {"meta": {"id": "coco/000123.jpg", "text": "it is a.png"}},
         {"image": RED, "prompt": "See <image 1>."},
         {"prompt": [
             {"role": "user", "content": "a"},

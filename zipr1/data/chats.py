@@ -3,10 +3,13 @@
 import re
 
 from zipr1.common.errors import InputError
+from zipr1.data.media_values import check_keys
 from zipr1.data.part_media import KINDS, media_part, own_files
+from zipr1.data.placeholders import check_numbers, placed_numbers
 from zipr1.data.source import short
 
 PARTS = ("text", *KINDS)  # of a message
+MESSAGE = ("role", "content", "from", "value")  # its keys that are read
 PLACEHOLDER = re.compile(r"\n?<(image|video)>\n?")
 ROLES = {
     "system": "system",
@@ -21,8 +24,13 @@ ROLES = {
 def chat(
     messages: list, images: int, videos: int, row_id: str, column: str = "prompt"
 ) -> tuple[dict, ...]:
-    """`messages` as `placed_chat` gives them; for rows whose parts name no files."""
-    return placed_chat(turns_of(messages, row_id, column), images, videos, row_id, column)
+    """`messages` as `placed_chat` gives them; for rows of one medium at most, whose parts name no
+    files."""
+    turns = turns_of(messages, row_id, column)
+    check_numbers(turns, {"image": images, "video": videos}, row_id)
+    for part in (part for turn in turns for part in turn["content"]):
+        part.pop("index", None)
+    return placed_chat(turns, images, videos, row_id, column)
 
 
 def turns_of(messages: list, row_id: str, column: str) -> list[dict]:
@@ -81,6 +89,7 @@ def turn(message, place: int, row_id: str, column: str) -> dict:
             f"{where} holds {short(repr(content))}: give it a text, or parts of type "
             f"{', '.join(PARTS)}"
         )
+    check_keys(fields, MESSAGE, where, "give it in parts of the content, or in a column of the row")
     check_texts([part for part in parts if part["type"] == "text"], where)
     plain: list[dict] = []
     for part in parts:
@@ -89,7 +98,7 @@ def turn(message, place: int, row_id: str, column: str) -> dict:
         elif ROLES[role] == "assistant":
             plain.append({"type": "text", "text": part["text"]})
         else:
-            plain += placed(part["text"])
+            plain += placed_numbers(placed(part["text"]))
     return {"role": ROLES[role], "content": plain}
 
 
@@ -102,6 +111,9 @@ def check_texts(parts: list[dict], where: str) -> None:
             raise InputError(
                 f"{where} has a part of type text with {media[0]}: give it a part of its own"
             )
+        check_keys(
+            part, ("type", "text"), f"{where}: a part of type text", "give it a part of its own"
+        )
 
 
 def placed(text: str) -> list[dict]:

@@ -15,9 +15,10 @@ from zipr1.data.example import Example, final
 from zipr1.data.formats import ANSWERS, unified
 from zipr1.data.media_column import media_of_column
 from zipr1.data.part_media import media_of_parts
+from zipr1.data.placeholders import check_foreign, has_number
 from zipr1.data.row import Row, text
 from zipr1.data.source import MediaFile, short
-from zipr1.data.unseen_media import check_no_media
+from zipr1.data.unseen_media import check_unseen_media
 
 MEDIA = ("image", "images", "video", "videos")
 NO_MEDIA = (None, "", [])  # 0, False and b"" are errors
@@ -35,7 +36,7 @@ def general(row: dict, number: int, root: Path) -> Row:
     messages: tuple[dict, ...] = ()
     if not isinstance(prompt, list):
         question = text(row, "prompt", row_id)
-        if has_placeholder(question):
+        if has_placeholder(question) or has_number(question):
             prompt = [{"role": "user", "content": question}]
     if isinstance(prompt, list):
         turns = turns_of(prompt, row_id, column)
@@ -44,15 +45,18 @@ def general(row: dict, number: int, root: Path) -> Row:
         messages = placed_chat(turns, len(images), len(videos), row_id, column)
         question = text_of(messages[-1])
     if len(videos) > 1:
-        raise InputError(f"row {row_id}: {len(videos)} videos: give one at most")
+        raise InputError(
+            f"row {row_id}: {len(videos)} videos: give one at most (frames: as 'images')"
+        )
     used = {"completion", "problem_type", *MEDIA}
     # A chat of text alone reaches users' reward functions as it stands.
     if not messages or images or videos or column != "prompt":
         used.add("prompt")
     columns = {name: value for name, value in row.items() if name not in used}
-    if not images and not videos:
-        others = {name: value for name, value in columns.items() if name not in TEXTS}
-        check_no_media(texts_of(messages) or [question], others, row_id)
+    shown = (*images, *videos)
+    check_foreign(texts_of(messages) or [question], bool(shown), row_id)
+    others = {name: value for name, value in columns.items() if name not in TEXTS}
+    check_unseen_media(others, shown, root, row_id)
     kind = "exact" if row.get("problem_type") in (None, "") else text(row, "problem_type", row_id)
     example = Example(
         row_id, "", question, answer, messages=messages, problem_type=kind, columns=columns

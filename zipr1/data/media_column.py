@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 from zipr1.common.errors import InputError
+from zipr1.data.media_values import check_keys
 from zipr1.data.source import MediaFile, short
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -23,14 +24,18 @@ def media_of_column(value, root: Path, name: str, row_id: str) -> MediaFile:
         path, data = value.get("path"), value.get("bytes")
     elif isinstance(value, bytes):
         path, data = None, value
+    if isinstance(value, dict):
+        given, fix = path or data, "give the file itself as the value, several as a list"
+        check_keys(value, ("path", "bytes"), where, fix, beside=given is not None)
     if isinstance(data, bytes):
         return MediaFile(
             short(path) if isinstance(path, str) and path else f"column {name!r}", data
         )
     if data is not None or not (isinstance(path, str) and path):
+        frames = isinstance(value, list) and "; frames of a video: as images, or as one video file"
         raise InputError(
             f"{where} is {short(repr(value))}: give the path of a file below the media root, a "
-            "data URI, or bytes"
+            f"data URI, or bytes{frames or ''}"
         )
     return media_of_text(path, root, where)
 

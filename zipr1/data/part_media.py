@@ -11,6 +11,8 @@ from pathlib import Path
 
 from zipr1.common.errors import InputError
 from zipr1.data.media_column import media_of_column
+from zipr1.data.media_values import check_keys
+from zipr1.data.placeholders import check_numbers
 from zipr1.data.source import MediaFile, short
 
 KINDS = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
@@ -29,6 +31,9 @@ def media_part(part: dict, where: str) -> dict:
             f"{where} has a part of type {part['type']} with {' and '.join(sources)}: give one "
             f"{kind}"
         )
+    read = ("type", "index", "text", *OWN)
+    found_in = f"{where}: a part of type {part['type']}"
+    check_keys(part, read, found_in, f"give one {kind}, as {kind!r}", beside=bool(sources))
     for value in sources.values():
         found["source"] = value.get("url", value) if isinstance(value, dict) else value
     if part.get("index") is not None:
@@ -54,6 +59,7 @@ def media_of_parts(
     for a part that names another file than the row has."""
     parts = [part for turn in turns for part in turn["content"] if part["type"] != "text"]
     where = f"row {row_id}: column {column!r}"
+    check_numbers(turns, {kind: len(files) for kind, files in given.items()}, row_id)
     media = {}
     for kind in ("image", "video"):
         named = [part for part in parts if part["type"] == kind]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from io import BytesIO
-from os.path import isfile
+from os.path import exists, isdir, isfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,6 +41,13 @@ class MediaFile:
                 stream = open(self.name, "rb")  # noqa: SIM115
             except OSError as error:
                 raise MediaError(f"{short(self.name)}: {error.strerror}") from error
+        elif isdir(self.name):
+            raise MediaError(
+                f"{short(self.name)}: a folder; give the file in it. Frames of a video: give them "
+                "one by one as images, in their order, or write one video file of them"
+            )
+        elif exists(self.name):  # a pipe, a device
+            raise MediaError(f"{short(self.name)}: no regular file; give the path of a file")
         else:
             raise MissingMedia(
                 f"{short(self.name)}: no such file; check the path, the media root, and that the "

@@ -1,46 +1,52 @@
-"""Media that a row of text names where zipr1 does not look for them: the model would be asked
-without them."""
+"""Media that a row has where zipr1 does not look for them: the model would be asked without them."""
 
-import re
-from collections.abc import Iterable
+from pathlib import Path
 
 from zipr1.common.errors import InputError
-from zipr1.data.source import short
+from zipr1.data.media_column import media_of_column
+from zipr1.data.media_values import Held, held_media
+from zipr1.data.part_media import Files, same
 
-PLACE = re.compile(r"<image[ _]?\d+>|<audio>")  # MMMU's and LLaMA-Factory's
-SUFFIXES = {
-    "image": ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff", "gif", "avif", "heic"),
-    "video": ("mp4", "mkv", "webm", "mov", "avi", "m4v", "mpg", "mpeg"),
-    "audio": ("wav", "mp3", "flac", "ogg", "m4a"),
-}
-LONGEST = 255  # characters of a name of a file; more is a text that ends in one
+KNOWN = "media are read from the columns image, images, video and videos"
 
 
-def check_no_media(texts: Iterable[str], columns: dict, row_id: str) -> None:
-    """Raises InputError for a row without media whose prompt (`texts`) has a place for some, or
-    whose other columns name a media file."""
-    for text in texts:
-        if place := PLACE.search(text):
-            raise InputError(
-                f"row {row_id}: the prompt has {place[0]!r}, the row no media: give it as column "
-                "'images' (audio is not read), or remove it from the prompt"
-            )
+def check_unseen_media(
+    columns: dict, shown: Files, root: Path, row_id: str, fix: str | None = None
+) -> None:
+    """Raises InputError, with what to do, where `columns`, which the prompt does not show, are or
+    name media files other than those that are `shown`."""
     for name, value in columns.items():
-        for one in value if isinstance(value, list) else [value]:
-            if kind := media_kind_of(one):
-                fix = "audio is not read" if kind == "audio" else f"--columns {kind}={name}"
-                raise InputError(
-                    f"row {row_id}: column {name!r} is {short(one)}, of which the prompt shows "
-                    f"nothing: {fix}, or remove the column"
-                )
+        for held in held_media(name, value, root, beside=bool(shown)):
+            if shown and is_shown(held, shown, root, row_id):
+                continue
+            fix = fix or (further_fix(held) if shown else only_fix(held, name))
+            raise InputError(
+                f"row {row_id}: {held.where(name)} is {held}, of which the prompt "
+                f"shows nothing: {fix}"
+            )
 
 
-def media_kind_of(value) -> str | None:
-    """image, video or audio for the name of such a file; image for the dict of path and bytes that
-    `datasets` stores; else None."""
-    if isinstance(value, dict):
-        return "image" if value.keys() == {"bytes", "path"} else None
-    if not isinstance(value, str) or len(value) > LONGEST or "\n" in value:
-        return None
-    suffix = value.rpartition(".")[2].lower()
-    return next((kind for kind, suffixes in SUFFIXES.items() if suffix in suffixes), None)
+def is_shown(held: Held, shown: Files, root: Path, row_id: str) -> bool:
+    """Whether this is one of the shown files again."""
+    try:
+        file = media_of_column(held.value, root, "", row_id)
+    except InputError:
+        return False
+    return any(same(file, one) for one in shown)
+
+
+def only_fix(held: Held, column: str) -> str:
+    if held.kind == "audio":
+        return "audio is not read, or remove the column"
+    if held.inner:
+        return f"move it to a column {held.kind!r} ({KNOWN}), or remove the column"
+    return f"--columns {held.kind}={column}, or remove the column"
+
+
+def further_fix(held: Held) -> str:
+    fixes = {
+        "image": "put all images into a list in one column 'images'",
+        "video": "give one video at most, as column 'video'",
+        "audio": "audio is not read",
+    }
+    return f"{fixes[held.kind]} ({KNOWN}), or remove the column"

@@ -9,12 +9,19 @@
 from pathlib import Path
 
 from zipr1.common.errors import InputError
-from zipr1.data.chats import chat, has_placeholder
+from zipr1.data.chats import chat, has_placeholder, text_of
 from zipr1.data.example import Example, final
 from zipr1.data.media_column import media_of_column
+from zipr1.data.placeholders import check_foreign, has_number
 from zipr1.data.row import Row, text
 from zipr1.data.source import short
+from zipr1.data.unseen_media import check_unseen_media
 
+TEXTS = frozenset({"problem_id", "problem", "options", "solution"})
+ONE = (
+    "a row of Video-R1 has one media file, its path, and none if its data_type is text; correct it, "
+    "or use the columns prompt, images and answer"
+)
 # By which such a file is recognised.
 COLUMNS = frozenset({"problem", "solution", "data_type", "problem_type"})
 
@@ -67,13 +74,16 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
     columns = {name: value for name, value in row.items() if name != "problem_type"}
     columns["prompt"] = [{"role": "user", "content": question}]  # a chat, as its own trainer has it
     messages: tuple[dict, ...] = ()
-    if has_placeholder(question):
+    if has_placeholder(question) or has_number(question):
         media = (int(data_type == "image"), int(data_type == "video"))
         messages = chat(columns["prompt"], *media, row_id, "problem")
     example = Example(
         row_id, "", question, answer, messages=messages, problem_type=kind, columns=columns
     )
-    if data_type == "text":
+    file = None if data_type == "text" else media_of_column(row.get("path"), root, "path", row_id)
+    check_foreign(map(text_of, messages) if messages else [question], file is not None, row_id)
+    others = {name: value for name, value in row.items() if name not in TEXTS}
+    check_unseen_media(others, (file,) if file else (), root, row_id, ONE)
+    if file is None:
         return Row(example)
-    file = media_of_column(row.get("path"), root, "path", row_id)
     return Row(example, images=(file,)) if data_type == "image" else Row(example, video=file)
