@@ -1,4 +1,5 @@
-"""Token-sparse Qwen-VL: sparse inference (ZipVL), its post-training (ZipR1) and its measurement.
+"""Token-sparse vision-language models (Qwen-VL and relatives): sparse inference (ZipVL), post-training
+(ZipR1) and measurement.
 
 Names are imported when first used, so that `import zipr1` takes no time and changes nothing.
 """

@@ -1,6 +1,7 @@
 """What a command writes to stdout and stderr, and how its process ends."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,38 @@ def test_an_answer_ends_its_process_at_once_and_loses_nothing(tmp_path):
     assert done.exists() and "taken apart" not in found.stdout + found.stderr
     found = subprocess.run((*command, "--p", "7"), capture_output=True, text=True)
     assert found.returncode == 2 and "p=7" in found.stderr
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("--help",),
+        ("--version",),
+        ("train", "--help"),
+        ("train", "tiny_demo", "--print_config"),
+        ("plan", "tiny_demo"),
+        ("data", "check", "rows.jsonl"),
+    ],
+    ids=" ".join,
+)
+def test_nobody_reads_the_result(tmp_path, command, buffered):
+    """As after `zipr1 --help | head -1`: a process that ends as others do, without a word."""
+    rows = [{"prompt": "1 + 1?", "solution": "2"}, {"prompt": "?", "image": "1.png", "solution": ""}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))  # one cannot be used
+    environment = os.environ | {"PYTHONUNBUFFERED": buffered, "PYTHONPATH": str(ROOT)}
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run(
+        (sys.executable, "-m", "zipr1.cli", *command),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    os.close(writer)
+    assert found.returncode == 141 and "error" not in found.stderr.lower()  # but progress
 
 
 @pytest.mark.parametrize("data", [False, True])

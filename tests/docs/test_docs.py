@@ -1,5 +1,6 @@
 """The documentation names things that exist, and its commands and Python blocks work."""
 
+import ast
 import os
 import re
 import shlex
@@ -116,3 +117,19 @@ def test_the_site_fetches_nothing():
                 loads += re.findall(r"<link[^>]*stylesheet[^>]*href=[\"']?(https?:[^\"' >]+)", text)
                 loads += re.findall(r"url\([\"']?(https?:[^\"')]+)", text)
                 assert not loads, (name, loads)
+
+
+def test_files_and_functions_are_short():
+    """contributing.md: no file of the package above 300 lines, no function above 60."""
+    long = []
+    for path in sorted((ROOT / "zipr1").rglob("*.py")):
+        text = path.read_text()
+        if text.count("\n") > 300:
+            long.append(str(path))
+        long += [
+            f"{path}: {node.name}"
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.end_lineno - node.lineno >= 60
+        ]
+    assert not long

@@ -62,7 +62,7 @@ COMMANDS = {
         ),
         Command(
             "serve",
-            "Serves a model in vLLM, prompts read at a fraction of their tokens.",
+            "Serves a model in vLLM, whose prefill keeps a fraction of a prompt's tokens.",
             "zipr1.vllm.config:ServeConfig",
             "zipr1.cli.runners:serve",
             "zipr1.vllm.serve",

@@ -1,7 +1,8 @@
 """The console script `zipr1`.
 
 Results go to stdout, everything else to stderr. Exit status 0; 2 for misuse (a bad value, file or
-setting); 1 for a failure; 130 after an interrupt. An unexpected exception keeps its traceback.
+setting); 1 for a failure; 130 after an interrupt; 141 where nobody reads stdout. An unexpected
+exception keeps its traceback.
 """
 
 import atexit
@@ -17,6 +18,7 @@ from typing import Any
 from zipr1 import __version__
 from zipr1.cli.commands import COMMANDS, Command, load
 from zipr1.cli.interrupt import exit_at_ctrl_c
+from zipr1.cli.output import write
 from zipr1.common.errors import InputError, RunError
 
 
@@ -30,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(complain(error, 2))
     except (RunError, OSError) as error:
         if found := getattr(error, "found", ""):
-            print(found)
+            write(found)
         sys.exit(complain(error, 1))
     except KeyboardInterrupt:
         sys.exit(complain("interrupted", 130))
@@ -49,10 +51,10 @@ def leave() -> None:
 
 def run(arguments: list[str]) -> None:
     if arguments[:1] in (["--help"], ["-h"]):
-        print(overview())
+        write(overview())
         return
     if arguments[:1] == ["--version"]:
-        print(f"zipr1 {__version__}")
+        write(f"zipr1 {__version__}")
         return
     with exit_at_ctrl_c(), uncollected():
         command, config = parse(arguments)
@@ -69,7 +71,7 @@ def run(arguments: list[str]) -> None:
     with redirect_stdout(sys.stderr):  # some libraries print, as DeepSpeed does
         text = load(command.runner)(config)
     if text:
-        print(text)
+        write(text)
 
 
 @contextmanager
@@ -119,7 +121,7 @@ def overview() -> str:
         (
             "usage: zipr1 COMMAND [RECIPE] [options]",
             "",
-            "Token-sparse Qwen-VL: sparse inference (ZipVL), post-training (ZipR1), measurement.",
+            "Sparse inference (ZipVL) and post-training (ZipR1) of vision-language models.",
             "",
             "commands:",
             *lines,

@@ -13,6 +13,7 @@ import yaml
 from docstring_parser import parse_from_object
 
 from zipr1.cli.commands import COMMANDS, Command, load
+from zipr1.cli.output import write
 from zipr1.common.errors import InputError
 from zipr1.common.recipe import Dumper, Loader, load_recipe, read_recipe, shipped
 from zipr1.common.settings import (
@@ -58,7 +59,7 @@ def parse_command(command: Command, settings: type, arguments: list[str]) -> Any
     add_positional(parser, command, settings, together=not wants_help)
     add_options(parser, command, settings)
     if wants_help:
-        parser.print_help()
+        write(parser.format_help().removesuffix("\n"))
         return None
     check_flags(settings, arguments)
     given = vars(parser.parse_intermixed_args(arguments))
@@ -85,7 +86,8 @@ def parse_command(command: Command, settings: type, arguments: list[str]) -> Any
         read_recipe(load(COMMANDS["train"].settings), values["recipe"])  # refused before the work
     config = build(settings, values, "--")
     if print_config:
-        print(yaml.dump(asdict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True), end="")
+        text = yaml.dump(asdict(config), Dumper=Dumper, sort_keys=False, allow_unicode=True)
+        write(text.removesuffix("\n"))
         return None
     return config
 

@@ -67,8 +67,8 @@ class EvalConfig:
     on; downsample and fewer_frames: of the visual ones). In the suite tiny13 it is the ratio that
     was measured for the last of --trained."""
     scope: Scope | None = None
-    """What follows the kept tokens (zipr1.sparse): the attention, the whole layer, or the keys
-    alone; unset, what the model was trained for."""
+    """What dropped tokens skip (zipr1.sparse): the attention, the whole layer, or the attention as
+    keys alone; unset, what the model was trained for."""
     curve: str | None = None
     """More thresholds, as 0.9,0.99, for a curve of accuracy against token ratio: a second table,
     curve.json and curve.png. The suite tiny13 has its own where this is unset."""

@@ -51,8 +51,8 @@ class AnswerConfig:
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
     """The type of the weights; auto is the checkpoint's, unset, what transformers chooses."""
     scope: Scope | None = None
-    """What follows the kept tokens (zipr1.sparse): the attention, the whole layer, or the keys
-    alone; unset, as the model was trained."""
+    """What dropped tokens skip (zipr1.sparse): the attention, the whole layer, or the attention as
+    keys alone; unset, as the model was trained."""
     picture: str | None = None
     """The file to draw the kept tokens to; .gif, .webp and .pdf get a page for each layer too."""
     compare: bool = False

@@ -24,8 +24,8 @@ class PlayConfig:
     """Where the slider starts: the fraction of the attention to keep; unset, as the model was
     trained (0.975 for a model that was not)."""
     scope: Scope | None = None
-    """What follows the kept tokens at the start (zipr1.sparse): the attention, the whole layer, or
-    the keys alone; unset, as the model was trained."""
+    """What dropped tokens skip at the start (zipr1.sparse): the attention, the whole layer, or the
+    attention as keys alone; unset, as the model was trained."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
     """The type of the weights; auto is the checkpoint's, unset, what transformers chooses."""
     max_new_tokens: int = 64

@@ -8,7 +8,8 @@ To add a family:
 2. add a recipe of a small random model to RECIPES in tests/helpers/family_models.py;
 3. for a vision family, add its processor to tests/helpers/family_folders.py, with which the
    commands and lmms-eval are tested;
-4. run `pytest tests/models/test_families.py`: the same tests run on every family.
+4. run `pytest tests/models/test_families.py`: the same tests run on every family;
+5. add it to the tables of docs/guides/inference.md.
 A family that cannot be sparse stands in NOT_SPARSE with the reason.
 """
 
@@ -22,7 +23,7 @@ from transformers.cache_utils import DynamicLayer
 
 from zipr1.common.errors import InputError
 
-# Qwen's vision towers, whose processors the commands know and whose inputs have the same names.
+# Qwen's vision towers, whose inputs have the same names.
 QWEN_VL_FAMILIES = (
     "qwen2_vl",
     "qwen2_5_vl",

@@ -59,14 +59,7 @@ def sparse(
             f"model={str(model)[:60]!r}: expected a transformers model; `model, processor = "
             "zipr1.load(name)` gives one"
         )
-    check_rule("rule", rule)
-    if rows is not None:
-        check_rule("rows", rows)
-    check_count("min_tokens", min_tokens)
-    if not isinstance(keep_kv, bool):
-        raise InputError(f"keep_kv={keep_kv!r}: expected True or False")
-    if scope not in SCOPES:
-        raise InputError(f"scope={scope!r}: expected one of {', '.join(SCOPES)}")
+    check_arguments(rule, rows, scope, keep_kv, min_tokens)
     lengths = checked_lengths(prompt_length)
     training = training or TrainingPass()
     block = Block(model, Settings(rule, rows, scope, keep_kv, min_tokens, lengths, training))
@@ -78,6 +71,20 @@ def sparse(
             block.close()
     finally:
         block.close()  # again, where Ctrl-C came before close() began
+
+
+def check_arguments(
+    rule: Rule, rows: Rule | None, scope: str, keep_kv: bool, min_tokens: int
+) -> None:
+    """Raises InputError for an argument of `sparse` that has another type or value."""
+    check_rule("rule", rule)
+    if rows is not None:
+        check_rule("rows", rows)
+    check_count("min_tokens", min_tokens)
+    if not isinstance(keep_kv, bool):
+        raise InputError(f"keep_kv={keep_kv!r}: expected True or False")
+    if scope not in SCOPES:
+        raise InputError(f"scope={scope!r}: expected one of {', '.join(SCOPES)}")
 
 
 def checked_lengths(prompt_length) -> int | list[int] | None:

@@ -27,8 +27,8 @@ def tiles_of(
     visual = kinds[row].bool()
     masks = torch.stack([layer[row].cpu()[visual] for layer in kept]).numpy()
     grids = {
-        kind: iter(grids_of(inputs, processor, name, kinds == number, row))
-        for number, (kind, name) in enumerate((("image", "image"), ("video", "video")), 1)
+        kind: iter(grids_of(inputs, processor, kind, kinds == number, row))
+        for number, kind in enumerate(("image", "video"), 1)
     }
     found, start = [], 0
     for one in media:

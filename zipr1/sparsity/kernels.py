@@ -37,8 +37,3 @@ def kernel_attention(
     bias.masked_fill_(~mask, least)
     states = module, query, key, value
     return eager_attention_forward(*states, bias, softcap=softcap, **kwargs)[0]
-
-
-def capped(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    """Attention logits under a soft cap, of the same shape; as they are without one."""
-    return logits if softcap is None else softcap * torch.tanh(logits / softcap)

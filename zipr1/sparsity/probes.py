@@ -1,6 +1,6 @@
 """Probe queries and the attention scores they give to every prompt token.
 
-Source: ZipVL (arXiv 2410.08584, section 3). Imports only torch. Shapes: B samples, H query heads,
+Source: ZipVL (arXiv 2410.08584, section 3). Of other packages it imports only torch. Shapes: B samples, H query heads,
 Hkv key heads, P probes, L columns (padding included), D head size.
 """
 
@@ -11,7 +11,6 @@ from functools import cached_property
 import torch
 
 from zipr1.common.errors import InputError
-from zipr1.sparsity.kernels import capped
 
 RECENT, OTHERS = 64, 64  # ZipVL: the last 64 queries and 64 others
 CHUNK = 1 << 20  # elements per chunk on a CPU (fits its cache); 256 times more on a GPU
@@ -223,7 +222,8 @@ def summed_attention(
     logits = torch.matmul(picked.flatten(2, 3), key.float().transpose(2, 3)).view(
         batch, -1, picked.shape[3], length
     )
-    logits = capped(logits, softcap)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
     # Added, since the gradient of masked_fill on a view copies everything twice.
     add = logits.add if logits.requires_grad else logits.add_
     attention = add(probes.bias[:, None]).softmax(-1)

@@ -2,7 +2,7 @@
 
 A rule is a frozen dataclass with one method, `keep`, from a layer's `Scores` to a mask (B, L). To
 write your own, copy `TopK` below; `keep_best` (in `budget`) keeps the best-scored tokens and the
-last one. Any rule works with `zipr1.sparse(model, rule)`. Imports only torch.
+last one. Any rule works with `zipr1.sparse(model, rule)`. Of other packages it imports only torch.
 """
 
 from dataclasses import dataclass

@@ -195,8 +195,8 @@ class TrainConfig:
     choice: Literal["normalised", "accumulated"] = "normalised"
     """The scores by which Top-p selects tokens (zipr1.TopP)."""
     scope: Scope = "attention"
-    """What follows the kept tokens, in training and measuring (zipr1.sparse): the attention, the
-    whole layer, or the keys alone."""
+    """What dropped tokens skip, in training and measuring (zipr1.sparse): the attention, the whole
+    layer, or the attention as keys alone."""
     p: float = 0.975
     """The fixed threshold that is measured, and recommended for inference."""
     probe_every: int = 100

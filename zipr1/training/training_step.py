@@ -25,7 +25,7 @@ from zipr1.training.run_state import RunState
 from zipr1.training.sharpness import entropy_count, soft_count
 from zipr1.training.terminal import say_left_out
 
-SHARPNESS = {"count": relaxed_count, "entropy": entropy_count, "soft_count": soft_count}
+SHARPNESS = {"entropy": entropy_count, "soft_count": soft_count}
 
 
 def training_step(run: RunState) -> dict[str, float]:

@@ -53,7 +53,7 @@ class Zero(Replicated):
         self, policy: Policy, adamw: Callable[[nn.Module], torch.optim.Optimizer], max_norm: float
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         settings = self.accelerator.state.deepspeed_plugin.deepspeed_config
-        # The loss divides by the rollouts there are (step.py); DeepSpeed must not divide again.
+        # The loss divides by the rollouts there are (training_step.py); DeepSpeed must not divide again.
         settings |= {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,

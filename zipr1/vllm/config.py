@@ -24,7 +24,7 @@ SET_BY_ZIPR1 = {
 
 @dataclass
 class ServeConfig:
-    """`zipr1 serve`: vLLM's OpenAI server, with prompts read at a fraction of their tokens.
+    """`zipr1 serve`: vLLM's OpenAI server, whose prefill keeps a fraction of a prompt's tokens.
 
     zipr1 serve Qwen/Qwen2.5-VL-3B-Instruct --p 0.975 --port 8000
     zipr1 serve runs/mine/final --min_tokens 1024 -- --tensor-parallel-size 2
@@ -39,8 +39,8 @@ class ServeConfig:
     """The fraction of the attention that requests keep by default; 1 is dense; unset, as the model
     was trained (0.975 for a model that was not)."""
     scope: Scope | None = None
-    """What follows the kept tokens by default (zipr1.sparse): the attention, the whole layer, or
-    the keys alone; unset, as the model was trained."""
+    """What dropped tokens skip by default (zipr1.sparse): the attention, the whole layer, or the
+    attention as keys alone; unset, as the model was trained."""
     min_tokens: int | Literal["auto"] = 0
     """The prompt length in tokens below which a prompt stays dense by default; auto measures at the
     start from which length on a sparse prefill is not slower, and prints it."""
