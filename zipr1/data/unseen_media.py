@@ -1,4 +1,5 @@
-"""Media that a row has where zipr1 does not look for them: the model would be asked without them."""
+"""Media that a row has where zipr1 does not look for them: the model would be asked without
+them."""
 
 from pathlib import Path
 

@@ -19,8 +19,8 @@ from zipr1.data.unseen_media import check_unseen_media
 
 TEXTS = frozenset({"problem_id", "problem", "options", "solution"})
 ONE = (
-    "a row of Video-R1 has one media file, its path, and none if its data_type is text; correct it, "
-    "or use the columns prompt, images and answer"
+    "a row of Video-R1 has one media file, its path, and none if its data_type is text; correct "
+    "it, or use the columns prompt, images and answer"
 )
 # By which such a file is recognised.
 COLUMNS = frozenset({"problem", "solution", "data_type", "problem_type"})
