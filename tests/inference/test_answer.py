@@ -84,8 +84,9 @@ def test_one_image_however_it_is_named(capsys, media, monkeypatch, form):
 
 def test_the_question_comes_from_standard_input(capsys, media, monkeypatch):
     expected = asked(capsys, str(media / "a.png"), QUESTION)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(QUESTION))
-    assert asked(capsys, str(media / "a.png"), "-") == expected
+    for start in ("", "\ufeff"):  # a byte order mark, as editors write
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((start + QUESTION).encode())))
+        assert asked(capsys, str(media / "a.png"), "-") == expected
 
 
 def test_text_alone_and_a_system_prompt(capsys):

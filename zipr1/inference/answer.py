@@ -16,6 +16,7 @@ from zipr1.common.tables import markdown_table
 from zipr1.data.processor import limit_pixels
 from zipr1.evaluation.methods import rule_of
 from zipr1.inference.config import RATIO, AnswerConfig
+from zipr1.inference.picture import check_picture
 from zipr1.inference.prompt import Prompt, grids, read_prompt, tiles
 from zipr1.inference.timing import compared
 from zipr1.models.encode import check_length
@@ -35,7 +36,7 @@ def answer(config: AnswerConfig) -> dict:
     used as it is.
     """
     if config.picture:
-        check_picture(Path(config.picture))
+        check_picture(config.picture, config.files)
     trained = trained_settings(config.model)
     p = trained.p if config.p is None else config.p
     rule = rule_of(config.rule, p, config.ratio or RATIO, choice=trained.choice)
@@ -73,7 +74,7 @@ def respond(
         text, cache = decoded(run(), inputs, processor)
     per_token = token_bytes(cache.layers[trace.layers[0]])
     result = summary(config, text, rule, trace, inputs, model, per_token)
-    caption = f"{prompt.chat[-1]['content'][-1]['text']} {text} ({described(result)})"
+    caption = f"{prompt.question} {text} ({described(result)})"
     pages = drawn(prompt, inputs, sizes, trace, caption) if picture else iter(())
     if config.compare:
         with announced("answering with dense attention"):
@@ -158,15 +159,6 @@ def drawn(prompt: Prompt, inputs, sizes: list, trace: Trace, caption: str) -> It
     kept = torch.stack([layer[0].cpu()[visual] for layer in trace.kept]).numpy()
     ratios = trace.layer_ratios[0].tolist()
     return kept_pages(tiles(prompt, kept, sizes), ratios, caption, trace.layers)
-
-
-def check_picture(path: Path) -> None:
-    """Makes the folder. Raises InputError for a format that Pillow cannot write."""
-    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
-        raise InputError(
-            f"--picture {path}: not an image format that can be written; use .png, .gif or .pdf"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def described(result: dict) -> str:

@@ -2,23 +2,45 @@
 
 import re
 from dataclasses import dataclass, field
-from os.path import isfile
+from os.path import isdir, isfile
 from typing import Literal
 
 from zipr1.common.checks import check_positive, check_share
 from zipr1.common.errors import InputError
 from zipr1.common.scope import Scope
+from zipr1.data.media_values import SUFFIXES
+from zipr1.data.source import short
 
 RULES = ("zipvl", "topk", "random", "recent", "fastv")
 RATIO = 0.25
-MEDIA = re.compile(r".*\.(jpe?g|png|gif|webp|bmp|tiff?|heic|mp4|mkv|mov|avi|webm)", re.IGNORECASE)
+FURTHER = "heif jfif jpe jp2 jxl wmv flv 3gp ogv"  # images and videos, whether they are read or not
+IMAGES_AND_VIDEOS = "|".join((*SUFFIXES["image"], *SUFFIXES["video"], *FURTHER.split()))
+OTHERS = "|".join((*SUFFIXES["audio"], "ts", "mts", "m2ts", "svg", "psd", "pdf"))
+MEDIA = re.compile(rf".*\.({IMAGES_AND_VIDEOS})", re.IGNORECASE)
+# A text without white space: a file's name, an address, a data URI.
+NAME = re.compile(
+    rf"\S*\.({IMAGES_AND_VIDEOS}|{OTHERS})|(file:|[a-z][a-z0-9+.-]*://)\S+|data:[^\s,]*,\S*",
+    re.IGNORECASE,
+)
 
 
 def names_media(text: str, alone: bool) -> bool:
-    """Whether a text is the path of a file, or has the form of an image's or a video's. With
-    spaces, only one that stands `alone`: a question about files may end in the name of one."""
-    form = MEDIA.fullmatch(text) is not None and (alone or not re.search(r"\s", text))
-    return isfile(text) or form
+    """Whether a text is the path of a file or a folder, or has the form of a file's name or of an
+    address. A name with spaces counts only where it stands `alone`: a question about files may end
+    in the name of one."""
+    form = NAME.fullmatch(text) or (alone and MEDIA.fullmatch(text))
+    return bool(form) or isfile(text) or ("/" in text and isdir(text))
+
+
+def check_text(text: str, name: str) -> None:
+    """Raises InputError for bytes of the command line that are no UTF-8 (lone surrogates)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{name} has {text[error.start]!r} at position {error.start}, which is no character: "
+            "give it as UTF-8"
+        ) from error
 
 
 @dataclass
@@ -70,12 +92,14 @@ class AnswerConfig:
     def __post_init__(self):
         if not self.question.strip():
             raise InputError("the question is empty: ask something")
+        check_text(self.question, "the question")
+        check_text(self.system or "", "--system")
         check_positive(self, "max_new_tokens", "max_frames", "max_pixels")
         check_share(self, "p", "ratio")
         self.check_rule()
         if names_media(self.question, alone=not self.files):
             raise InputError(
-                f"{self.question}: a file without a question; add what to ask about it"
+                f"{short(self.question)}: a file without a question; add what to ask about it"
             )
         if [*self.files, self.question].count("-") > 1:
             raise InputError("-: standard input can be read once; give the others as files")

@@ -1,6 +1,5 @@
 """The prompt of `zipr1 answer`: files from the command line, the chat, and the model's inputs."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -11,14 +10,14 @@ from PIL import Image
 from transformers import BatchFeature
 
 from zipr1.common.errors import InputError
-from zipr1.data.chats import has_placeholder, placed
 from zipr1.data.example import Video
 from zipr1.data.images import read_image
-from zipr1.data.media_column import media_of_text
 from zipr1.data.processor import frame_size, tensors
 from zipr1.data.source import MediaError, MediaFile, NotAnImage, short
 from zipr1.data.videos import read_video
 from zipr1.inference.config import AnswerConfig
+from zipr1.inference.given import media_file, question_of_input
+from zipr1.inference.places import placed_files
 from zipr1.models.adapters import find_adapter
 from zipr1.models.loading import load_processor
 
@@ -27,10 +26,12 @@ Media = Image.Image | Video
 
 @dataclass(frozen=True)
 class Prompt:
-    """The images and videos of a question in their order, and the chat that names them."""
+    """The images and videos of a question in their order, the chat that names them, and the
+    question as it was asked."""
 
     media: tuple[Media, ...]
     chat: list[dict]
+    question: str
 
     def inputs(self, processor) -> BatchFeature:
         """A batch of one for the model. Raises InputError as `data.processor.tensors`."""
@@ -43,9 +44,7 @@ def read_prompt(config: AnswerConfig) -> Prompt:
     """Reads every file; no weights are loaded. Raises MediaError, which names a faulty file."""
     files = [media_file(text) for text in config.files]
     media = read_media(files, config.max_frames, cache(lambda: processor_of(config.model)))
-    question = sys.stdin.read() if config.question == "-" else config.question
-    if not question.strip():
-        raise InputError("standard input: the question is empty: ask something")
+    question = question_of_input() if config.question == "-" else config.question
     return prompt_of(media, question, config.system)
 
 
@@ -63,25 +62,10 @@ def prompt_of(media: tuple[Media, ...], question: str, system: str | None) -> Pr
 
     Raises InputError for a question that names other media than the files.
     """
-    parts = [{"type": "video" if isinstance(one, Video) else "image"} for one in media]
-    parts.append({"type": "text", "text": question})
-    if media and has_placeholder(question):
-        parts = placed(question)
-        named = [part["type"] for part in parts if part["type"] != "text"]
-        kinds = ["video" if isinstance(one, Video) else "image" for one in media]
-        if named != kinds:
-            raise InputError(
-                f"the question names {short(', '.join(named))}, the files are {', '.join(kinds)}: "
-                "name each file once, in their order, or none"
-            )
-    return Prompt(media, [*system_turn(system), {"role": "user", "content": parts}])
-
-
-def media_file(text: str) -> MediaFile:
-    """What one argument names. Raises InputError for a URI that cannot be read."""
-    if text == "-":
-        return MediaFile("standard input", sys.stdin.buffer.read())
-    return media_of_text(text, None)
+    kinds = ["video" if isinstance(one, Video) else "image" for one in media]
+    parts, order = placed_files(question, kinds, system or "")
+    media = tuple(media[place] for place in order)
+    return Prompt(media, [*system_turn(system), {"role": "user", "content": parts}], question)
 
 
 def read(file: MediaFile, max_frames: int, processor: Callable) -> Media:
