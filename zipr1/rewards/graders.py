@@ -46,7 +46,7 @@ def score(example: Example, completion: str) -> float | None:
             f"row {example.id}: problem type {example.problem_type[:80]!r}: "
             f"expected one of {', '.join(GRADERS)}"
         )
-    answer = final(completion)
+    answer = final(completion).rpartition("<answer>")[2].strip()  # also without the end tag
     return GRADERS[example.problem_type](example.answer, answer) if answer else None
 
 
@@ -84,6 +84,9 @@ def _readings(expected: str, answer: str) -> list[tuple[float, float]]:
 
 def _close(expected: float, answer: float) -> bool:
     equal = round(expected, 2) == round(answer, 2)
+    if round(expected, 2) == expected or round(answer, 2) == answer:
+        # One of them was rounded, perhaps half up, which `round` does not do: 0.125 and 0.13.
+        equal = equal or abs(expected - answer) <= 0.005 + 1e-9
     return equal and abs(expected - answer) <= ROUNDING * max(abs(expected), abs(answer))
 
 

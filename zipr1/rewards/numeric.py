@@ -8,20 +8,22 @@ from zipr1.rewards.latex import latex_value
 from zipr1.rewards.multiplier import multiplier
 from zipr1.rewards.statement import stated
 from zipr1.rewards.text import normalised
+from zipr1.rewards.wording import without_words
 
 CURRENCY = "$"  # stands for every currency sign
 LONGEST = 2000  # characters of a statement in which a number is looked for
-_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
-_ASCII = str.maketrans({"−": "-", "–": "-", "٫": ".", "٬": ",", "٪": "%", "⁄": "/", "∕": "/"})
+EXACT = 2**53  # above it a float cannot tell two integers apart
+_ASCII = str.maketrans({"٫": ".", "٬": ",", "٪": "%", "∕": "/"})
 _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3}|_{1,2}|`)(?![\s*])([^*_`\n]{1,200})(?<!\s)\1(?![\w*])")
-_PERCENT = re.compile(r"%|per ?cent|\bpct\b|百分之", re.IGNORECASE)
+_PERCENT = re.compile(r"%|per ?cent(?:age)?s?\b|\bpct\b|百分之", re.IGNORECASE)
 _MONEY = re.compile(r"\$\s*[-+]?\s*[.\d]")
 _SYMBOL = re.compile(r"\s*[kKMBT](?![A-Za-z])")  # of a formula: 5k is 5 times k
 _RANGE = re.compile(r"\d\s*[-:]\s*\d")
 _BRACKETS = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
 _NO_NUMBER = re.compile(r"[<>≤≥≠±∓∞&]")
 _FORMULA = re.compile(r"\\[A-Za-z]|[\^√π|]")
-_LEFT_SIDE = re.compile(r"[A-Za-z][A-Za-z_ ]{0,40}|[\d\s.+\-*/^()]*")  # of "x = 5", of "2 + 3 = 5"
+# Left of an equals sign: "x", "2 + 3", "The total is 2 + 3".
+_LEFT_SIDE = re.compile(r"(?:[A-Za-z][A-Za-z_ ]{0,40}:?)?[\d\s.,+\-*/^()×÷·]*")
 _ARITHMETIC = re.compile(r"[\d\s.+\-*/^()]*[+*^][\d\s.+\-*/^()]*")
 # Digits with separators, as far as they reach: "1,234.5", "1 234", and also "0,100" or "1.2.3".
 _DIGITS = r"(?:\d|[.,](?=\d))(?:\d|[.,](?=\d)|[ ](?=\d{3}(?!\d)))*+"
@@ -39,14 +41,17 @@ def values(text: str) -> tuple[float, ...]:
     """The number that a text states, in both readings of a percentage: "50%" is 0.5 and 50.
 
     () where there is none, or more than one: a range, a ratio, a time, an interval, a set, an
-    equation in LaTeX, "5 or 6"; and where the separators are ambiguous, "0,100", "1,5", "1.234,5",
+    equation in LaTeX, "5 or 6"; where the words do not state it, "at least 5"; and where the separators are ambiguous, "0,100", "1,5", "1.234,5",
     or what stands behind the number: "3M". Commas and spaces between groups of three digits are
     read as thousands, and "5k", "2 dozen" and "3千" as `multiplier` says.
     """
     text, _ = stated(plain(text))
-    if len(text) > LONGEST or _RANGE.search(text) or _tuple(text):
+    if len(text) > LONGEST or _tuple(text) or (text := without_words(text)) is None:
         return ()
-    percent = _PERCENT.search(text) is not None
+    right = text.rpartition("=")[2]
+    if _RANGE.search(right):
+        return ()
+    percent = _PERCENT.search(right) is not None
     number = _number(_PERCENT.sub(" ", text))
     if number is None or not math.isfinite(number):
         return ()
@@ -62,11 +67,12 @@ def _tuple(text: str) -> bool:
 
 def plain(text: str) -> str:
     """Digits, signs, fractions and powers of any script in ASCII, without markup."""
-    text = re.sub(f"[{_SUPERSCRIPTS}]+", lambda m: f"^{{{normalised(m[0])}}}", text)
-    text = "".join(_fraction(c) for c in text).translate(_ASCII)
     text = normalised(text).translate(_ASCII)
     text = "".join(str(unicodedata.decimal(c, c)) for c in text)
-    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "")
+    text = text.replace("{,}", ",").replace(",\\!", ",").replace("\\%", "%").replace("\\$", "")
+    text = re.sub(r"(?<!\d)\d{1,3}(?:'\d{3})+(?!\d)", lambda m: m[0].replace("'", ""), text)
+    text = re.sub(r"(?<=[\d)}])\s*\*\*\s*(?=[-+(\d])", "^", text)
+    text = re.sub(r"\.{2,}", " … ", text)  # "So...5"
     text = re.sub(r"\\[,;:! ]|~", " ", text)
     text = re.sub(r"\\(?:left|right|displaystyle|mathbf|bf)\b", "", text)
     text = re.sub(r"\\(?:text|textbf|mathrm|operatorname)\{([^{}]*)\}", r" \1 ", text)
@@ -74,13 +80,6 @@ def plain(text: str) -> str:
     text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r" \1/\2", text)
     text = re.sub(r"(?<=[A-Za-zµΩ])\s*\^\s*\{?-?\d+\}?", "", text)  # of a unit: m^2
     return _EMPHASIS.sub(r"\2", text)
-
-
-def _fraction(character: str) -> str:
-    """ "½" as " 1/2"; any other character as it is."""
-    if unicodedata.decomposition(character).startswith("<fraction>"):
-        return " " + unicodedata.normalize("NFKC", character)
-    return character
 
 
 def _number(text: str) -> float | None:
@@ -96,8 +95,8 @@ def _number(text: str) -> float | None:
     money = _MONEY.search(text) is not None and not formulas
     text = text.replace(CURRENCY, " ").strip().rstrip(".").strip()
     if "=" in text:
-        left, _, text = (part.strip() for part in text.rpartition("="))
-        if not _LEFT_SIDE.fullmatch(left) or "\\" in text:
+        *left, text = (part.strip() for part in text.split("="))
+        if not all(map(_LEFT_SIDE.fullmatch, left)) or "\\" in text:
             return None
     found = list(_NUMBER.finditer(text))
     rest = _NUMBER.sub(" ", text)
@@ -113,12 +112,12 @@ def _number(text: str) -> float | None:
 
 def _read(found: re.Match, following: str, money: bool) -> float | None:
     """One match of _NUMBER as a number, in view of the text behind it; money: as `multiplier`."""
-    if re.match(r"[A-Za-z]\d|!|\s*=", following):
-        return None  # 0x10, a factorial, the left side of an equation
+    if re.match(r"[A-Za-z]\d|!|\s*=|[xX][\dA-Fa-f]+(?!\w)", following):
+        return None  # 0x10, a factorial, the left side of an equation, 0xFF
     whole, digits, divisor = (_float(found[name]) for name in ("whole", "digits", "divisor"))
     if digits is None or (found["divisor"] and not divisor):
         return None
-    number = (whole or 0.0) + digits / (divisor or 1.0)
+    number = digits if whole is None and divisor is None else (whole or 0) + digits / (divisor or 1)
     if power := found["power"]:
         # As one literal, so that 3.5 x 10^-4 is the float that 3.5e-4 is.
         exponent = re.sub(r"[{}\s]", "", re.split(r"[eE^]", power)[-1])
@@ -126,7 +125,7 @@ def _read(found: re.Match, following: str, money: bool) -> float | None:
     factor = multiplier(following, money)
     if factor is None:
         return None
-    number *= factor
+    number = number if factor == 1 else number * factor
     return -number if found["sign"] and found["sign"].startswith("-") else number
 
 
@@ -134,14 +133,16 @@ def _float(digits: str | None) -> float | None:
     """Digits with separators of thousands; None for ambiguous separators."""
     if digits is None or not _SEPARATED.fullmatch(digits):
         return None
-    return float(digits.replace(",", "").replace(" ", ""))
+    digits = re.sub("[, ]", "", digits)
+    value = float(digits)
+    return int(digits) if digits.isdecimal() and EXACT < value < 1e300 else value
 
 
 def _formula(text: str) -> float | None:
     """A root, a power, a logarithm, a sum ... by math-verify."""
     if "," in text or _NO_NUMBER.search(text) or re.search(r"(?<![_\d])\d+ +\d", text):
         return None
-    text = text.strip()
+    text = re.sub(r"\^\s*([-+]?\d+)", r"^{\1}", text.strip())
     if unit := re.search(r"(?<=[\s\d)}])[A-Za-z]+[.)]?$", text):
         if multiplier(unit[0], money=False) != 1:
             return None

@@ -2,27 +2,57 @@
 
 import re
 
-# "Final answer: 7", "the correct option is (B)", "Answer = 7", and the same in Chinese.
+# "Final answer: 7", "the correct option is (B)", "Answer = 7", "### Answer" as a heading, the last
+# line "#### 7" of GSM8K, and the same in Chinese.
 _STATED = re.compile(
-    r"(?:\b(?:answer|option|choice)\b[*_`]*\s*(?:\b(?:is|would be|should be)\b[*_`]*\s*[:=]?|[:=])"
-    r"|答案\s*(?:是|为|:|选)\s*:?)[*_`]*\s*",
+    r"(?:\b(?:answers?|option|choice|(?:correct|right|best)\s+(?:options|choices))\b[*_`\"']*\s*"
+    r"(?:\b(?:is|are|(?:would|should|must|will|has\s+to|have\s+to)\s+be)\b[*_`]*\s*[:=]?|[:=])"
+    r"|^[#*_ \t]*(?:final\s+)?answer[*_ \t]*$"
+    r"|^\#{4}(?=\s*(?:[-+$]*\.?\d|\(?[A-Z]\b)[^\n]*\s*\Z)"
+    r"|(?:答案|正确选项|正确的选项)\s*(?:是|为|:|选)\s*:?)[*_`]*\s*",
+    re.IGNORECASE | re.MULTILINE,
+)
+# What makes the answer another than the one to give: "another choice is", "the wrong answer is".
+_OTHER = re.compile(
+    r"\b(?:this|that|another|other|wrong|incorrect|possible|plausible|candidate|alternative|each"
+    r"|every|available|tempting|common|rule(?:d|s)?\s+out|eliminate[ds]?|exclude[ds]?|reject(?:ed|s)?)"
+    r"\s+(?:(?!(?:the|my|our|its|correct|right|final|best)\b)\w+\s+)?$",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[。！？\n]")
+# What says something about the answer instead of the answer: "is based on 3 counts".
+_ABOUT = re.compile(
+    r"(?:(?:supported|based|rounded|shown|obtained|derived|determined|consistent|visible|evident"
+    r"|obvious|confirmed|justified|explained|located|correct|in\s+the|from\s+the|because|clear)\b"
+    r"|(?:found|given|calculated)\b(?!\s+(?:to\s+be|by|as)\b))",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(
+    r"(?<!\bapprox)(?<!\bca)(?<!\bRs)(?<!\bUS)[.!?](?=\s|$)|[。！？\n]", re.IGNORECASE
+)
+_BLOCK = re.compile(r"(\$\$|\\\[|```\w*)\s*\n(.*?)\s*(\$\$|\\\]|```|\Z)", re.DOTALL)
+_NEAR = 60  # characters before a mark in which a word says that it is about another answer
 
 
 def stated(text: str) -> tuple[str, bool]:
     """The part of a text that states its answer, and whether the text marks it as the answer.
 
     The content of the last \\boxed{...}, else the rest of the sentence behind the last "answer is",
-    else the whole text.
+    or the block of code or mathematics behind it, else the whole text.
     """
     if (content := boxed(text)) is not None:
         return content.strip(), True
-    marks = list(_STATED.finditer(text))
+    marks = [
+        mark
+        for mark in _STATED.finditer(text)
+        if not _OTHER.search(text[max(0, mark.start() - _NEAR) : mark.start()])
+        and not _ABOUT.match(text, mark.end())
+    ]
     if not marks:
         return text.strip(), False
-    rest = text[marks[-1].end() :].lstrip()
+    rest = re.sub(r"^\.{2,}\s*", "", text[marks[-1].end() :].lstrip())
+    if block := _BLOCK.match(rest):
+        inside = " ".join(block[2].split())
+        rest = f"{block[1]} {inside} {block[3]}{rest[block.end() :]}"
     return _SENTENCE_END.split(rest, maxsplit=1)[0].strip(), True
 
 

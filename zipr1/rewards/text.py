@@ -21,9 +21,28 @@ _UNITS = regex.compile(rf"{_CHARACTER}|(?:(?!{_NO_SPACES})\S)++")
 _WORDS = regex.compile(rf"{_CHARACTER}|(?:(?!{_NO_SPACES})[\p{{L}}\p{{M}}\p{{N}}])++")
 
 
+# Hyphens, the minus sign and the en dash; single and double quotation marks.
+_PLAIN = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2212", "-")
+    | dict.fromkeys("\u2018\u2019\u201a\u201b", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
+)
+# Characters that NFKC would join to the digits before them: powers, indices and fractions.
+_RAISED = regex.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+_LOWERED = regex.compile(r"(?<=\d)[₀₁₂₃₄₅₆₇₈₉]+")
+_FRACTION = regex.compile(r"(\d?)([¼-¾⅐-⅞])")
+
+
 def composed(text: str) -> str:
-    """NFKC (composed letters, half-width punctuation), without invisible format characters."""
-    text = unicodedata.normalize("NFKC", text)
+    """NFKC (composed letters, half-width punctuation), without invisible format characters.
+
+    Hyphens, dashes (except the em dash) and quotation marks have their ASCII form. Powers and
+    fractions stay apart from the digits before them: 10² is 10^2, 1½ is 1 1/2.
+    """
+    text = _RAISED.sub(r"^\g<0>", text)
+    text = _LOWERED.sub(r"_\g<0>", text)
+    text = _FRACTION.sub(lambda found: f"{found[1]} {found[2]}" if found[1] else found[2], text)
+    text = unicodedata.normalize("NFKC", text).replace("\N{FRACTION SLASH}", "/").translate(_PLAIN)
     return "".join(c for c in text if unicodedata.category(c) != "Cf").strip()
 
 
