@@ -1,10 +1,14 @@
 """Checks of settings, with messages that name the setting."""
 
 import math
+import os
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 
 from zipr1.common.errors import InputError
+from zipr1.common.settings import check_value, hints_of
+
+PATHS = ("output_dir", "model", "data", "probe_data", "media_root")  # settings that may be paths
 
 WORDS = {  # interval -> what a message says of it
     "(0, inf)": "must be a finite number above 0",
@@ -25,14 +29,38 @@ def check_ranges(settings, ranges: Mapping[str, str]) -> None:
 
     ranges: an interval of WORDS -> the names of the settings that must lie in it, by spaces:
     {"(0, 1]": "p", "[1, inf)": "max_steps threads"}. NaN lies in no interval, infinity in none.
-    Empty texts are refused too, see `check_empty`: every settings dataclass comes here.
+    Wrong types and empty texts are refused too, see `check_types` and `check_empty`: every settings
+    dataclass comes here.
     """
+    check_types(settings)
     check_empty(settings)
     for interval, names in ranges.items():
         for name in names.split():
             value = getattr(settings, name)
             if value is not None and not inside(value, interval):
                 raise InputError(f"{name}={value}: {WORDS[interval]}")
+
+
+def check_types(settings) -> None:
+    """Raises InputError for a value of another type than its field, as flags and recipes do.
+
+    NaN and infinity are left to `check_ranges`.
+    """
+    for name, hint in hints_of(type(settings)).items():
+        value = getattr(settings, name)
+        if is_dataclass(hint):
+            if not isinstance(value, hint):
+                raise InputError(f"{name}={value!r}: expected {hint.__name__}(...)")
+        elif not isinstance(value, float) or math.isfinite(value):
+            check_value(hint, value, name)
+
+
+def plain_paths(settings) -> None:
+    """Paths become texts, with the home folder for ~, which only a shell would have put there."""
+    for name in PATHS:
+        value = getattr(settings, name, None)
+        if isinstance(value, os.PathLike) or (isinstance(value, str) and value.startswith("~")):
+            setattr(settings, name, os.path.expanduser(os.fspath(value)))
 
 
 def check_empty(settings) -> None:

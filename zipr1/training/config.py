@@ -6,7 +6,7 @@ Names are TRL's where TRL has one.
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from zipr1.common.checks import check_ranges
+from zipr1.common.checks import check_ranges, plain_paths
 from zipr1.common.errors import InputError
 from zipr1.common.scope import Scope
 from zipr1.data.renaming import parse_columns
@@ -228,6 +228,7 @@ class TrainConfig:
     """Options that only the ablation study uses, as `ablation: {sharpness: entropy}` in YAML."""
 
     def __post_init__(self):
+        plain_paths(self)
         check_ranges(self, RANGES)
         check_tasks(self.tasks)
         parse_columns(self.columns)
@@ -258,6 +259,15 @@ class TrainConfig:
             )
         if self.rollouts == "vllm" and self.completions == "given":
             raise InputError("rollouts=vllm: completions=given samples nothing; leave it out")
+        if (
+            objective.baseline == "group"
+            and self.num_generations < 2
+            and self.completions != "given"
+        ):
+            raise InputError(
+                f"num_generations={self.num_generations}: with baseline=group the advantage of a "
+                "single answer is always 0; give at least 2"
+            )
         if self.data and not self.probe_data:
             raise InputError(
                 f"data={self.data[:80]}: name probe_data too, rows to measure on that are not trained on"

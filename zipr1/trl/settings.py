@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zipr1.common.checks import check_ranges
-from zipr1.common.errors import InputError
-from zipr1.common.scope import SCOPES, Scope
+from zipr1.common.scope import Scope
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,3 @@ class SparseSettings:
     def __post_init__(self):
         ranges = {"(0, 1]": "p", "[0, 1]": "dense_share", "[0, 1)": "target_ratio"}
         check_ranges(self, ranges | {"[0, inf)": "sparsity_weight", "(0, inf)": "relax_floor"})
-        options = {
-            "thresholds": ("grid", "uniform"),
-            "choice": ("normalised", "accumulated"),
-            "scope": SCOPES,
-            "gate": ("none", "answer"),
-        }
-        for name, known in options.items():
-            if getattr(self, name) not in known:
-                value = str(getattr(self, name))[:40]
-                raise InputError(f"{name}={value!r}: expected one of {', '.join(known)}")
