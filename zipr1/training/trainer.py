@@ -52,6 +52,8 @@ class Trainer:
         reward_weights: Sequence[float] | None = None,
     ):
         args = args or TrainConfig()
+        if not isinstance(args, TrainConfig):
+            raise InputError(f"args={str(args)[:60]}: expected zipr1.TrainConfig(...)")
         self.callbacks = check_callbacks(callbacks)
         named, model = name_and_model(model)
         functions = functions_of(reward_funcs, reward_weights)
