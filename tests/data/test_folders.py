@@ -27,7 +27,10 @@ LINE = json.dumps(ROW) + "\n"
         ({"rows.py": "raise SystemExit"}, "rows: split 'train' cannot be read (Dataset scripts"),
         ({"rows.tar": ""}, "rows: split 'train' cannot be read (empty file)"),
         ({}, "rows: split 'train' cannot be read ("),
-        ({"a.jsonl": LINE, "b.jsonl": '{"question": "a"}'}, "rows: split 'train' cannot be read ("),
+        (
+            {"a.jsonl": LINE, "b.jsonl": '{"question": "a"}'},
+            "b.jsonl: it has the columns question, ",
+        ),
     ],
 )
 def test_a_folder_of_no_rows_is_refused(capsys, root, files, word):

@@ -136,10 +136,11 @@ def test_what_is_no_exact_number_is_refused(capsys, root, values, word):
     assert message == str(error.value)
 
 
-def test_integers_above_64_bits_are_refused(root):
-    file = write(root / "rows.json", [{"prompt": "?", "answer": 12345678901234567890}])
-    with pytest.raises(InputError, match=r"row 0: column 'answer' is 1\.2345.*write it as a text"):
-        open_rows(file).row(0)
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_integers_above_64_bits_stay_as_they_are(root, suffix):
+    values = [12345678901234567890, 2**70, 3]
+    rows = [{"prompt": "?", "answer": value} for value in values]
+    assert answers(write(root / f"rows.{suffix}", rows)) == [str(value) for value in values]
 
 
 def test_written_rows_say_the_same(capsys, root):

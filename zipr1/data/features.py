@@ -1,5 +1,6 @@
 """What the types of a data set's columns (datasets.Features) say about the values in them."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -26,9 +27,20 @@ def is_list(feature) -> bool:
     return isinstance(feature, datasets.List | datasets.LargeList)
 
 
+def holds_json(feature) -> bool:
+    """Whether its values are texts of JSON, or have such inside."""
+    import datasets
+
+    if is_list(feature):
+        return holds_json(feature.feature)
+    if isinstance(feature, dict):
+        return any(map(holds_json, feature.values()))
+    return isinstance(feature, datasets.Json)
+
+
 def without_media(features):
-    """How to decode what is no image, video or sound: those are read here, so that a broken one is
-    named."""
+    """How to decode what is no image, video, sound or JSON: those are read here, so that a broken
+    one is named, and numbers stay exact."""
     import datasets
 
     def plain(feature):
@@ -36,7 +48,8 @@ def without_media(features):
             return replace(feature, feature=plain(feature.feature))
         if isinstance(feature, dict):
             return {name: plain(inner) for name, inner in feature.items()}
-        return replace(feature, decode=False) if media_kind(feature) else feature
+        read_here = media_kind(feature) or isinstance(feature, datasets.Json)
+        return replace(feature, decode=False) if read_here else feature
 
     return datasets.Features(plain(features))
 
@@ -57,8 +70,9 @@ def check_media_columns(features, read: frozenset[str], data: str) -> None:
 
 
 def plain_values(values: dict, features, number: int) -> dict:
-    """The values of row `number` with class labels by their names, at any depth, and float32
-    numbers as they are written (0.1, not 0.10000000149). Raises InputError for an unknown label."""
+    """The values of row `number` with class labels by their names, at any depth, JSON decoded, and
+    float32 numbers as they are written (0.1, not 0.10000000149). Raises InputError for an unknown
+    label."""
     return {
         name: plain_value(value, features[name], f"row {number}: column {name!r}")
         if name in features and needs_change(features[name])
@@ -74,7 +88,8 @@ def needs_change(feature) -> bool:
         return needs_change(feature.feature)
     if isinstance(feature, dict):
         return any(map(needs_change, feature.values()))
-    return isinstance(feature, datasets.ClassLabel) or getattr(feature, "dtype", "") in FLOATS
+    kinds = datasets.ClassLabel | datasets.Json
+    return isinstance(feature, kinds) or getattr(feature, "dtype", "") in FLOATS
 
 
 def plain_value(value, feature, where: str):
@@ -85,6 +100,8 @@ def plain_value(value, feature, where: str):
         return None
     if isinstance(feature, datasets.ClassLabel):
         return label(value, feature, where)
+    if isinstance(feature, datasets.Json):
+        return json_value(value)
     if is_list(feature):
         return [plain_value(item, feature.feature, where) for item in value]
     if isinstance(feature, dict):
@@ -92,6 +109,14 @@ def plain_value(value, feature, where: str):
     if getattr(feature, "dtype", "") in FLOATS and isinstance(value, float):
         return float(str(np.dtype(feature.dtype).type(value)))
     return value
+
+
+def json_value(text: str):
+    """What a text of JSON says; `datasets` keeps some texts as they are."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def label(value: int, feature, where: str) -> str | None:

@@ -1,14 +1,11 @@
 """Tables of `datasets` from files, folders and the hub, checked before `datasets` changes them."""
 
 import tarfile
-from dataclasses import replace
 from glob import escape
 from os.path import exists
 from pathlib import Path
 
 from zipr1.common.errors import InputError, MissingExtra
-from zipr1.data.features import is_list
-from zipr1.data.json_rows import check_json
 from zipr1.data.source import short
 
 FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # what datasets calls them
@@ -39,6 +36,8 @@ def load_table(source: str, name: str | None, split: str | None):
     except InputError:
         raise
     except (datasets.exceptions.DatasetGenerationError, *UNREADABLE) as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
         reason = short(error.__cause__ or error)
         raise InputError(
             f"{source}: split {split or 'train'!r} cannot be read ({reason})"
@@ -46,43 +45,26 @@ def load_table(source: str, name: str | None, split: str | None):
 
 
 def loaded_table(source: str, name: str | None, split: str):
-    """What `datasets.load_dataset` reads, its JSON files checked before and dates as they are
-    written. Raises InputError, and what `datasets` raises."""
+    """What `datasets.load_dataset` reads, of JSON each value as it is written. Raises InputError,
+    and what `datasets` raises."""
     import datasets
 
     path = Path(source)
     if path.is_file():
         place = {"path": FORMATS[path.suffix], "data_files": escape(source)}
-        check_files([path])
     else:
         place = {"path": source, "name": name}
-        if path.is_dir():
-            files = datasets.load_dataset_builder(**place).config.data_files or {}
-            check_files(Path(file) for part in files.values() for file in part)
-    table = datasets.load_dataset(**place, split=split)
-    texts = {column: date_as_text(feature) for column, feature in table.features.items()}
-    if table.info.builder_name != "json" or texts == dict(table.features):
-        return table
-    return datasets.load_dataset(**place, split=split, features=datasets.Features(texts))
+    # The folder is one in which nothing is prepared: of an earlier reading by others, `datasets`
+    # would take the types of the columns.
+    unprepared = str(Path(datasets.config.HF_DATASETS_CACHE) / "zipr1")
+    builder = datasets.load_dataset_builder(**place, cache_dir=unprepared)
+    if builder.name != "json":
+        return datasets.load_dataset(**place, split=split)
+    from zipr1.data.json_builder import json_rows
 
-
-def check_files(files) -> None:
-    """Raises InputError for the JSON files among them that hold no rows."""
-    for file in files:
-        if FORMATS.get(file.suffix) == "json" and file.is_file():
-            check_json(file)
-
-
-def date_as_text(feature):
-    """A type for a JSON column that keeps a text that Arrow takes for a date."""
-    import datasets
-
-    if is_list(feature):
-        return replace(feature, feature=date_as_text(feature.feature))
-    if isinstance(feature, dict):
-        return {name: date_as_text(inner) for name, inner in feature.items()}
-    date = isinstance(feature, datasets.Value) and feature.dtype.startswith("timestamp")
-    return datasets.Json() if date else feature
+    builder = json_rows(builder)
+    builder.download_and_prepare()
+    return builder.as_dataset(split=split)
 
 
 def saved_table(saved, source: str, split: str | None):
