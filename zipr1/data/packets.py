@@ -8,7 +8,8 @@ from zipr1.data.source import MediaError
 
 # Least fraction of the promised duration that must be there. Only mov (mp4) promises that of the
 # video itself; what other formats say includes longer sound, or is a guess.
-COMPLETE = {"mov": 0.9, "avi": 0.5, "matroska": 0.5}
+COMPLETE = {"mov": 0.9, "avi": 0.5, "matroska": 0.5, "flv": 0.5}
+JITTER = 0.1  # seconds that the times of a whole file may go back
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,39 @@ class Packets:
 
 
 def list_packets(container, stream, name: str) -> Packets:
-    """Reads the file once. Raises MediaError, which names `name`, where its end is missing."""
-    pts, keys, seekable, end = [], [], True, 0
+    """Reads the file once. Raises MediaError, which names `name`, where its end is missing, and
+    where its times begin anew."""
+    pts, keys, seekable, end, decoded = [], [], True, 0, None
+    time_base = float(stream.time_base or 0)
     for packet in container.demux(stream):
         if not packet.size or packet.is_discard:  # an edit list cuts it out
             continue
         seekable &= packet.pts is not None
+        if packet.dts is not None:
+            check_order(decoded, packet, time_base, name)
+            decoded = packet.dts
         shown = packet.pts if packet.pts is not None else packet.dts or 0
         pts.append(shown)
         end = max(end, shown + (packet.duration or 0))
         if packet.is_keyframe and packet.pts is not None:
             keys.append((shown, shown if packet.dts is None else packet.dts))
-    time_base = float(stream.time_base or 0)
     check_complete(container, stream, end * time_base, name)
     # AVI only says when frames are decoded; what FFmpeg makes of it is wrong where order differs.
     guessed = container.format.name == "avi" and stream.codec_context.has_b_frames
-    seekable = seekable and bool(keys) and len(set(pts)) == len(pts) and not guessed
+    live = container.format.name == "asf" and container.duration is None  # it has no index
+    seekable &= bool(keys) and len(set(pts)) == len(pts) and not (guessed or live)
     return Packets(sorted(pts), sorted(keys), time_base, seekable)
+
+
+def check_order(before: int | None, packet, time_base: float, name: str) -> None:
+    """Raises MediaError where a frame is to be decoded long before the one in front of it: in files
+    of one format that were joined byte by byte."""
+    back = 0 if before is None else (before - packet.dts) * time_base
+    if back > max(JITTER, (packet.duration or 0) * time_base):
+        raise MediaError(
+            f"{name}: its times begin anew after {before * time_base:.1f} seconds, as where files "
+            "were joined; join them with ffmpeg -f concat instead, or give them one by one"
+        )
 
 
 def check_complete(container, stream, end: float, name: str) -> None:
@@ -51,7 +68,7 @@ def check_complete(container, stream, end: float, name: str) -> None:
     format = container.format.name.split(",")[0]
     if format in ("mov", "avi") and stream.duration:
         promised = float(stream.duration * stream.time_base)
-    elif format == "matroska" and container.duration:
+    elif format in ("matroska", "flv") and container.duration:
         promised = container.duration / av.time_base
     else:  # a GIF, for example, holds its last frame as long as it likes
         return

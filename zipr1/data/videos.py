@@ -16,6 +16,8 @@ from zipr1.data.images import read_image
 from zipr1.data.packets import Packets, list_packets
 from zipr1.data.sampling import sample
 from zipr1.data.source import MediaError, MediaFile, media_file, short
+from zipr1.data.transparent import decoded_frames
+from zipr1.data.whole_files import check_end
 
 # A playlist may name other files and addresses; none of them is opened.
 OPTIONS = {"protocol_whitelist": "none"}
@@ -60,6 +62,7 @@ def sampled_frames(
         with opened(file) as (container, stream):
             if container.format.name.endswith("_pipe"):  # a still image
                 return sampled_video((read_image(file),), (0.0,))
+            check_end(file, container.format.name)
             packets = list_packets(container, stream, short(file.name))
             if packets.seekable:
                 indices, times = sample(packets.times, max_frames, fps)
@@ -71,6 +74,7 @@ def sampled_frames(
                     lambda frame: displayed(
                         frame, stream, len(indices), frame_size, short(file.name)
                     ),
+                    short(file.name),
                 )
                 if frames:
                     return sampled_video(frames, times)
@@ -86,7 +90,8 @@ def sampled_frames(
 
 @contextmanager
 def opened(file: MediaFile) -> Iterator[tuple]:
-    """(container, its video stream), ready to be decoded. Raises MediaError."""
+    """(container, its video stream, the default one of several), ready to be decoded. Raises
+    MediaError."""
     with (
         file.open() as binary,
         av.open(
@@ -100,17 +105,19 @@ def opened(file: MediaFile) -> Iterator[tuple]:
         ]
         if not streams:
             raise MediaError(f"{short(file.name)}: no video stream; give an image or a video")
-        if streams[0].codec_context is None:  # to decode it would end the process
+        marked = (stream for stream in streams if stream.disposition & Disposition.default)
+        stream = next(marked, streams[0])
+        if stream.codec_context is None:  # to decode it would end the process
             raise MediaError(
                 f"{short(file.name)}: a video codec that FFmpeg does not know; convert it to H.264"
             )
-        streams[0].thread_type = "AUTO"
-        streams[0].codec_context.options = {"max_pixels": MAX_FRAME_PIXELS}
-        yield container, streams[0]
+        stream.thread_type = "AUTO"
+        stream.codec_context.options = {"max_pixels": MAX_FRAME_PIXELS}
+        yield container, stream
 
 
 def seek(
-    container, stream, packets: Packets, indices: list[int], show: Show
+    container, stream, packets: Packets, indices: list[int], show: Show, name: str
 ) -> tuple[Image.Image, ...] | None:
     """The frames number `indices`, ascending, each decoded from the key frame before it.
 
@@ -130,7 +137,7 @@ def seek(
         for start in starts:
             if start is not None:
                 container.seek(start, stream=stream)
-                frames = container.decode(stream)
+                frames = decoded_frames(container, stream, name)
             found = next((frame for frame in frames if (frame.pts or 0) >= target), None)
             if found is not None and found.pts == target and not found.is_corrupt:
                 break
@@ -153,19 +160,18 @@ def decode_all(
 
     Raises MediaError for a file without frames, or with other frames each time.
     """
+    name = short(file.name)
     for _ in range(2):
         indices = sample(times, max_frames, fps)[0] if times else []
         chosen, images, begin = set(indices), {}, []
         with opened(file) as (container, stream):
-            for i, frame in enumerate(container.decode(stream)):
+            for i, frame in enumerate(decoded_frames(container, stream, name)):
                 begin.append(frame.pts if frame.pts is not None else frame.dts)
                 if i in chosen:
-                    images[i] = displayed(frame, stream, len(indices), frame_size, short(file.name))
+                    images[i] = displayed(frame, stream, len(indices), frame_size, name)
             time_base = float(stream.time_base or 0)
         if not begin:
-            raise MediaError(
-                f"{short(file.name)}: a video without frames; give one with at least one frame"
-            )
+            raise MediaError(f"{name}: a video without frames; give one with at least one frame")
         timed = None not in begin and (len(begin) == 1 or len(set(begin)) > 1)
         times = (
             sorted(pts * time_base for pts in begin) if timed else list(map(float, range(i + 1)))
@@ -176,6 +182,5 @@ def decode_all(
             # A file that does not say when its frames are shown is taken for VIDEO_FPS.
             return sampled_video(frames, shown) if timed else Video(frames, VIDEO_FPS)
     raise MediaError(
-        f"{short(file.name)}: {len(times)} frames, but not each time that it is decoded; write the "
-        "file again"
+        f"{name}: {len(times)} frames, but not each time that it is decoded; write the file again"
     )
