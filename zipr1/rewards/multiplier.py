@@ -42,8 +42,9 @@ _THOUSAND = re.compile(r"[kK](?![A-Za-z])")
 _AMBIGUOUS = re.compile(
     r"\s*(?:(?:[MBb]|MM|MN|mil|tn)(?![A-Za-z])|[ ]k(?![A-Za-z])|[兆조])"
     r"|T(?![A-Za-z])"
-    rf"|\s*(?i:mill|cr|gross|tens?|billón|billones|billionen?|bilhão|bilhões|quintillions?|mille){_END}"
-    r"|\s*(?i:hundreds|thousands|millions|dozens|lakhs)\s+of\s+(?:dozens|hundreds|thousands|millions)"
+    rf"|\s*(?i:mill|cr|gross|tens?|billón|billones|billionen?|bilhão|bilhões|quintillions?|mille)"
+    rf"{_END}|\s*(?i:hundreds|thousands|millions|dozens|lakhs)\s+of\s+"
+    r"(?i:dozens|hundreds|thousands|millions)"
     r"|[\s-]*(?i:hundred|thousand|million|billion|trillion)th"
 )
 # 2 thirds, 3 quarters, 5 and a half, 5 per mille: parts, or counts of coins or half-years.

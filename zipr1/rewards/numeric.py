@@ -41,9 +41,10 @@ def values(text: str) -> tuple[float, ...]:
     """The number that a text states, in both readings of a percentage: "50%" is 0.5 and 50.
 
     () where there is none, or more than one: a range, a ratio, a time, an interval, a set, an
-    equation in LaTeX, "5 or 6"; where the words do not state it, "at least 5"; and where the separators are ambiguous, "0,100", "1,5", "1.234,5",
-    or what stands behind the number: "3M". Commas and spaces between groups of three digits are
-    read as thousands, and "5k", "2 dozen" and "3千" as `multiplier` says.
+    equation in LaTeX, "5 or 6"; where the words do not state it, "at least 5"; and where the
+    separators are ambiguous, "0,100", "1,5", "1.234,5", or what stands behind the number: "3M".
+    Commas and spaces between groups of three digits are read as thousands, and "5k", "2 dozen" and
+    "3千" as `multiplier` says. An integer above 2**53, which a float may not hold, is an int.
     """
     text, _ = stated(plain(text))
     if len(text) > LONGEST or _tuple(text) or (text := without_words(text)) is None:

@@ -15,7 +15,8 @@ _STATED = re.compile(
 # What makes the answer another than the one to give: "another choice is", "the wrong answer is".
 _OTHER = re.compile(
     r"\b(?:this|that|another|other|wrong|incorrect|possible|plausible|candidate|alternative|each"
-    r"|every|available|tempting|common|rule(?:d|s)?\s+out|eliminate[ds]?|exclude[ds]?|reject(?:ed|s)?)"
+    r"|every|available|tempting|common|rule(?:d|s)?\s+out|eliminate[ds]?|exclude[ds]?"
+    r"|reject(?:ed|s)?)"
     r"\s+(?:(?!(?:the|my|our|its|correct|right|final|best)\b)\w+\s+)?$",
     re.IGNORECASE,
 )
@@ -30,6 +31,8 @@ _SENTENCE_END = re.compile(
     r"(?<!\bapprox)(?<!\bca)(?<!\bRs)(?<!\bUS)[.!?](?=\s|$)|[。！？\n]", re.IGNORECASE
 )
 _BLOCK = re.compile(r"(\$\$|\\\[|```\w*)\s*\n(.*?)\s*(\$\$|\\\]|```|\Z)", re.DOTALL)
+_OPTIONS = re.compile(r"(?:(?:[-*•]\s*)?\(?[A-Z][.)]?\s*?(?:\n|\Z)){2,}\Z")  # one a line
+_CORRECTION = re.compile(r"\W*(?:no,?\s+)?(?:wait|actually|sorry|correction|oops)\b", re.IGNORECASE)
 _NEAR = 60  # characters before a mark in which a word says that it is about another answer
 
 
@@ -37,7 +40,8 @@ def stated(text: str) -> tuple[str, bool]:
     """The part of a text that states its answer, and whether the text marks it as the answer.
 
     The content of the last \\boxed{...}, else the rest of the sentence behind the last "answer is",
-    or the block of code or mathematics behind it, else the whole text.
+    or the block of code or mathematics behind it, else the whole text. A correction that follows,
+    "Actually ...", belongs to the statement.
     """
     if (content := boxed(text)) is not None:
         return content.strip(), True
@@ -50,10 +54,15 @@ def stated(text: str) -> tuple[str, bool]:
     if not marks:
         return text.strip(), False
     rest = re.sub(r"^\.{2,}\s*", "", text[marks[-1].end() :].lstrip())
+    if _OPTIONS.match(rest):
+        return rest.strip(), True
     if block := _BLOCK.match(rest):
         inside = " ".join(block[2].split())
         rest = f"{block[1]} {inside} {block[3]}{rest[block.end() :]}"
-    return _SENTENCE_END.split(rest, maxsplit=1)[0].strip(), True
+    sentence, *after = _SENTENCE_END.split(rest, maxsplit=1)
+    if after and _CORRECTION.match(after[0]):
+        return rest.strip(), True
+    return sentence.strip(), True
 
 
 def boxed(text: str) -> str | None:

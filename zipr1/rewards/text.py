@@ -18,7 +18,21 @@ _NO_SPACES = (
 )
 _CHARACTER = rf"(?V1){_NO_SPACES}\p{{M}}*+"
 _UNITS = regex.compile(rf"{_CHARACTER}|(?:(?!{_NO_SPACES})\S)++")
-_WORDS = regex.compile(rf"{_CHARACTER}|(?:(?!{_NO_SPACES})[\p{{L}}\p{{M}}\p{{N}}])++")
+# Numbers with sign, fraction and operators between digits; "C++", "C#" and the mark "A-"; words;
+# signs of comparison and arithmetic between spaces.
+_WORDS = regex.compile(
+    rf"{_CHARACTER}"
+    r"|(?<![\w)\]])[-+]?(?<![\p{L}\p{N}])\p{Nd}+(?:[.,+*/^=<>×÷]\p{Nd}+)*+"
+    r"(?![\p{L}\p{M}\p{N}])"
+    r"|(?<!\w)\p{L}(?:[+#]+|-)(?![\w+#-])|[<>=≤≥≠]+|(?<= )[-+*×÷](?= )"
+    rf"|(?:(?!{_NO_SPACES})[\p{{L}}\p{{M}}\p{{N}}])++"
+)
+_THOUSANDS = regex.compile(r"[1-9]\p{Nd}{0,2}(?:,\p{Nd}{3})++(?:\.\p{Nd}+)?")
+_TRAILING = regex.compile(r"(?<=^[-+]?\p{Nd}+)\.0+$|(?<=^[-+]?\p{Nd}+\.\p{Nd}*[1-9])0+$")
+# Signs of units, and the words for them: compared only where both texts have a unit.
+_UNIT_SIGNS = {"%": "percent", "$": "dollar", "€": "euro", "£": "pound", "¥": "yen"}
+_UNIT = regex.compile(rf"[%$€£¥]|\b(?:{'|'.join(_UNIT_SIGNS.values())})s?\b", regex.IGNORECASE)
+_PRICE = regex.compile(r"([$€£¥])\s*([-+]?\p{Nd}[\p{Nd}.,]*)")
 
 
 # Hyphens, the minus sign and the en dash; single and double quotation marks.
@@ -71,25 +85,27 @@ def error_rate(expected: str, completion: str) -> float:
     return min(1.0, library("jiwer").wer(" ".join(expected), " ".join(completion)))
 
 
-def words(text: str) -> list[str]:
+def words(text: str, units: bool = False) -> list[str]:
     """The tokens of ROUGE: letters and digits, case-folded; English words above 3 letters stemmed.
 
-    For English equal to rouge_score's own tokenizer, which drops every letter outside a-z.
+    For English text equal to rouge_score's own tokenizer, which drops every letter outside a-z.
+    A number is one token with its sign, "-5", "3.5" and "1+1", and so are "C++" and "A-"; signs of
+    comparison are tokens. With `units` the signs of units are words: $5 is "5 dollar".
     """
-    tokens = _WORDS.findall(normalised(text).casefold())
-    return [_stemmer().stem(t) if len(t) > 3 and t.isascii() else t for t in tokens]
+    text = normalised(text)
+    if units:
+        text = _PRICE.sub(r"\2 \1", text)
+        for sign, word in _UNIT_SIGNS.items():
+            text = text.replace(sign, f" {word} ")
+    tokens = _WORDS.findall(text.casefold())
+    tokens = [t.replace(",", "") if _THOUSANDS.fullmatch(t) else t for t in tokens]
+    tokens = [_TRAILING.sub("", t) for t in tokens]
+    return [_stemmer().stem(t) if len(t) > 3 and t.isascii() and t.isalnum() else t for t in tokens]
 
 
 @cache
 def _stemmer():
     return library("nltk.stem.porter").PorterStemmer()
-
-
-class _Tokenizer:
-    """`words` in the form in which rouge_score accepts a tokenizer."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return words(text)
 
 
 def rouge(expected: str, completion: str) -> float:
@@ -99,16 +115,24 @@ def rouge(expected: str, completion: str) -> float:
     """
     if folded(expected) == folded(completion):
         return 1.0  # also of punctuation or emoji only, which have no words
-    tokens, found = words(expected), words(completion)
-    scores = [_ngrams("rouge1", expected, completion), _longest_common(tokens, found)]
+    units = all(map(_UNIT.search, (expected, completion)))
+    tokens, found = words(expected, units), words(completion, units)
+    scores = [_ngrams(1, tokens, found), _longest_common(tokens, found)]
     if len(tokens) > 1:
-        scores.append(_ngrams("rouge2", expected, completion))
+        scores.append(_ngrams(2, tokens, found))
     return sum(scores) / len(scores)
 
 
-def _ngrams(kind: str, expected: str, completion: str) -> float:
-    scorer = library("rouge_score.rouge_scorer").RougeScorer([kind], tokenizer=_Tokenizer())
-    return scorer.score(expected, completion)[kind].fmeasure
+class _Split:
+    """Tokens joined by spaces in the form in which rouge_score accepts a tokenizer."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return text.split()
+
+
+def _ngrams(n: int, expected: list[str], completion: list[str]) -> float:
+    scorer = library("rouge_score.rouge_scorer").RougeScorer([f"rouge{n}"], tokenizer=_Split())
+    return scorer.score(" ".join(expected), " ".join(completion))[f"rouge{n}"].fmeasure
 
 
 def _longest_common(expected: list[str], completion: list[str]) -> float:
