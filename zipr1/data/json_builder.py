@@ -19,7 +19,6 @@ from zipr1.data.json_rows import rows_of
 from zipr1.data.source import short
 
 BATCH = 1000  # rows
-HASH = "1"  # of the folder in the cache of `datasets`; another number, and files are read again
 INEXACT = (pyarrow.ArrowException, OverflowError, TypeError, ValueError)
 
 
@@ -115,20 +114,4 @@ def json_array(values: list) -> pyarrow.Array:
     texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
     return pyarrow.ExtensionArray.from_storage(
         pyarrow.json_(), pyarrow.array(texts, pyarrow.string())
-    )
-
-
-def json_rows(builder) -> JsonRows:
-    """What reads the files of a builder for JSON, whose features are those of the data set's card,
-    or None."""
-    config = builder.config
-    return JsonRows(
-        dataset_name=builder.dataset_name,
-        hash=HASH,
-        base_path=builder.base_path,
-        repo_id=builder.repo_id,
-        features=builder.info.features,
-        data_files=config.data_files,
-        encoding=config.encoding,
-        field=config.field,
     )

@@ -1,6 +1,7 @@
 """Tables of `datasets` from files, folders and the hub, checked before `datasets` changes them."""
 
 import tarfile
+from dataclasses import fields
 from glob import escape
 from os.path import exists
 from pathlib import Path
@@ -9,6 +10,9 @@ from zipr1.common.errors import InputError, MissingExtra
 from zipr1.data.source import short
 
 FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # what datasets calls them
+NO_OPTIONS = ("name", "version", "data_dir", "data_files", "description", "features")
+NO_ROWS = "no rows; give a data set with at least one"
+HASH = "1"  # of folders in the cache of `datasets`; another number, and files are read again
 # What `datasets` raises for files that it cannot read: RuntimeError for a script among them.
 UNREADABLE = (ValueError, OSError, LookupError, RuntimeError, tarfile.TarError)
 
@@ -32,21 +36,23 @@ def load_table(source: str, name: str | None, split: str | None):
             return saved_table(datasets.load_from_disk(source), source, split)
         return loaded_table(source, name, split or "train")
     except StopIteration as error:  # what datasets says of an empty file
-        raise InputError(f"{source}: no rows; give a data set with at least one") from error
+        raise InputError(f"{source}: {NO_ROWS}") from error
     except InputError:
         raise
     except (datasets.exceptions.DatasetGenerationError, *UNREADABLE) as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
         reason = short(error.__cause__ or error)
+        if "corresponds to no data" in reason or "BatchSize" in reason:  # no file, an empty Parquet
+            raise InputError(f"{source}: split {split or 'train'!r}: {NO_ROWS}") from error
         raise InputError(
             f"{source}: split {split or 'train'!r} cannot be read ({reason})"
         ) from error
 
 
 def loaded_table(source: str, name: str | None, split: str):
-    """What `datasets.load_dataset` reads, of JSON each value as it is written. Raises InputError,
-    and what `datasets` raises."""
+    """What `datasets.load_dataset` reads; of JSON and CSV each value as it is written. Raises
+    InputError, and what `datasets` raises."""
     import datasets
 
     path = Path(source)
@@ -54,17 +60,47 @@ def loaded_table(source: str, name: str | None, split: str):
         place = {"path": FORMATS[path.suffix], "data_files": escape(source)}
     else:
         place = {"path": source, "name": name}
-    # The folder is one in which nothing is prepared: of an earlier reading by others, `datasets`
-    # would take the types of the columns.
-    unprepared = str(Path(datasets.config.HF_DATASETS_CACHE) / "zipr1")
-    builder = datasets.load_dataset_builder(**place, cache_dir=unprepared)
-    if builder.name != "json":
+    builder = datasets.load_dataset_builder(**place)
+    if builder.name not in own_builders():
         return datasets.load_dataset(**place, split=split)
-    from zipr1.data.json_builder import json_rows
-
-    builder = json_rows(builder)
+    # In a folder in which nothing is prepared: of an earlier reading by others, `datasets` would
+    # take the types of the columns.
+    unprepared = str(Path(datasets.config.HF_DATASETS_CACHE) / "zipr1")
+    builder = own_builder(datasets.load_dataset_builder(**place, cache_dir=unprepared))
     builder.download_and_prepare()
     return builder.as_dataset(split=split)
+
+
+def own_builders() -> dict[str, type]:
+    """The builders of `datasets` that are replaced, by name."""
+    from zipr1.data import csv_builder, json_builder
+
+    return {
+        "json": json_builder.JsonRows,
+        "csv": csv_builder.CsvRows,
+        "imagefolder": csv_builder.ImageRows,
+        "videofolder": csv_builder.VideoRows,
+    }
+
+
+def own_builder(builder):
+    """What reads the files of `builder` in its stead, with the same options."""
+    config = builder.config
+    options = {
+        option.name: getattr(config, option.name)
+        for option in fields(config)
+        if option.name not in NO_OPTIONS and getattr(config, option.name) != option.default
+    }
+    return own_builders()[builder.name](
+        dataset_name=builder.dataset_name,
+        config_name=config.name,
+        hash=HASH,
+        base_path=builder.base_path,
+        repo_id=builder.repo_id,
+        features=builder.info.features,  # those of the data set's card, or none
+        data_files=config.data_files,
+        **options,
+    )
 
 
 def saved_table(saved, source: str, split: str | None):
