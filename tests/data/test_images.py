@@ -253,7 +253,7 @@ def test_a_decompression_bomb_is_refused(tmp_path):
         b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
     )
     (tmp_path / "bomb.png").write_bytes(data)
-    with pytest.raises(MediaError, match=r"bomb\.png: broken image .*decompression bomb"):
+    with pytest.raises(MediaError, match=r"bomb\.png: an image of 3600000000 pixels, above"):
         read_media(tmp_path / "bomb.png", 8)
 
 

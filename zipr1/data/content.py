@@ -9,6 +9,12 @@ PREFIXES = (
     (b"%!PS", "a PostScript file; export it as PNG"),
     (b"\xc5\xd0\xd3\xc6", "an EPS file; export it as PNG"),
     (b"\xd7\xcd\xc6\x9a", "a Windows metafile; export it as PNG"),
+    (b"\xff\x0a", "a JPEG XL image, which is not decoded; convert it to PNG or JPEG"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image, which is not decoded; convert it to PNG or JPEG"),
+    (b"II\xbc\x01", "a JPEG XR image, which is not decoded; convert it to PNG or JPEG"),
+    (b"AT&TFORM", "a DjVu document; export the page as PNG"),
+    (b"gimp xcf", "a project of GIMP; export the image as PNG"),
+    (b"FUJIFILMCCD-RAW", "a camera's raw file; develop it to JPEG or PNG"),
     (b"PK\x03\x04", "a ZIP archive; unpack it"),
     (b"\x1f\x8b", "a gzip archive; unpack it"),
     (b"BZh", "a bzip2 archive; unpack it"),
@@ -35,6 +41,8 @@ def unsupported_content(head: bytes) -> str | None:
     for prefix, kind in PREFIXES:
         if head.startswith(prefix):
             return kind
+    if head[4:12] == b"ftypcrx ":  # FFmpeg would decode its preview
+        return "a camera's raw file; develop it to JPEG or PNG"
     if head[257:262] == b"ustar":
         return "a tar archive; unpack it"
     return text_content(head)

@@ -1,5 +1,6 @@
 """Still images from files, as every viewer shows them: upright, in sRGB, on a white page."""
 
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,6 @@ BROKEN = (
     LookupError,
     AssertionError,
     struct.error,
-    Image.DecompressionBombError,
 )
 UNNAMED = MediaFile("an image in memory")
 PREVIEW, DNG_VERSION = 254, 50706  # tags of TIFF: NewSubfileType, and the mark of a camera's raw
@@ -92,6 +92,9 @@ def decoding(file: MediaFile, heif: bool = False) -> Iterator[None]:
         raise NotAnImage(
             f"{short(file.name)}: not an image; give a file that opens in an image viewer"
         ) from error
+    except Image.DecompressionBombError as error:
+        counts = " pixels, above the limit of ".join(re.findall(r"\d+", str(error)))
+        raise MediaError(f"{short(file.name)}: an image of {counts}; make it smaller") from error
     except BROKEN as error:
         reason = short(str(error) or type(error).__name__)
         raise MediaError(

@@ -1,5 +1,6 @@
 """Any pixels of an image file as 8 bits of sRGB."""
 
+from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
@@ -9,6 +10,7 @@ from zipr1.data.source import MediaError
 
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF
 COLOUR_SPACES = {"RGB": "RGB ", "RGBA": "RGB ", "L": "GRAY", "CMYK": "CMYK"}  # mode -> in a profile
+SAME = 2  # levels by which the profiles of different programs for sRGB differ
 
 
 def to_rgb(image: Image.Image, file: Image.Image, name: str) -> Image.Image:
@@ -51,8 +53,8 @@ def eight_bits(image: Image.Image, file: Image.Image, name: str) -> Image.Image:
 
 
 def in_srgb(image: Image.Image, original: Image.Image) -> Image.Image:
-    """Converts by the colour profile of the file. Without one, with one of sRGB, and with a broken
-    or unfitting one, which viewers ignore, the pixels stay as they are."""
+    """Converts by the colour profile of the file. Without one, with one that changes nothing, as
+    those of sRGB, and with a broken or unfitting one, which viewers ignore, the pixels stay."""
     data = original.info.get("icc_profile")
     if not data:
         return image
@@ -60,12 +62,31 @@ def in_srgb(image: Image.Image, original: Image.Image) -> Image.Image:
         profile = ImageCms.ImageCmsProfile(BytesIO(data))
         if profile.profile.xcolor_space != COLOUR_SPACES.get(image.mode):
             return image
-        if "srgb" in ImageCms.getProfileDescription(profile).lower():
+        if changes_nothing(data, profile.profile.xcolor_space):
             return image
         mode = "RGBA" if image.mode == "RGBA" else "RGB"
         return ImageCms.profileToProfile(image, profile, srgb(), outputMode=mode)
     except (ImageCms.PyCMSError, OSError):
         return image
+
+
+@lru_cache(maxsize=16)
+def changes_nothing(data: bytes, space: str) -> bool:
+    """Whether a profile of that colour space gives the greys and 216 colours as sRGB does. Its name
+    does not tell: there are "Linear sRGB" and "sRGB-elle-V4-g10"."""
+    if space == COLOUR_SPACES["CMYK"]:
+        return False
+    before = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, 1)
+    if space == COLOUR_SPACES["RGB"]:
+        cube = np.stack(np.meshgrid(*[np.arange(0, 256, 51, dtype=np.uint8)] * 3), -1)
+        before = np.concatenate([before, cube.reshape(-1, 3)])
+    colours = Image.fromarray(before[None])
+    profile = ImageCms.ImageCmsProfile(BytesIO(data))
+    after = ImageCms.profileToProfile(
+        colours if space == COLOUR_SPACES["RGB"] else colours.convert("L"),
+        profile, srgb(), outputMode="RGB",
+    )  # fmt: skip
+    return np.abs(np.asarray(after)[0].astype(int) - before).max() <= SAME
 
 
 def srgb() -> ImageCms.ImageCmsProfile:
