@@ -28,6 +28,12 @@ from zipr1.sparsity.rules import check_layers
 from zipr1.sparsity.settings import NAME, ForwardPass, Settings
 from zipr1.sparsity.threads import Threads
 from zipr1.sparsity.trace import Trace
+from zipr1.sparsity.unsupported import (
+    check_adapters,
+    check_packed,
+    is_classifier,
+    refuse_continuous_batching,
+)
 
 OPEN: "weakref.WeakKeyDictionary[nn.Module, Block]" = weakref.WeakKeyDictionary()  # by decoder
 
@@ -52,7 +58,7 @@ class Block:
         training, layer = settings.training, settings.scope == "layer"
         self.hooks = training.hooks() if layer and training.hooks is not None else None
         self.gathers = layer and self.hooks is None and training.implementation == NAME
-        self.calls, self.threads = Calls(), Threads()
+        self.calls, self.threads = Calls(is_classifier(self.model)), Threads()
         self.closed = False
         self.undo: list[Callable[[], object]] = []  # run from the end; each may run again
 
@@ -60,7 +66,7 @@ class Block:
         """Makes the model sparse. Raises RunError inside another block of this model."""
         if (other := OPEN.get(self.text)) is not None and other.closed:
             other.close()  # what Ctrl-C has left
-        self.undo.append(self.release)
+        self.undo += [self.threads.leave_task, self.release]
         if (other := OPEN.setdefault(self.text, self)) is not self:
             other.refuse_another()
         self.run_decoder = self.install(self.text, "forward", self.decoder_forward)
@@ -68,6 +74,10 @@ class Block:
             self.run_model = self.install(self.model, "forward", self.model_forward)
         if hasattr(self.model, "generate"):
             self.run_generate = self.install(self.model, "generate", self.generate)
+        if hasattr(self.model, "init_continuous_batching"):
+            self.run_batching = self.install(
+                self.model, "init_continuous_batching", self.continuous_batching
+            )
         for module in {self.given, self.model}:
             before, after = Hook(self.calls.before), Hook(self.calls.after)
             self.undo.append(module.register_forward_pre_hook(before, with_kwargs=True).remove)
@@ -153,6 +163,12 @@ class Block:
         with self.calls.generate(self.run_generate, args, kwargs):
             return self.run_generate(*args, **kwargs)
 
+    def continuous_batching(self, *args, **kwargs):
+        """In place of the model's init_continuous_batching(), which generate_batch() calls."""
+        if not self.closed:
+            refuse_continuous_batching()
+        return self.run_batching(*args, **kwargs)
+
     def restore_positions(self, kwargs: dict) -> None:
         """Qwen-VL models keep what generated tokens' positions start from, of their last prefill:
         sets that of the KV cache which is continued."""
@@ -210,6 +226,9 @@ class Block:
             training = text.training and torch.is_grad_enabled()
             prompt = self.calls.prompt_length(length, past, cache is not None, training)
         if past == 0:
+            check_packed(kwargs)
+            if self.gathers:
+                check_adapters(self.model, [text.layers[number] for number in trace.layers])
             self.check_keep_kv(prompt, length)
             trace.clear(cache)
             if cache is not None:

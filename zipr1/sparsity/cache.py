@@ -179,6 +179,7 @@ def make_sparse(cache: DynamicCache, layers: Sequence[int]) -> None:
         if layer.get_seq_length() > 0:
             raise InputError(
                 "the KV cache was filled by dense attention: "
-                "enter zipr1.sparse before the prompt is read"
+                "enter zipr1.sparse before the prompt is read. Prefix tuning (PEFT), whose learned "
+                "keys and values fill the cache, is not supported"
             )
         cache.layers[i] = KeptLayer()

@@ -15,6 +15,7 @@ from torch import nn
 
 from zipr1.common.errors import InputError
 from zipr1.sparsity.media import check_continued, hashes
+from zipr1.sparsity.unsupported import columns_kept
 
 IGNORED = -100  # the label of tokens without a loss, of torch and transformers
 
@@ -25,11 +26,6 @@ class Call:
 
     arguments: dict
     prompt: int | list[int] | None
-
-    @classmethod
-    def of(cls, function: Callable, args: tuple, kwargs: dict) -> "Call":
-        arguments = named(function, args, kwargs)
-        return cls(arguments, prompt_of(arguments))
 
 
 @dataclass
@@ -42,10 +38,13 @@ class Generation:
 
 
 class Calls:
-    """The running calls of a model: forward() and generate(), each in its own thread."""
+    """The running calls of a model: forward() and generate(), each in its own thread.
 
-    def __init__(self):
-        self.local = threading.local()
+    classifier: whether labels are no tokens, and every token belongs to the prompt.
+    """
+
+    def __init__(self, classifier: bool = False):
+        self.local, self.classifier = threading.local(), classifier
 
     @contextmanager
     def inside(self, name: str, value) -> Iterator[None]:
@@ -57,13 +56,18 @@ class Calls:
         finally:
             setattr(self.local, name, before)
 
+    def call(self, function: Callable, args: tuple, kwargs: dict) -> Call:
+        """A call of `function`, with what its arguments tell of the prompt."""
+        arguments = named(function, args, kwargs)
+        return Call(arguments, None if self.classifier else prompt_of(arguments))
+
     def forward(self, function: Callable, args: tuple, kwargs: dict):
         """Around a call of the model's forward function."""
-        return self.inside("call", Call.of(function, args, kwargs))
+        return self.inside("call", self.call(function, args, kwargs))
 
     def before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Forward pre-hook of the model, whose forward function a trainer may have replaced."""
-        self.local.call = Call.of(module.forward, args, kwargs)
+        self.local.call = self.call(module.forward, args, kwargs)
 
     def after(self, module: nn.Module, args: tuple, output) -> None:
         """Forward hook of the model."""
@@ -133,7 +137,7 @@ class Calls:
     ) -> int | list[int] | None:
         """Columns of the prompt, of all rows or of each, in a pass of `length`; None for all.
 
-        past: tokens seen before. Raises InputError for a training pass that does not tell them.
+        past: tokens seen before. Raises InputError for a pass for a loss that does not tell them.
         """
         call = getattr(self.local, "call", None)
         prompt = None if call is None else call.prompt
@@ -146,10 +150,12 @@ class Calls:
                 return 0
             elif not cached:  # generate(use_cache=False): the prompt again, and what was generated
                 return generation.prompt
-        if prompt is None and training and not past:
+        # transformers' Trainer counts the labels, which it keeps for a loss of its own.
+        training |= self.arguments.get("num_items_in_batch") is not None
+        if prompt is None and training and not past and not self.classifier:
             raise InputError(
-                "a training pass inside zipr1.sparse does not tell which of its tokens are the "
-                "prompt: pass labels (-100 on the prompt) or logits_to_keep; make the trainer "
+                "a pass for a loss (training, or num_items_in_batch) inside zipr1.sparse does not tell "
+                "which of its tokens are the prompt: pass labels (-100 on the prompt) or logits_to_keep; make the trainer "
                 "before the block, if it adds an adapter: `with zipr1.sparse(trainer.model, "
                 "rule)`; or give zipr1.sparse(..., prompt_length=...), a number or one per row"
             )
@@ -168,16 +174,15 @@ def prompt_of(arguments: dict) -> int | list[int] | None:
     predict the first token of the completion. None if neither is given, or the last logits only.
     """
     for name, shift in (("labels", 0), ("shift_labels", 1)):
-        if (labels := arguments.get(name)) is not None:
+        if (labels := arguments.get(name)) is not None and labels.ndim == 2:
             return first_labels(labels, shift)
     keep = arguments.get("logits_to_keep")
-    if isinstance(keep, torch.Tensor):
-        return int(keep.min()) + 1
-    if not keep:
+    if keep is None or (isinstance(keep, int) and keep == 0):
         return None
     inputs = arguments.get("input_ids")
     inputs = arguments.get("inputs_embeds") if inputs is None else inputs
-    return max(inputs.shape[1] - keep, 0) + 1
+    columns = columns_kept(keep, inputs.shape[1]).tolist()
+    return min(columns) + 1 if columns else None
 
 
 def first_labels(labels: torch.Tensor, shift: int) -> int | list[int]:

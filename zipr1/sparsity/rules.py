@@ -66,7 +66,8 @@ class TopP:
             return torch.full((batch,), self.p, dtype=torch.float32, device=scores.valid.device)
         if len(self.p) != batch:
             raise InputError(
-                f"p has {len(self.p)} values for a batch of {batch}: give one number, or one a row"
+                f"p has {len(self.p)} values for a batch of {batch}: give one number, or one a row "
+                "(num_beams and num_return_sequences repeat each row: repeat its p)"
             )
         return torch.tensor(self.p, dtype=torch.float32, device=scores.valid.device)
 

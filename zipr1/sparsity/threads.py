@@ -1,14 +1,19 @@
-"""Which threads may call a model while a block of `zipr1.sparse` is open.
+"""Which threads and asyncio tasks may call a model while a block of `zipr1.sparse` is open.
 
 The block belongs to the thread that opened it and to the threads that were started since, such as
 the one that runs generate() for a TextIteratorStreamer. Python does not tell who has started a
 thread; a thread that ran before the block was opened is not part of it, and is refused.
+
+The same holds for asyncio tasks: a block that a task has opened belongs to it and to the tasks that
+were started inside, which inherit its context variables.
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from weakref import WeakSet
 
 from torch import nn
@@ -16,14 +21,24 @@ from torch import nn
 from zipr1.common.errors import RunError
 from zipr1.sparsity.methods import Method
 
+INSIDE: ContextVar[frozenset] = ContextVar("blocks of zipr1.sparse", default=frozenset())
 POLL = 0.01  # seconds between looks at the threads that are within a pass
 
 
+def current_task() -> asyncio.Task | None:
+    """The running asyncio task of this thread, if any."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop is running
+        return None
+
+
 class Threads:
-    """The threads of one block."""
+    """The threads of one block, and its asyncio tasks."""
 
     def __init__(self):
-        self.opener = threading.current_thread()
+        self.opener, self.task = threading.current_thread(), current_task()
+        INSIDE.set(INSIDE.get() | {self})
         self.earlier = WeakSet(set(threading.enumerate()) - {self.opener})
         self.called = WeakSet()
         self.running: set[threading.Thread] = set()
@@ -41,6 +56,13 @@ class Threads:
                 "thread-safe). Open the block in the thread that calls the model, with a lock "
                 "around it, or start the thread inside the block"
             )
+        if self.other_task:
+            raise RunError(
+                f"an asyncio task calls a model that task {self.task.get_name()!r} has made sparse "
+                "and that it still uses: a model is sparse or dense for all tasks at once. Hold an "
+                "asyncio.Lock around the block and around every other use of the model, or start "
+                "the task inside the block"
+            )
         self.called.add(thread)
         self.running.add(thread)
         try:
@@ -48,6 +70,16 @@ class Threads:
                 yield
         finally:
             self.running.discard(thread)
+
+    @property
+    def other_task(self) -> bool:
+        """Whether this is a task of the opener's thread that was not started inside the block."""
+        same = threading.current_thread() is self.opener
+        return self.task is not None and same and self not in INSIDE.get()
+
+    def leave_task(self) -> None:
+        """The context of this task keeps the block no longer."""
+        INSIDE.set(INSIDE.get() - {self})
 
     def wait_for_others(self) -> None:
         """Returns once no other thread is within a forward pass, half of which would be dense."""
