@@ -311,6 +311,7 @@ def test_of_an_adapter_its_own_weights_are_checked(tmp_path):
 
     model = random_model("llama")
     model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
     with torch.no_grad():
         model.model.layers[2].mlp.up_proj.weight[3, 4] = float("nan")
     zipr1.save(model, tiny_processor().tokenizer, tmp_path / "good")

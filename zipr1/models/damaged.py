@@ -72,7 +72,7 @@ def check_together(model, processor, tokenizer, name) -> None:
     """Raises InputError where the processor's files and the model's configuration disagree on the
     tokens of images and videos, on the size of patches, or on the number of tokens; and for tokens
     and flags of generation_config.json that are none."""
-    rows = model.get_input_embeddings().num_embeddings
+    rows = len(model.get_input_embeddings().weight)
     problems = [*disagreements(model.config, processor), *faults(model.generation_config, rows)]
     if len(tokenizer) > rows:
         problems.append(f"the tokenizer has {len(tokenizer)} tokens, the model {rows}")

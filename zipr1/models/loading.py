@@ -1,8 +1,6 @@
 """Loading a model with its processor: from a hub, a folder, an adapter, or the package itself."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,10 +8,12 @@ from huggingface_hub import constants, is_offline_mode
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
 from zipr1.common.errors import InputError, MissingExtra
-from zipr1.models.adapters import add_adapter, find_adapter
+from zipr1.models.adapter_processor import with_own_parts
+from zipr1.models.adapters import add_adapter, find_adapter, named_base
+from zipr1.models.arguments import check_arguments, named_argument
 from zipr1.models.damaged import check_counts, check_together, first_line, named_damage
 from zipr1.models.families import (
     VISION_FAMILIES,
@@ -24,10 +24,7 @@ from zipr1.models.families import (
 )
 from zipr1.models.location import EMBEDDED, hub_answers, locate, models_below, split_options
 from zipr1.models.positions import correct_positions
-from zipr1.models.weights import check_keys
-
-# Arguments of from_pretrained that `load` sets, so that no weight is random or unsafe to read.
-RESERVED = ("use_safetensors", "output_loading_info", "ignore_mismatched_sizes")
+from zipr1.models.weights import check_keys, no_weight_bar
 
 
 def load(name: str | Path, **kwargs) -> tuple:
@@ -36,21 +33,19 @@ def load(name: str | Path, **kwargs) -> tuple:
     `kwargs` go to from_pretrained (dtype, device_map, ...); those that choose the files (revision,
     token, cache_dir, subfolder) also to the configuration, the processor and an adapter. The model
     is in evaluation mode and frozen. Raises InputError for an unsupported model family, for files
-    that cannot be loaded, and for weights that do not fit: keys missing, unexpected or of another
-    shape, or files that are not safetensors.
+    that cannot be loaded, for an argument that from_pretrained does not have, and for weights that
+    do not fit: keys missing, unexpected or of another shape, or files that are not safetensors.
     """
-    if given := [option for option in RESERVED if option in kwargs]:
-        raise InputError(f"{given[0]}: set by zipr1.load; leave it out")
+    check_arguments(kwargs)
     download, other = split_options(kwargs)
     if (adapter := find_adapter(name, **download)) is None:
         model = load_weights(name, download, other)
-        processor = load_processor(name, **download)
     else:
-        access = {key: download[key] for key in ("token", "cache_dir") if key in download}
-        base = access | ({"revision": adapter.revision} if adapter.revision else {})
-        model = load_weights(adapter.base, base, other)
+        with named_base(adapter.file, adapter.base):
+            load_config(adapter.base, **adapter.base_options)
+        model = load_weights(adapter.base, adapter.base_options, other)
         add_adapter(model, adapter, name)
-        processor = load_processor(adapter.base, **base)
+    processor = load_processor(name, **download)
     check_together(model, processor, tokenizer_of(processor), name)
     correct_positions(model)
     model.requires_grad_(False).eval()
@@ -59,16 +54,18 @@ def load(name: str | Path, **kwargs) -> tuple:
 
 def load_weights(name: str | Path, download: dict, kwargs: dict):
     """The model without its processor; raises as `load` does."""
-    if str(name) in EMBEDDED:  # stored in half precision, which a CPU computes ten times slower
-        kwargs = kwargs if "torch_dtype" in kwargs else {"dtype": torch.float32} | kwargs
     config = load_config(name, **download)
     location, download = locate(name, **download)
+    given = f" and {', '.join(kwargs)}" if kwargs else ""
+    if str(name) in EMBEDDED:  # stored in half precision, which a CPU computes ten times slower
+        kwargs = kwargs if "torch_dtype" in kwargs else {"dtype": torch.float32} | kwargs
     if download.get("local_files_only"):  # transformers looks for an adapter in the hub else
         kwargs = {"adapter_kwargs": {"local_files_only": True}} | kwargs
     try:
         with (
             no_weight_bar(),
-            named_damage(f"{name}: no model could be built from its files", but=OSError),
+            named_damage(f"{name}: no model could be built from its files{given}", but=OSError),
+            named_argument(kwargs),
         ):
             model, info = auto_class(config).from_pretrained(
                 location,
@@ -82,6 +79,8 @@ def load_weights(name: str | Path, download: dict, kwargs: dict):
         raise InputError(
             f"{name}: its weights cannot be read ({error}); download or save them again"
         ) from error
+    except ImportError as error:  # of a quantised model or an attention that needs a package
+        raise MissingExtra(f"{name}: no model could be loaded ({first_line(error)})") from error
     except OSError as error:
         raise InputError(
             f"{name}: no weights in safetensors files could be loaded ({first_line(error)}); other "
@@ -89,17 +88,6 @@ def load_weights(name: str | Path, download: dict, kwargs: dict):
         ) from error
     check_keys(info, f"{name}: the weights do not fit a {config.model_type} model")
     return model
-
-
-@contextmanager
-def no_weight_bar() -> Iterator[None]:
-    """Inside the block transformers shows no bar ("Loading weights", "Writing model shards"); bars
-    of downloads stay."""
-    previous = logging.set_tqdm_hook(lambda bar, args, options: logging.EmptyTqdm(*args, **options))
-    try:
-        yield
-    finally:
-        logging.set_tqdm_hook(previous)
 
 
 def load_config(name: str | Path, **options):
@@ -138,7 +126,14 @@ def load_config(name: str | Path, **options):
 
 
 def load_processor(name: str | Path, **options):
-    """The processor of a model, of a text model its tokenizer; it can pad. Options as `load`."""
+    """The processor of a model, of a text model its tokenizer; it can pad. Options as `load`.
+
+    An adapter has its base's, with the processor or tokenizer that is saved with the adapter.
+    """
+    if (adapter := find_adapter(name, **options)) is not None:
+        processor = load_processor(adapter.base, **adapter.base_options)
+        with named_damage(f"{name}: its processor could not be loaded", but=ImportError):
+            return with_own_parts(processor, adapter.location, adapter.options)
     vision = is_vision(load_config(name, **options))
     location, download = locate(name, **options)
     try:

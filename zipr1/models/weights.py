@@ -1,5 +1,10 @@
 """A checkpoint must hold exactly the weights of its model: no key missing, none left over."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging
+
 from zipr1.common.errors import InputError
 
 SHOWN = 3  # keys of each kind in a message
@@ -29,3 +34,14 @@ def described(key) -> str:
         return key
     name, found, expected = key
     return f"{name}: {tuple(found)} in the file, {tuple(expected)} in the model"
+
+
+@contextmanager
+def no_weight_bar() -> Iterator[None]:
+    """Inside the block transformers shows no bar ("Loading weights", "Writing model shards"); bars
+    of downloads stay."""
+    previous = logging.set_tqdm_hook(lambda bar, args, options: logging.EmptyTqdm(*args, **options))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(previous)

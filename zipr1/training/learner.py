@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from zipr1.common.errors import InputError
-from zipr1.models.adapters import is_adapter
+from zipr1.models.adapters import MERGE, is_adapter
 from zipr1.models.encode import check_trainable
 from zipr1.models.families import decoder
 from zipr1.models.loading import load
@@ -129,15 +129,14 @@ def load_learner(
     """
     given = given or Given()
     if given.model is None and is_adapter(config.model):
-        raise InputError(
-            f"{config.model}: an adapter; merge it into its base (model.merge_adapter, "
-            "save_pretrained) and train that"
-        )
+        raise InputError(f"{config.model}: an adapter; {MERGE}, and train that folder")
     sharding = sharding_of(config.fsdp, accelerator)
     frozen = torch.bfloat16 if config.bf16 else torch.float32
     # Steps of 1e-6 would be rounded away in bfloat16: what is trained is in float32.
     name, dtype = (config.model, frozen) if config.use_peft else (source, torch.float32)
     if given.model is not None and name == config.model:
+        if config.use_peft:
+            check_same(given.model, config.model)
         model, processor = given.model.to(dtype), given.processor
     else:
         model, processor = load(name, dtype=dtype)
@@ -159,6 +158,24 @@ def load_learner(
         model.enable_input_require_grads()
     adamw = partial(new_adamw, rate=config.learning_rate, weight_decay=config.weight_decay)
     return Learner(model, copy, processor, sharding, adamw, config.max_grad_norm)
+
+
+def check_same(model: nn.Module, name: str) -> None:
+    """Raises InputError unless the weights are those of the named model, which is loaded for it:
+    an adapter names its base, and would be loaded onto other weights."""
+    named = dict(load(name, dtype=model.dtype)[0].named_parameters())
+    own = dict(model.named_parameters())
+    if changed := [
+        key
+        for key in own | named
+        if key not in own
+        or key not in named
+        or not torch.equal(own[key].to(named[key]), named[key])
+    ]:
+        raise InputError(
+            f"model: its weights are not those of {name} ({changed[0]} differs), which the adapter "
+            "would name as its base; save the model first, then train it by its folder"
+        )
 
 
 def reference_copy(name: str, dtype: torch.dtype, given: nn.Module | None) -> nn.Module:
