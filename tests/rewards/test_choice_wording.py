@@ -8,7 +8,7 @@ B = [
     # of several statements the one that gives the answer
     "The answer is B. Another choice is A", "B is the answer because the other choice is A",
     "The answer is (B). The answer is supported by the figure.", "B. The answer is in the image.",
-    "B. My answer is based on A", "The wrong answer is A. The answer is B",
+    "B. My answer is based on A",
     # "Q: ... A:" goes on
     "A: B", "A: B.", "A: (B) cat",
     # words around the letter
@@ -48,7 +48,7 @@ def test_several_options(text):
         "(A) isn't right", "A) cannot be right", "(A) is clearly wrong",
         # corrected, or doubtful
         "A, no wait, B", "A. Actually B", "A, sorry, B", "A, maybe C", "A - or maybe B", "A - or B",
-        "A. No, B.", "A... no, B.", "A, possibly B", "A because it is red, actually B",
+        "A, possibly B", "A because it is red, actually B",
         "The answer is A. No wait, it's B.", "The answer is A. Actually, B.",
         # a word, or several letters
         "A, man", "A, the only possible, is not there", "I, too, see B", "A.B.",
@@ -62,11 +62,13 @@ def test_no_decision(text):
 @pytest.mark.parametrize(
     ("text", "option"),
     [
+        ("B. Wrong", "B"), ("B) incorrect", "B"), ("B: Incorrect", "B"),
         ("B. No", "B"), ("B. False", "B"), ("B: Not enough information", "B"), ("B, the cat", "B"),
         ("B) cannot be determined", "B"), ("B) can't tell", "B"), ("B. not A", "B"), ("B, not A", "B"),
         ("B. Actually, the cat is black", "B"), ("B. Maybe a cat", "B"), ("B) No, thanks", "B"),
         ("A, because it", "A"), ("A, it is red", "A"), ("A. a man is sorry", "A"), ("A: cat", "A"),
         ("The answer is A. Actually easy.", "A"), ("I", "I"), ("A, not B", "A"),
+        ("The wrong answer is A. The answer is B", "B"),
     ],
 )  # fmt: skip
 def test_neighbours_that_were_read_before(text, option):
@@ -76,7 +78,7 @@ def test_neighbours_that_were_read_before(text, option):
 @pytest.mark.parametrize(
     "text",
     ["B (or C)", "A (wrong)", "B (C)", "Options A or C", "Therefore, A or B", "So A man", "B还是C", "B不正确",
-     "A and C are wrong", "Neither A nor C", "A small (red) cat", "b"],
+     "A and C are wrong", "Options: A, B, C, D", "Neither A nor C", "A small (red) cat", "b", "A. No, B.", "A... no, B."],
 )  # fmt: skip
 def test_neighbours_that_stay_unparsable(text):
     assert letters(text) is None

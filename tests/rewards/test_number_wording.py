@@ -29,13 +29,13 @@ def test_a_negative_number(text):
         # a bound, a negation
         "The answer is not 5.", "It is not equal to 5", "It isn't 5", "It cannot be 5",
         "less than 5", "more than $5", "no more than 5", "at least 5", "at most 5", "up to 5",
-        "over 5", "5 or more", "5 people or fewer"[:1] + " or fewer", "5+", "5+ years", "5 and up",
+        "over 5", "5 or more", "5 people or fewer", "5+", "5+ years", "5 and up",
         "10 below zero", "5 is wrong",
         # parts
         "5 and a half", "5 and a quarter", "5 tenths", "2 thirds", "3 quarters", "5 halves",
         "5 and three quarters", "5\N{PER MILLE SIGN}", "5 per mille", "2 tens",
         # number words before digits, functions, other bases
-        "twenty 5", "five point 5", "log(5)", "sin(30)", "2 exp(5)", "0xFF", "0xff",
+        "twenty 5", "five point 5", "log(5)", "sin(30)", "0xFF", "0xff",
         # a dash that may be a sign or a bullet
         "x - 5", "- 5 apples", "It is - 5", "two items:\n- 5 apples",
     ],
@@ -57,7 +57,7 @@ def test_what_the_words_do_not_state(text):
         # equations
         (12, "3 × 4 = 12"), (7, "12 - 5 = 7"), (7, "12-5=7"), (5, "10 ÷ 2 = 5"),
         (5, "The total is 2 + 3 = 5"), (5, "x = 10/2 = 5"), (1500, "1,000 + 500 = 1,500"),
-        (5, "10 minus 5 = 5 apples"),
+        (5, "10 minus 5 = 5 apples"), (20, "Area = 5 x 4 = 20"), (15, "5x3=15"),
         # where it stands
         (42, "The final answer is:\n$$\n42\n$$"), (42, "The answer is:\n\\[\n42\n\\]"),
         (42, "**Answer:**\n```\n42\n```"), (42, "Answer:\n```text\n42\n```"),
@@ -90,7 +90,7 @@ def test_a_percentage(text):
     [
         (5, "5 m above the ground"), (5, "about 5"), (5, "5, not more"), (5, "We don't know, 5"),
         (-5, "Answer: - 5"), (-5, "- 5 m"), (5, "five (5)"), (5, "5 half-day trips"), (0.333, "0.333..."),
-        (5, "no. 5"), (5, "5 third-graders"), (5, "This answer is 5"), (5, "The answer is given by 5"),
+        (5, "5, which is not even"), (5, "the sum (5)"), (5, "no. 5"), (5, "5 third-graders"), (5, "This answer is 5"), (5, "The answer is given by 5"),
         (5, "I believe that the answer is 5."), (5, "The answer is rounded to 5"),
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ _SET = re.compile(rf"{_LETTER}(?:{_SEPARATOR}{_LETTER})*\.?")
 _LINES = re.compile(rf"(?:[-•]\s*)?{_LETTER}(?:\n\s?(?:[-•]\s*)?{_LETTER})+")
 _SEVERAL = re.compile(
     r"(?:(?:both|(?:the\s+)?(?:correct|right)\s+(?:options|choices|answers)\s+are"
-    r"|(?:options|choices|answers):?)\s+)?"
+    r"|answers:|(?:options|choices))\s+)?"
     rf"(?-i:(?P<set>{_LETTER}(?:{_SEPARATOR}{_LETTER})+))"
     r"(?:\s+are\s+(?:both\s+)?(?:the\s+)?(?:correct|right|true)"
     r"(?:\s+(?:options|choices|answers))?)?\.?",
@@ -61,7 +61,6 @@ _GLOSSED = re.compile(
 _WRONG = re.compile(
     r"[\s,;-]*(?:(?:is|was|seems)\s+(?:[a-z]+ly\s+)?(?:not|wrong|incorrect|false)\b|isn't\b"
     r"|(?:cannot|can't)\s+be\s+(?:right|correct|true|the)\b)"
-    r"|\s*[:-]?\s*(?i:wrong|incorrect)\s*\.?$"
 )
 _ANOTHER = r"(?:it(?:'s|\s+is)\s+|no\b,?\s*|rather\s+|should\s+be\s+|must\s+be\s+)*"
 # "A, no wait, B", "A. Actually B", "A, maybe C", "A. No, B."
@@ -137,7 +136,9 @@ def _one(text: str) -> frozenset[str] | None:
     if not found:
         return None
     rest = text[found.end() :]
-    if _WRONG.match(rest) or re.match(r"\s*(?:,|;|&|and\b)\s*[(\[]?[A-Z]\b", rest):
+    # "A: wrong"; but "B. Wrong" may be the text of the option.
+    judged = not found[0].endswith((".", ")", "]")) and re.match(r"\s*(?:wrong|incorrect)\b", rest)
+    if judged or _WRONG.match(rest) or re.match(r"\s*(?:,|;|&|and\b)\s*[(\[]?[A-Z]\b", rest):
         return None
     if found[0].endswith(".") and re.match(r"[A-Z]\.", rest):
         return None  # A.B.

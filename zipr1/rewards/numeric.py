@@ -23,7 +23,9 @@ _BRACKETS = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
 _NO_NUMBER = re.compile(r"[<>≤≥≠±∓∞&]")
 _FORMULA = re.compile(r"\\[A-Za-z]|[\^√π|]")
 # Left of an equals sign: "x", "2 + 3", "The total is 2 + 3".
-_LEFT_SIDE = re.compile(r"(?:[A-Za-z][A-Za-z_ ]{0,40}:?)?[\d\s.,+\-*/^()×÷·]*")
+_LEFT_SIDE = re.compile(
+    r"(?:[A-Za-z][A-Za-z_ ]{0,40}:?)?(?:[\d\s.,+\-*/^()×÷·]|(?<=[\d ])x(?= ?\d))*"
+)
 _ARITHMETIC = re.compile(r"[\d\s.+\-*/^()]*[+*^][\d\s.+\-*/^()]*")
 # Digits with separators, as far as they reach: "1,234.5", "1 234", and also "0,100" or "1.2.3".
 _DIGITS = r"(?:\d|[.,](?=\d))(?:\d|[.,](?=\d)|[ ](?=\d{3}(?!\d)))*+"

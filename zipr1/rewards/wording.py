@@ -13,7 +13,7 @@ _BOUND = re.compile(
     r"|\d\s*(?:[^\W\d]+\s+)?or\s+(?:more|less|fewer|above|below|over|under|higher|lower)\b"
     r"|\d\s*\+(?!\s*[-\d({$.\\√π|a-z])|\d\+\s+[a-z]{2}|\d\s+and\s+(?:up|above|over)\b"
     r"|\d[^.\d\n]{0,20}\b(?:below|under)\s+(?:zero|freezing)\b"
-    r"|\d[^.\d\n]{0,20}(?:\bis\s+(?:not|wrong|incorrect|false)\b|\bisn't\b)"
+    r"|\d[^.,;\d\n]{0,20}(?:\bis\s+(?:not|wrong|incorrect|false)\b|\bisn't\b)"
     # "twenty 5", "five point 5"
     r"|\b(?:(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|million|billion)"
     r"(?:\s+and)?[\s-]+\d"
@@ -22,7 +22,7 @@ _BOUND = re.compile(
 )
 _FUNCTION = re.compile(
     r"(?<![A-Za-z\\])(?:sqrt|cbrt|root|a?(?:rc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp|abs|floor"
-    r"|ceil|fact|factorial|pow|max|min|sum|prod)\s*\(\s*[-+]?[\d.]"
+    r"|ceil|fact|factorial|pow|max|min|sum|prod)\(\s*[-+]?[\d.]"
     r"|(?<![A-Za-z\\])(?:sqrt|sin|cos|tan|log|ln)\s+[-+]?[\d.]",
     re.IGNORECASE,
 )
