@@ -72,8 +72,8 @@ def test_a_clock_that_wraps_is_none_that_begins_anew(tmp_path):
     assert video.times[-1] == pytest.approx(2.4)
 
 
-def write_tracks(path, *tracks: tuple[int, Disposition | None]) -> None:
-    """A file with a track of 8 frames for each (grey level, disposition)."""
+def write_tracks(path, *tracks: tuple[int, Disposition | None], more: int = 0) -> None:
+    """A file with a track of 8 frames for each (grey level, disposition), `more` in the first."""
     with av.open(str(path), "w") as container:
         for _, disposition in tracks:
             stream = container.add_stream("mpeg4", rate=8)
@@ -82,7 +82,7 @@ def write_tracks(path, *tracks: tuple[int, Disposition | None]) -> None:
                 stream.disposition = disposition.value
         for stream, (level, _) in zip(container.streams.video, tracks, strict=True):
             pixels = np.full((48, 64, 3), level, dtype=np.uint8)
-            for _ in range(8):
+            for _ in range(8 + more * (stream.index == 0)):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
             container.mux(stream.encode())
 
@@ -100,6 +100,16 @@ def test_the_track_that_players_show(tmp_path):
     ):
         write_tracks(tmp_path / name, *tracks)
         assert set(levels(read_video(tmp_path / name, 4).frames)) == {shown}, name
+
+
+def test_a_track_much_shorter_than_another_is_not_cut(tmp_path):
+    path = tmp_path / "a.mkv"
+    write_tracks(path, (10, Disposition(0)), (200, Disposition.default), more=40)
+    video = read_video(path, 4)
+    assert set(levels(video.frames)) == {20} and video.times[-1] == pytest.approx(0.875, abs=0.01)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(MediaError, match=r"a\.mkv"):
+        read_video(path, 4)
 
 
 def write_clear(path, codec: str, alpha: int, frames: int = 24) -> None:

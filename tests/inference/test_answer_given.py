@@ -116,6 +116,18 @@ def test_pictures_that_are_written(capsys, folder, suffix):
     assert status == 0 and (folder / f"new/a.{suffix}").stat().st_size > 500, err
 
 
+def test_a_picture_too_large_for_its_format(capsys, folder):
+    """WebP ends at 16383 pixels; the answer is not lost."""
+    Image.new("RGB", (200, 16500), "red").save("tall.png")
+    for form in ((), ("--json",)):
+        status, out, err = run(
+            capsys, "answer", "tall.png", "Why?", "--picture", "a.webp", *SHORT, *form
+        )
+        assert status == 1 and "--picture a.webp: could not be written" in err
+        assert (json.loads(out)["token_ratio"] > 0) if form else ("token ratio" in out)
+        assert not (folder / "a.webp").exists()
+
+
 @pytest.mark.parametrize(
     "text",
     [

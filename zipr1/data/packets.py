@@ -1,5 +1,7 @@
 """The compressed frames of a video, listed without decoding them."""
 
+import math
+import re
 from dataclasses import dataclass
 
 import av
@@ -9,6 +11,7 @@ from zipr1.data.source import MediaError
 # Least fraction of the promised duration that must be there. Only mov (mp4) promises that of the
 # video itself; what other formats say includes longer sound, or is a guess.
 COMPLETE = {"mov": 0.9, "avi": 0.5, "matroska": 0.5, "flv": 0.5}
+CLOCK = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")
 JITTER = 0.1  # seconds that the times of a whole file may go back
 
 
@@ -69,7 +72,7 @@ def check_complete(container, stream, end: float, name: str) -> None:
     if format in ("mov", "avi") and stream.duration:
         promised = float(stream.duration * stream.time_base)
     elif format in ("matroska", "flv") and container.duration:
-        promised = container.duration / av.time_base
+        promised = min(container.duration / av.time_base, tagged_duration(stream))
     else:  # a GIF, for example, holds its last frame as long as it likes
         return
     begin = float((stream.start_time or 0) * stream.time_base)
@@ -80,3 +83,12 @@ def check_complete(container, stream, end: float, name: str) -> None:
             f"{name}: cut short, ends after {end - begin:.1f} of {promised:.1f} seconds; download "
             "it again"
         )
+
+
+def tagged_duration(stream) -> float:
+    """What Matroska says of one of several tracks, in seconds; infinity where it says nothing."""
+    found = CLOCK.fullmatch(stream.metadata.get("DURATION", ""))
+    if not found:
+        return math.inf
+    hours, minutes, seconds = map(float, found.groups())
+    return 3600 * hours + 60 * minutes + seconds

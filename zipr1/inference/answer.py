@@ -1,5 +1,6 @@
 """Answers one question: the text, its token ratio, and which tokens each layer kept."""
 
+import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from zipr1.common.errors import InputError
+from zipr1.common.errors import InputError, RunError
 from zipr1.common.overlay import kept_pages, save_pages
 from zipr1.common.progress import announced
 from zipr1.common.scope import Scope
@@ -47,9 +48,20 @@ def answer(config: AnswerConfig) -> dict:
     scope = config.scope or trained.scope
     result, pages = respond(config, prompt, loaded, rule, scope, bool(config.picture))
     if config.picture:
-        save_pages(pages, Path(config.picture))
+        save_picture(config, pages, result)
         result["picture"] = config.picture
     return result
+
+
+def save_picture(config: AnswerConfig, pages: Iterator[Image.Image], result: dict) -> None:
+    """Raises RunError, with the answer, where the format takes no image of this size, or the disk
+    none at all."""
+    try:
+        save_pages(pages, Path(config.picture))
+    except (OSError, ValueError, RuntimeError) as error:  # as the encoders of Pillow do
+        failure = RunError(f"--picture {config.picture}: could not be written ({error})")
+        failure.found = json.dumps(result) if config.json else describe(result)
+        raise failure from error
 
 
 @torch.no_grad()
