@@ -30,7 +30,8 @@ def test_a_negative_number(text):
         "The answer is not 5.", "It is not equal to 5", "It isn't 5", "It cannot be 5",
         "less than 5", "more than $5", "no more than 5", "at least 5", "at most 5", "up to 5",
         "over 5", "5 or more", "5 people or fewer", "5+", "5+ years", "5 and up",
-        "10 below zero", "5 is wrong",
+        "10 below zero", "5 is wrong", "5 at most", "5 at least", "I don't think it is 5",
+        "greater than or equal to 5", "five minus 5", "5 per thousand",
         # parts
         "5 and a half", "5 and a quarter", "5 tenths", "2 thirds", "3 quarters", "5 halves",
         "5 and three quarters", "5\N{PER MILLE SIGN}", "5 per mille", "2 tens",
@@ -123,7 +124,7 @@ MULTIPLIED = [
     *((2.5e6, f"2.5 {word}") for word in ("mln", "Mio", "Mio.", "Millionen", "millones", "millón",
                                           "миллиона", "млн", "ล้าน", "milyon")),
     *((2.5e3, f"2.5 {word}") for word in ("тыс.", "Tsd.", "हज़ार", "ह\u091c\u093cार", "พัน")),
-    (2.5e9, "2.5 Mrd"), (2.5e9, "2.5 Mrd. €"), (2.5e5, "2.5 लाख"), (2.5e7, "2.5 करोड़"),
+    (2.5e9, "2.5 Mrd"), (5e6, "5 مليون"), (5e6, "5 triệu"), (5e3, "5 ribu"), (5e5, "5 lacs"), (2.5e9, "2.5 Mrd. €"), (2.5e5, "2.5 लाख"), (2.5e7, "2.5 करोड़"),
     (2.5e15, "2.5 quadrillion"), (3e3, "3仟"), (300, "3佰"), (30, "3拾"), (3e5, "3십만"),
 ]  # fmt: skip
 

@@ -166,7 +166,8 @@ def test_rows_that_are_chats_to_trl(tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     shared = {"problem": "?", "solution": "<answer>a</answer>", "path": "a.png"}
     shared["problem_type"] = "free-form"
-    texts = [published(shared | {"data_type": kind}, 0, tmp_path) for kind in ("text", "image")]
+    kinds = ({"data_type": "text", "path": ""}, {"data_type": "image"})
+    texts = [published(shared | kind, 0, tmp_path) for kind in kinds]
     rows = [*texts, general({"prompt": "Colour?", "image": "a.png", "answer": "red"}, 2, tmp_path)]
     said = ["<think>b</think><answer>a</answer>", "a", "a"]
     examples = [row.read(1) for row in rows]

@@ -14,6 +14,8 @@ WORDS = {
     "тыс": 1e3, "тысяча": 1e3, "тысячи": 1e3, "тысяч": 1e3, "млн": 1e6, "миллион": 1e6,
     "миллиона": 1e6, "миллионов": 1e6, "млрд": 1e9, "миллиард": 1e9, "миллиарда": 1e9,
     "миллиардов": 1e9,
+    "juta": 1e6, "ribu": 1e3, "miliar": 1e9, "nghìn": 1e3, "ngàn": 1e3, "triệu": 1e6, "tỷ": 1e9,
+    "ألف": 1e3, "آلاف": 1e3, "مليون": 1e6, "مليار": 1e9, "lac": 1e5,
     "सौ": 1e2, "हज़ार": 1e3, "हजार": 1e3, "लाख": 1e5, "करोड़": 1e7,
 }  # fmt: skip
 CHARACTERS = {
@@ -52,7 +54,7 @@ _PART = r"(?:half|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|tw
 _PARTS = re.compile(
     rf"[\s-]*(?:halves|{_PART}s(?![A-Za-z])|(?:and|&)\s+(?:an?|one|two|three)[\s-]+{_PART}"
     rf"|(?:and[\s-]+)?(?:an?|one)[\s-]+half(?![A-Za-z])|half(?![A-Za-z-])"
-    r"|‰|per\s?mil(?:le|l)?(?![A-Za-z]))",
+    r"|‰|per\s?(?:mil(?:le|l)?|thousand)(?![A-Za-z]))",
     re.IGNORECASE,
 )
 

@@ -9,15 +9,17 @@ _BOUND = re.compile(
     r"|rather)\s+than|at\s+(?:least|most)|up\s+to|over|under|above|below|beyond"
     rf"|exceed(?:s|ing)?)\s+{_FIRST}"
     rf"|(?:\b(?:not|never|neither|nor|cannot)|n't)\s+(?:[^\W\d]+\s+){{0,2}}{_FIRST}"
+    r"|\b(?:don't|do\s+not)\s+(?:think|believe)\b|\bor\s+equal\s+to\b"
     # "5 or more", "5+", "10 below zero", "5 is wrong"
     r"|\d\s*(?:[^\W\d]+\s+)?or\s+(?:more|less|fewer|above|below|over|under|higher|lower)\b"
+    r"|\d\s*(?:[^\W\d]+\s+)?(?:at\s+(?:least|most)|(?:minimum|maximum)$)"
     r"|\d\s*\+(?!\s*[-\d({$.\\√π|a-z])|\d\+\s+[a-z]{2}|\d\s+and\s+(?:up|above|over)\b"
     r"|\d[^.\d\n]{0,20}\b(?:below|under)\s+(?:zero|freezing)\b"
     r"|\d[^.,;\d\n]{0,20}(?:\bis\s+(?:not|wrong|incorrect|false)\b|\bisn't\b)"
     # "twenty 5", "five point 5"
     r"|\b(?:(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|million|billion)"
     r"(?:\s+and)?[\s-]+\d"
-    r"|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten)\s+point\s+\d",
+    r"|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten)\s+(?:point|minus|plus|times)\s+\d",
     re.IGNORECASE,
 )
 _FUNCTION = re.compile(
