@@ -19,7 +19,8 @@ _BOUND = re.compile(
     # "twenty 5", "five point 5"
     r"|\b(?:(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|million|billion)"
     r"(?:\s+and)?[\s-]+\d"
-    r"|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten)\s+(?:point|minus|plus|times)\s+\d",
+    r"|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten)"
+    r"\s+(?:point|minus|plus|times)\s+\d",
     re.IGNORECASE,
 )
 _FUNCTION = re.compile(
