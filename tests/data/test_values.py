@@ -105,7 +105,7 @@ def parquet(path, values) -> str:
         (pyarrow.array([0.1, 3.0, 1e-5], pyarrow.float32()), ["0.1", "3", "1e-05"]),
         (pyarrow.array([0.1], pyarrow.float16()), ["0.1"]),
         (pyarrow.array([0.1, 3.0, -0.0], pyarrow.float64()), ["0.1", "3", "0"]),
-        (pyarrow.array([Decimal("5.20")]), ["5.20"]),
+        (pyarrow.array([Decimal("5.20")]), ["5.2"]),
     ],
 )
 def test_a_number_of_parquet_has_its_shortest_form(root, values, expected):

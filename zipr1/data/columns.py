@@ -7,6 +7,7 @@ The prompt is a text or a chat, a list of messages; formats.py reads other shape
 `problem_type` says how the answer is graded (zipr1.rewards.graders), "exact" without it.
 """
 
+import re
 from pathlib import Path
 
 from zipr1.common.errors import InputError
@@ -16,26 +17,35 @@ from zipr1.data.formats import ANSWERS, unified
 from zipr1.data.media_column import media_of_column
 from zipr1.data.part_media import media_of_parts
 from zipr1.data.placeholders import check_foreign, has_number
-from zipr1.data.row import Row, text
+from zipr1.data.row import Row, name_of, text
 from zipr1.data.source import MediaFile, short
 from zipr1.data.unseen_media import check_unseen_media
+from zipr1.data.unseen_text import CUT_COLUMNS, check_no_cut, check_unseen_text
 
 MEDIA = ("image", "images", "video", "videos")
 NO_MEDIA = (None, "", [])  # 0, False and b"" are errors
+# [{"role": "user", ...}] as a text
+WRITTEN_CHAT = re.compile(r"\s*\[\s*\{\s*['\"](role|from|content|value)['\"]\s*:")
 TEXTS = frozenset({"prompt", "id", *ANSWERS})  # which may end in the name of a media file
 
 
 def general(row: dict, number: int, root: Path) -> Row:
     """A row by its columns; paths of media lie below `root`. Raises InputError."""
-    row_id = str(number if row.get("id") is None else row["id"])
+    row_id = name_of(row.get("id"), number)
     images = media(row, "image", "images", root, row_id)
     videos = media(row, "video", "videos", root, row_id)
+    given = row
     row, column = unified(row, row_id)
     answer = expected(row, row_id)
     prompt = row.get("prompt")
     messages: tuple[dict, ...] = ()
     if not isinstance(prompt, list):
         question = text(row, "prompt", row_id)
+        if WRITTEN_CHAT.match(question):
+            raise InputError(
+                f"row {row_id}: column 'prompt' is a chat that is written as a text, "
+                f"{short(question)}: give a list of messages"
+            )
         if has_placeholder(question) or has_number(question):
             prompt = [{"role": "user", "content": question}]
     if isinstance(prompt, list):
@@ -55,6 +65,11 @@ def general(row: dict, number: int, root: Path) -> Row:
     columns = {name: value for name, value in row.items() if name not in used}
     shown = (*images, *videos)
     check_foreign(texts_of(messages) or [question], bool(shown), row_id)
+    said = [text_of(message) for message in messages] or [question]
+    check_unseen_text(given, said, column, row_id)
+    if shown:
+        kind = "video" if videos else "image"
+        check_no_cut(row, CUT_COLUMNS[kind], f"row {row_id}: its {kind}")
     others = {name: value for name, value in columns.items() if name not in TEXTS}
     check_unseen_media(others, shown, root, row_id)
     kind = "exact" if row.get("problem_type") in (None, "") else text(row, "problem_type", row_id)

@@ -11,6 +11,7 @@ fourth; its columns `system` and `history` are read too.
 
 from zipr1.common.errors import InputError
 from zipr1.data.chats import text_of, turn
+from zipr1.data.row import text
 from zipr1.data.source import short
 
 ANSWERS = ("answer", "completion", "solution")
@@ -34,7 +35,7 @@ def unified(row: dict, row_id: str) -> tuple[dict, str]:
     name = next((name for name in CHATS if row.get(name) is not None), None)
     answered = any(row.get(answer) is not None for answer in ANSWERS)
     if row.get("prompt") is not None and (answered or name is None):
-        return split_completion(row, row_id), "prompt"
+        return split_completion(with_system(row, row_id), row_id), "prompt"
     if name is not None:
         messages = row[name]
         if not isinstance(messages, list):
@@ -45,8 +46,7 @@ def unified(row: dict, row_id: str) -> tuple[dict, str]:
         name, messages = "instruction", instruction_chat(row, row_id)
     else:
         return row, "prompt"
-    if isinstance(row.get("system"), str) and row["system"]:
-        messages = [{"role": "system", "content": row["system"]}, *messages]
+    messages = [*system_turn(row, messages, row_id), *messages]
     rest = {key: value for key, value in row.items() if key not in FORMAT_COLUMNS}
     if messages and turn(messages[-1], len(messages) - 1, row_id, name)["role"] == "assistant":
         *messages, last = messages
@@ -58,6 +58,33 @@ def unified(row: dict, row_id: str) -> tuple[dict, str]:
             "give the answer as column 'answer'"
         )
     return rest | {"prompt": messages}, name
+
+
+def with_system(row: dict, row_id: str) -> dict:
+    """A row with its system prompt, if it has one, as the first message of its prompt."""
+    prompt = row["prompt"]
+    messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+    turns = system_turn(row, messages, row_id)
+    if not turns:
+        return row
+    if not isinstance(prompt, list):
+        messages = [{"role": "user", "content": text(row, "prompt", row_id)}]
+    rest = {key: value for key, value in row.items() if key != "system"}
+    return rest | {"prompt": [*turns, *messages]}
+
+
+def system_turn(row: dict, messages: list, row_id: str) -> list[dict]:
+    """The column `system` as a list of one message, empty without it. Raises InputError."""
+    system = row.get("system")
+    if system is None or system == "":
+        return []
+    where = f"row {row_id}: column 'system' is {short(repr(system))}"
+    if not isinstance(system, str):
+        raise InputError(f"{where}: give a text")
+    roles = (one.get("role") or one.get("from") for one in messages if isinstance(one, dict))
+    if "system" in roles:
+        raise InputError(f"{where}, and the chat has a message of the system: remove one")
+    return [{"role": "system", "content": system}]
 
 
 def split_completion(row: dict, row_id: str) -> dict:

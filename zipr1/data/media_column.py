@@ -3,13 +3,13 @@
 import binascii
 import re
 from base64 import b64decode
-from os.path import abspath, normpath
+from os.path import abspath, exists, normpath, sep
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 from zipr1.common.errors import InputError
-from zipr1.data.media_values import check_keys
+from zipr1.data.media_values import check_keys, is_content, media_kind_of
 from zipr1.data.source import MediaFile, short
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -59,6 +59,7 @@ def media_of_text(text: str, root: Path | None, where: str = "") -> MediaFile:
         raise InputError(f"{where}{short(text)}: media are not fetched from a network; download it")
     if root is None:
         return MediaFile(text)
+    check_path(text, root, where)
     path = normpath(root / text)
     if not Path(abspath(path)).is_relative_to(abspath(root)):
         raise InputError(
@@ -66,6 +67,26 @@ def media_of_text(text: str, root: Path | None, where: str = "") -> MediaFile:
             "above all media (/ allows any path)"
         )
     return MediaFile(path)
+
+
+def check_path(text: str, root: Path, where: str) -> None:
+    """Raises InputError for what is no path of one file, unless there is a file of that name."""
+    if is_content(text):
+        raise InputError(
+            f"{where}{short(text, 60)}: base64 without its type: begin it with "
+            "data:image/png;base64, or give bytes"
+        )
+    pieces = re.split(r"\s*[,;|]\s*", text)
+    if text.lstrip().startswith("[") or (len(pieces) > 1 and all(map(media_kind_of, pieces))):
+        fix = "several files in one text: give a list of paths"
+    elif text != text.strip():
+        fix = "a space at the beginning or the end: remove it"
+    elif "\\" in text and sep != "\\":
+        fix = "a path with backslashes: write it with /"
+    else:
+        return
+    if not exists(root / text):
+        raise InputError(f"{where}{short(repr(text))}: {fix}")
 
 
 def data_of_uri(text: str, where: str) -> bytes:

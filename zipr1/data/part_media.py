@@ -14,6 +14,7 @@ from zipr1.data.media_column import media_of_column
 from zipr1.data.media_values import check_keys
 from zipr1.data.placeholders import check_numbers
 from zipr1.data.source import MediaFile, short
+from zipr1.data.unseen_text import CUT_KEYS, check_no_cut
 
 KINDS = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
 OWN = ("image", "image_url", "video", "video_url", "path", "url")  # keys of a part's own file
@@ -34,6 +35,7 @@ def media_part(part: dict, where: str) -> dict:
     read = ("type", "index", "text", *OWN)
     found_in = f"{where}: a part of type {part['type']}"
     check_keys(part, read, found_in, f"give one {kind}, as {kind!r}", beside=bool(sources))
+    check_no_cut(part, CUT_KEYS, found_in)
     for value in sources.values():
         found["source"] = value.get("url", value) if isinstance(value, dict) else value
     if part.get("index") is not None:

@@ -1,5 +1,7 @@
 """`columns`: which columns of a data set stand for zipr1's own, as prompt=question,answer=solution."""
 
+from difflib import get_close_matches
+
 from zipr1.common.errors import InputError
 from zipr1.common.settings import nearest
 
@@ -42,6 +44,12 @@ def renamed(table, columns: str | None, data: str):
             raise InputError(
                 f"columns: {name}={source}: {data} has no column {source!r}"
                 f"{nearest(source, sorted(known))} (it has {', '.join(sorted(known))[:300]})"
+            )
+        other = get_close_matches(source, known - {name}, n=1, cutoff=0.9)
+        if source not in known and other:  # else the table is another one, with zipr1's own names
+            raise InputError(
+                f"columns: {name}={source}: {data} has no column {source!r}, but {other[0]!r}: "
+                "correct one of them"
             )
     pairs = {source: name for name, source in mapping.items() if source in known and source != name}
     replaced = [name for name in pairs.values() if name in known and name not in pairs]

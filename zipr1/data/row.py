@@ -52,15 +52,25 @@ def text(row: dict, name: str, row_id: str) -> str:
             f"{where} {value}, a number that is not finite or whose last digits a float has lost: "
             "write it as a text"
         )
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, str | int | float | Decimal)
-        or not str(value).strip()
-    ):
-        raise InputError(f"{where} {short(repr(value))}: give a text that is not empty")
+    kinds = {bool: "a truth value", list: "a list", dict: "an object", bytes: "bytes"}
+    kind = kinds.get(type(value))
+    if kind or not isinstance(value, str | int | float | Decimal) or not str(value).strip():
+        kind = f", {kind}: give one text" if kind else ": give a text that is not empty"
+        raise InputError(f"{where} {short(repr(value))}{kind}")
+    if isinstance(value, Decimal):  # 0.5 of 0.5000000000
+        digits = f"{value:f}"
+        value = digits.rstrip("0").rstrip(".") if "." in digits else digits
+        return "0" if value == "-0" else value
     return str(whole(value))
 
 
 def whole(value):
     """3 of 3.0, because Arrow makes the 3 of a column with other numbers, or none, a float."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def name_of(value, number: int) -> str:
+    """What a row is called: its id, or without one its number. Bytes (UUIDs) are written as hex."""
+    if value is None or value == "" or value != value:  # nan
+        return str(number)
+    return value.hex() if isinstance(value, bytes) else str(whole(value))

@@ -126,7 +126,14 @@ def default_root(source: str) -> Path:
 def named(data: str) -> tuple[str, str | None, str | None]:
     """The file, folder or hub id, the configuration and the split that "source:config[split]"
     names; None: not named. A file or folder of exactly that name is taken for itself."""
-    found = None if exists(data) else re.fullmatch(r"([^[]+?)(?::([\w.-]+))?(?:\[(.+)\])?", data)
+    if exists(data):
+        return data, None, None
+    if data.endswith("[]"):
+        raise InputError(f"{data}: the brackets are empty: name a split in them, as [train[:100]]")
+    for bracket in re.finditer(r"\[", data):  # a file's own name may have some
+        if data.endswith("]") and exists(data[: bracket.start()]):
+            return data[: bracket.start()], None, data[bracket.end() : -1]
+    found = re.fullmatch(r"([^[]+?)(?::([\w.-]+))?(?:\[(.+)\])?", data)
     return found.groups() if found else (data, None, None)
 
 

@@ -3,7 +3,7 @@
 import tarfile
 from dataclasses import fields
 from glob import escape
-from os.path import exists
+from os.path import abspath, exists
 from pathlib import Path
 
 from zipr1.common.errors import InputError, MissingExtra
@@ -24,9 +24,10 @@ def load_table(source: str, name: str | None, split: str | None):
     except ModuleNotFoundError as error:
         raise MissingExtra("datasets is needed to read rows: pip install 'zipr1[train]'") from error
     path = Path(source)
-    if not exists(path) and (path.suffix in FORMATS or source.count("/") != 1):
+    suffix = path.suffix.lower()
+    if not exists(path) and (suffix in FORMATS or source.count("/") != 1):
         raise InputError(f"{source}: no such file or folder, nor a hub id (owner/name)")
-    if path.is_file() and path.suffix not in FORMATS:
+    if path.is_file() and suffix not in FORMATS:
         raise InputError(f"{source}: expected a name that ends in {', '.join(FORMATS)}")
     saved = (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
     if name and (saved or path.is_file()):
@@ -57,9 +58,9 @@ def loaded_table(source: str, name: str | None, split: str):
 
     path = Path(source)
     if path.is_file():
-        place = {"path": FORMATS[path.suffix], "data_files": escape(source)}
+        place = {"path": FORMATS[path.suffix.lower()], "data_files": escape(source)}
     else:
-        place = {"path": source, "name": name}
+        place = {"path": abspath(source) if path.is_dir() else source, "name": name}
     builder = datasets.load_dataset_builder(**place)
     if builder.name not in own_builders():
         return datasets.load_dataset(**place, split=split)

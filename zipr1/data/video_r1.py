@@ -12,16 +12,19 @@ from zipr1.common.errors import InputError
 from zipr1.data.chats import chat, has_placeholder, text_of
 from zipr1.data.example import Example, final
 from zipr1.data.media_column import media_of_column
+from zipr1.data.options import lettered
 from zipr1.data.placeholders import check_foreign, has_number
-from zipr1.data.row import Row, text
+from zipr1.data.row import Row, name_of, text
 from zipr1.data.source import short
 from zipr1.data.unseen_media import check_unseen_media
+from zipr1.data.unseen_text import CUT_COLUMNS, check_no_cut
 
 TEXTS = frozenset({"problem_id", "problem", "options", "solution"})
 ONE = (
     "a row of Video-R1 has one media file, its path, and none if its data_type is text; correct "
     "it, or use the columns prompt, images and answer"
 )
+SYSTEM = "remove it, or use the columns system, prompt and answer"
 # By which such a file is recognised.
 COLUMNS = frozenset({"problem", "solution", "data_type", "problem_type"})
 
@@ -41,7 +44,7 @@ THINK = (
 def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
     """A published row: the problem, its options one a line, how to answer; paths lie below `root`.
     Raises InputError."""
-    row_id = str(number if row.get("problem_id") is None else row["problem_id"])
+    row_id = name_of(row.get("problem_id"), number)
     kind, data_type = row.get("problem_type"), row.get("data_type")
     if not isinstance(kind, str) or kind not in INSTRUCTIONS:
         raise InputError(
@@ -59,15 +62,11 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
             f"row {row_id}: column 'solution' is {short(repr(row['solution']))}: put an answer "
             "between <answer> and </answer>"
         )
-    options = row.get("options") or []
-    if not isinstance(options, list):
-        raise InputError(
-            f"row {row_id}: column 'options' is {short(repr(options))}: give a list of texts, "
-            "empty for an open question"
-        )
+    problem = text(row, "problem", row_id).strip()
+    options = lettered(row.get("options"), kind, problem, row_id)
     lines = [
-        text(row, "problem", row_id).strip(),
-        *(["Options:", *map(str, options)] if options else []),
+        problem,
+        *(["Options:", *options] if options else []),
         INSTRUCTIONS[kind],
     ]
     question = "\n".join([*lines, THINK] if think else lines)
@@ -80,10 +79,13 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
     example = Example(
         row_id, "", question, answer, messages=messages, problem_type=kind, columns=columns
     )
+    if row.get("system") not in (None, ""):
+        raise InputError(f"row {row_id}: column 'system' is not shown to the model: {SYSTEM}")
     file = None if data_type == "text" else media_of_column(row.get("path"), root, "path", row_id)
     check_foreign(map(text_of, messages) if messages else [question], file is not None, row_id)
     others = {name: value for name, value in row.items() if name not in TEXTS}
     check_unseen_media(others, (file,) if file else (), root, row_id, ONE)
     if file is None:
         return Row(example)
+    check_no_cut(row, CUT_COLUMNS[data_type], f"row {row_id}: its {data_type}")
     return Row(example, images=(file,)) if data_type == "image" else Row(example, video=file)
