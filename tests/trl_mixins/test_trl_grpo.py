@@ -217,7 +217,7 @@ def test_a_lora_adapter_has_the_dense_base_as_its_reference(tmp_path):
     ("settings", "word"),
     [
         ({"gate_reward": "length"}, "gate_reward='length': the reward functions are correct"),
-        ({"thresholds": "normal"}, "thresholds='normal': expected one of grid, uniform"),
+        ({"thresholds": "normal"}, "thresholds: normal: input should be 'grid' or 'uniform'"),
         ({"p": 0.0}, "p=0.0: must lie in"),
     ],
     ids=str,
