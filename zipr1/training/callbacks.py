@@ -1,7 +1,7 @@
 """transformers' callbacks in a run: the events of its Trainer that a ZipR1 run has, too."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -12,6 +12,21 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 EVENTS = "on_train_begin on_step_begin on_step_end on_log on_evaluate on_save on_train_end"
+# Of transformers' own callbacks those that read none of its TrainingArguments.
+KNOWN = ("TrainerCallback", "PrinterCallback", "ProgressCallback", "ExportableState")
+
+
+class Wanted(NamedTuple):
+    """What callbacks have asked for."""
+
+    stop: bool = False
+    evaluate: bool = False
+    save: bool = False
+
+    @property
+    def measurement(self) -> bool:
+        """Whether the probe set is due; a run ends with one."""
+        return self.stop or self.evaluate
 
 
 class Callbacks:
@@ -19,7 +34,7 @@ class Callbacks:
 
     They get the TrainConfig as `args`, transformers' TrainerState (global_step, max_steps,
     log_history, is_world_process_zero) and its TrainerControl, of which should_training_stop,
-    should_evaluate and should_save are followed after each step.
+    should_evaluate and should_save are followed, whichever event sets them.
     """
 
     def __init__(self, callbacks: Sequence["TrainerCallback"], run: RunState):
@@ -47,20 +62,35 @@ class Callbacks:
         parts = {"model": run.learner.model, "processing_class": run.learner.processor}
         parts["optimizer"] = run.learner.optimizer
         for callback in self.callbacks:
-            changed = getattr(callback, event)(
-                run.config, self.state, self.control, **parts, **more
-            )
+            try:
+                changed = getattr(callback, event)(
+                    run.config, self.state, self.control, **parts, **more
+                )
+            except AttributeError as error:
+                if error.obj is not run.config:
+                    raise
+                raise InputError(
+                    f"callbacks: {type(callback).__name__}.{event} reads args.{error.name}, which "
+                    "a TrainConfig does not have"
+                ) from error
             self.control = self.control if changed is None else changed
 
-    def wanted(self) -> tuple[bool, bool, bool]:
-        """(stop, evaluate, save), where any process asks for it; every process must call it."""
+    def check_begin(self) -> None:
+        """Raises InputError for a new run that is stopped before its first step."""
+        if self.wanted().stop and not self.run.step:
+            raise InputError(
+                "callbacks: should_training_stop is set in on_train_begin, so nothing would be "
+                "trained; leave the callback out, or set it in a later event"
+            )
+
+    def wanted(self) -> Wanted:
+        """What any process asks for; every process must call it."""
         if not self.callbacks:
-            return False, False, False
+            return Wanted()
         names = ("should_training_stop", "should_evaluate", "should_save")
         flags = torch.tensor([[int(getattr(self.control, name)) for name in names]])
         flags = self.run.accelerator.gather(flags.to(self.run.accelerator.device))
-        stop, evaluate, save = (flags.amax(0) > 0).tolist()
-        return stop, evaluate, save
+        return Wanted(*(flags.amax(0) > 0).tolist())
 
 
 def check_callbacks(callbacks: Sequence) -> list:
@@ -76,4 +106,11 @@ def check_callbacks(callbacks: Sequence) -> list:
                 f"callbacks: {type(one).__name__} is no transformers.TrainerCallback; derive from "
                 f"it (events: {EVENTS})"
             )
+        for kind in type(one).__mro__:
+            if kind.__module__.startswith("transformers.") and kind.__name__ not in KNOWN:
+                raise InputError(
+                    f"callbacks: {kind.__name__} reads transformers' TrainingArguments, which this "
+                    "run does not have; for a tracker set report_to, to stop early derive from "
+                    "TrainerCallback and set control.should_training_stop in on_evaluate(metrics)"
+                )
     return found

@@ -14,7 +14,7 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
-from zipr1.common.errors import RunError
+from zipr1.common.errors import InputError, RunError
 
 TIMEOUT = timedelta(hours=3)  # one process alone gathers and writes a large checkpoint
 RETURN_EVERY = 60.0  # seconds between returns of memory; at every step they cost up to a tenth
@@ -22,7 +22,8 @@ RETURN_EVERY = 60.0  # seconds between returns of memory; at every step they cos
 
 def start_processes(tracker: str, folder: Path, bf16: bool) -> Accelerator:
     """This process among those that a launcher started; on a machine without an accelerator they
-    communicate by gloo. Raises RunError for a tracker that is not installed."""
+    communicate by gloo. Raises RunError for a tracker that is not installed, InputError for another
+    precision than an earlier run of this process had."""
     cpu, group = not torch.accelerator.is_available(), InitProcessGroupKwargs(timeout=TIMEOUT)
     if cpu and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         group.backend = "gloo"  # without it accelerate takes each for the only one
@@ -31,13 +32,22 @@ def start_processes(tracker: str, folder: Path, bf16: bool) -> Accelerator:
     if bf16 and not cpu:
         # Products that are left in float32, in choice_gradient above all.
         torch.backends.cuda.matmul.allow_tf32 = True
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision="bf16" if bf16 else "no",
-        kwargs_handlers=handlers,
-        log_with=None if tracker == "none" else tracker,
-        project_dir=folder,
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision="bf16" if bf16 else "no",
+            kwargs_handlers=handlers,
+            log_with=None if tracker == "none" else tracker,
+            project_dir=folder,
+        )
+    except ValueError as error:
+        if "already been initialized" not in str(error):
+            raise
+        raise InputError(
+            f"bf16={bf16}: a trainer of this process has used another precision or device, which "
+            "accelerate keeps as long as the process lives; start a new one (in a notebook, "
+            f"restart the kernel), or use the same for both ({error})"
+        ) from error
     # accelerate leaves out a tracker that is missing, in silence
     if tracker != "none" and not accelerator.log_with:
         raise RunError(f"report_to={tracker}: pip install {tracker}")

@@ -14,6 +14,7 @@ from zipr1.training.learner import Learner
 from zipr1.training.metrics import Log
 from zipr1.training.modes import Mode
 from zipr1.training.questions import Batch, Questions
+from zipr1.training.row_hashes import RowHashes
 
 
 @dataclass
@@ -31,6 +32,7 @@ class RunState:
     functions: Functions | None  # the user's reward functions
 
     governor: Governor
+    rows: RowHashes  # which a resumed run must have again
     step: int = 0  # steps done
     taken: int = 0  # steps with at least one optimizer step
     skipped: int = 0  # steps with an optimizer step that was not taken: not finite
@@ -49,7 +51,8 @@ class RunState:
 
     def counts(self) -> dict:
         """What a checkpoint keeps of it beside the weights and the optimizer."""
-        return {"governor": asdict(self.governor), "skipped": self.skipped, "taken": self.taken}
+        counts = {"skipped": self.skipped, "taken": self.taken, "rows": self.rows}
+        return {"governor": asdict(self.governor)} | counts
 
     def restore_counts(self, state: dict) -> None:
         """Reads `counts`; checkpoints of version 0.1 have no "taken"."""

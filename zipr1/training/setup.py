@@ -20,6 +20,7 @@ from zipr1.training.modes import mode_of
 from zipr1.training.probe_set import measure_probe
 from zipr1.training.processes import start_processes
 from zipr1.training.questions import Questions, check_rows, longest_prompt, probe_questions
+from zipr1.training.row_hashes import check_row_hashes, row_hashes
 from zipr1.training.run_folder import locked, starting_point
 from zipr1.training.run_state import RunState
 from zipr1.training.terminal import say
@@ -49,6 +50,7 @@ def started(config: TrainConfig, given: Given, quiet: bool = False) -> Iterator[
             from zipr1.training.vllm_rollouts import vllm_rollouts
 
             engine = stack.enter_context(vllm_rollouts(config, learner, longest))
+        probe = probe_questions(config, processor, longest, given.eval_dataset)
         run = RunState(
             config,
             folder,
@@ -56,10 +58,11 @@ def started(config: TrainConfig, given: Given, quiet: bool = False) -> Iterator[
             learner,
             mode=mode_of(config, processor, functions, engine),
             questions=questions,
-            probe=probe_questions(config, processor, longest, given.eval_dataset),
+            probe=probe,
             log=None,
             functions=functions,
             governor=Governor(config.accuracy_tolerance, config.accuracy_margin),
+            rows=row_hashes(questions.rows, probe),
             quiet=quiet or not accelerator.is_main_process,
         )
         if resumed:
@@ -76,6 +79,7 @@ def restore(run: RunState, place: Path, state: dict) -> None:
     """Optimizer and counts of the checkpoint at `place`. Raises CheckpointError for a state that
     does not fit."""
     checkpoint.check_layout(place, state.get("layout"), run.learner.layout)
+    check_row_hashes(place, state.get("rows"), run.rows)
     try:
         run.learner.restore(state["optimizer"], place / checkpoint.SHARDS)
         run.restore_counts(state)

@@ -17,6 +17,7 @@ from zipr1.training.guards import check_metric_names, finite_scores, stop_if_los
 from zipr1.training.interrupt import Interruption, leave
 from zipr1.training.probe_set import measure_probe, save_samples
 from zipr1.training.processes import MemoryReturner
+from zipr1.training.run_state import RunState
 from zipr1.training.saving import save_checkpoint, save_result
 from zipr1.training.setup import started
 from zipr1.training.terminal import progress_bar, say_result, show
@@ -42,33 +43,32 @@ def train(
         progress_bar(run, line) as bar,
         Interruption(run.accelerator) as interruption,
     ):
-        callback, stop = Callbacks(callbacks, run), False
+        callback = Callbacks(callbacks, run)
         callback("on_train_begin")
+        callback.check_begin()
         return_memory = MemoryReturner()
-        while run.step < config.max_steps and not stop:
+        while run.step < config.max_steps and not callback.wanted().stop:
             callback("on_step_begin")
             began = time.perf_counter()
             with finite_scores(run):
                 record = training_step(run)
             record["step_time"] = time.perf_counter() - began
             callback("on_step_end")
-            stop, evaluate, save = callback.wanted()
-            ends = stop or run.step == config.max_steps
-            if ends or evaluate or run.step % config.probe_every == 0:
-                with finite_scores(run):
-                    measured = measure_probe(run)
-                record |= measured
-                save_samples(run)
-                callback("on_evaluate", metrics=measured)
+            last = run.step == config.max_steps
+            if last or run.step % config.probe_every == 0 or callback.wanted().measurement:
+                record |= measured(run, callback)
             if run.parts and config.reward_function:
                 record |= check_metric_names(reward_summary(run.parts), record)
+            callback("on_log", logs=dict(record))
+            if callback.wanted().measurement and "probe/token_ratio" not in record:
+                record |= measured(run, callback)
             run.log(run.step, record)
-            callback("on_log", logs=record)
             stop_if_lost(run)
             show(bar, record)
             return_memory()
-            number = interruption.in_any_process()
-            if not ends and (number or save or run.step % config.save_steps == 0):
+            number, wanted = interruption.in_any_process(), callback.wanted()
+            save = number or wanted.save or run.step % config.save_steps == 0
+            if save and not (last or wanted.stop):
                 save_checkpoint(run)
                 callback("on_save")
                 if number:
@@ -77,3 +77,12 @@ def train(
         callback("on_train_end")
     say_result(run)
     return final
+
+
+def measured(run: RunState, callback: Callbacks) -> dict[str, float]:
+    """The metrics of the probe set; every process must call it."""
+    with finite_scores(run):
+        metrics = measure_probe(run)
+    save_samples(run)
+    callback("on_evaluate", metrics=metrics)
+    return metrics
