@@ -54,7 +54,8 @@ class AnswerConfig:
     """
 
     question: str
-    """The question; - reads it from standard input."""
+    """The question; - reads it from standard input. <image>, <video> or <image 2> in it mark the
+    places of the files; without them the files come first."""
     files: list[str] = field(default_factory=list)
     """Images and videos in the order in which the model sees them: paths, file: or data: URIs, or -
     for standard input. None for a question about text alone."""
