@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import random_model, tiny_processor
+from hub_cache import publish
 from peft import LoraConfig
 from PIL import Image
 
@@ -75,6 +76,20 @@ def test_an_image_processor_alone_is_put_into_the_processor_of_the_base(base, ad
     _, found = zipr1.load(adapter)
     assert tokens(found) == tokens(own)
     assert len(found.tokenizer) == len(own.tokenizer)
+
+
+@pytest.mark.parametrize("below", ["", "lora"])
+def test_an_adapter_on_a_hub(base, adapter, tmp_path, below):
+    """Without the hub, from the cache."""
+    options = {"cache_dir": str(tmp_path / "cache"), "revision": "r1"}
+    options |= {"subfolder": below} if below else {}
+    _, own = zipr1.load(base)
+    own.chat_template += MARK
+    for name, marked in (("me/bare", False), ("me/whole", True)):
+        if marked:
+            own.save_pretrained(adapter)
+        publish(tmp_path / "cache", name, adapter, "r1", below)
+        assert zipr1.load(name, **options)[1].chat_template.endswith(MARK) is marked
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["a processor", "a tokenizer"])

@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 from conftest import random_model, tiny_processor
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import zipr1
 from zipr1.common.errors import InputError
 
 IDS = torch.arange(3, 40)[None]
+NONE = {IA3Config: {"feedforward_modules": []}}  # an argument that PEFT demands
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,14 @@ def test_the_model_inside_a_peft_model_is_refused(base, tmp_path):
     with pytest.raises(InputError, match=r"has an adapter inside.*PeftModel"):
         again(adapted(base).get_base_model(), tmp_path / "inside")
     assert not (tmp_path / "inside").exists()
+
+
+@pytest.mark.parametrize("kind", [IA3Config, LoHaConfig])
+def test_an_adapter_that_load_does_not_read_is_not_saved(base, tmp_path, kind):
+    model = get_peft_model(plain(base), kind(target_modules=["q_proj"], **NONE.get(kind, {})))
+    with pytest.raises(InputError, match=r"its adapter is (IA3|LOHA).*only LORA"):
+        again(model, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("by", ["PEFT", "transformers"])

@@ -29,7 +29,13 @@ def active_adapter(model, folder: Path) -> str | None:
             f"model: {len(active)} adapters are active ({', '.join(active)}), and a folder holds "
             "one; choose it with model.set_adapter(name)"
         )
-    base = model.peft_config[active[0]].base_model_name_or_path
+    config = model.peft_config[active[0]]
+    if config.peft_type != "LORA":
+        raise InputError(
+            f"model: its adapter is {config.peft_type.value}, and zipr1.load reads only LORA; merge "
+            "it and save the model, or write it with model.save_pretrained"
+        )
+    base = config.base_model_name_or_path
     if not base and is_peft(model):
         base = model.get_base_model().name_or_path
     if not base:
