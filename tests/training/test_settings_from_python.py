@@ -28,6 +28,7 @@ from zipr1.trl.settings import SparseSettings
         (lambda: TrainConfig(p="0.9"), "p: 0.9: input should be a valid number"),
         (lambda: TrainConfig(tasks="shapes"), "tasks: shapes: input should be a valid list"),
         (lambda: TrainConfig(lora_target_modules="q_proj"), "lora_target_modules: q_proj: input"),
+        (lambda: TrainConfig(use_peft=True, lora_target_modules=[]), "use_peft trains none"),
         (lambda: TrainConfig(columns={"prompt": "q"}), "columns: {'prompt': 'q'}: input should"),
         (lambda: TrainConfig(ablation={"sharpness": "entropy"}), r"expected Ablation\(\.\.\.\)"),
         (lambda: Ablation(sharpness="counts"), "sharpness: counts: input should be 'count'"),

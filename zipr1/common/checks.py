@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from typing import get_args
 
 from zipr1.common.errors import InputError
 from zipr1.common.settings import check_value, hints_of
@@ -48,9 +49,11 @@ def check_types(settings) -> None:
     """
     for name, hint in hints_of(type(settings)).items():
         value = getattr(settings, name)
-        if is_dataclass(hint):
-            if not isinstance(value, hint):
-                raise InputError(f"{name}={value!r}: expected {hint.__name__}(...)")
+        nested = next(filter(is_dataclass, (hint, *get_args(hint))), None)
+        if nested:  # one, or a list of them, each of which has checked itself
+            several = value if isinstance(value, list) else [value]
+            if not all(isinstance(one, nested) for one in several):
+                raise InputError(f"{name}={value!r}: expected {nested.__name__}(...)")
         elif not isinstance(value, float) or math.isfinite(value):
             check_value(hint, value, name)
 

@@ -11,6 +11,7 @@ from zipr1.common.errors import InputError
 from zipr1.common.scope import Scope
 from zipr1.data.renaming import parse_columns
 from zipr1.tasks.names import TASK_NAMES, check_tasks
+from zipr1.training.combinations import check_combinations
 from zipr1.training.objective import PRESETS, Objective
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -232,51 +233,7 @@ class TrainConfig:
         check_ranges(self, RANGES)
         check_tasks(self.tasks)
         parse_columns(self.columns)
-        self.check_combinations()
-
-    def check_combinations(self) -> None:
-        """Raises InputError for settings that exclude each other."""
-        objective = self.objective
-        compared = self.completions != "given" and objective.asks_reference
-        if self.give_back and objective.sparsity_weight and not compared:
-            raise InputError(
-                f"give_back={self.give_back}: needs sampled answers, and governed: true to ask the "
-                "reference; else set it to 0"
-            )
-        if objective.baseline == "reference" and objective.efficiency_reward:
-            raise InputError(
-                "baseline=reference: for rewards of 0 or 1 alone; set efficiency_reward to 0"
-            )
-        if objective.baseline == "reference" and (self.graded or self.reward_function):
-            raise InputError(
-                "baseline=reference: for rewards of 0 or 1, which graded and reward_function do "
-                "not give; set baseline to group"
-            )
-        if self.completions == "given" and objective.gate != "none":
-            raise InputError(
-                "completions=given: nothing is sampled, so no answer is correct or incorrect; set "
-                "gate: none"
-            )
-        if self.rollouts == "vllm" and self.completions == "given":
-            raise InputError("rollouts=vllm: completions=given samples nothing; leave it out")
-        if (
-            objective.baseline == "group"
-            and self.num_generations < 2
-            and self.completions != "given"
-        ):
-            raise InputError(
-                f"num_generations={self.num_generations}: with baseline=group the advantage of a "
-                "single answer is always 0; give at least 2"
-            )
-        if self.data and not self.probe_data:
-            raise InputError(
-                f"data={self.data[:80]}: name probe_data too, rows to measure on that are not trained on"
-            )
-        if self.prompts_per_step % self.mini_batches:
-            raise InputError(
-                f"mini_batches={self.mini_batches}: must divide "
-                f"prompts_per_step={self.prompts_per_step}"
-            )
+        check_combinations(self, self.objective)
 
     def check_processes(self, processes: int) -> None:
         """Raises InputError where so many processes cannot share the work of a step."""
