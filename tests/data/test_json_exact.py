@@ -158,6 +158,17 @@ def test_what_others_read_before_is_not_taken(root):
     assert answers(path) == ["3", "007"]
 
 
+def test_texts_of_tables_that_others_made(root):
+    """`datasets` stores texts that are JSON as if they were not texts; some are still told apart."""
+    texts = ["007", "1.50", "1e5", "A", "+5"]
+    path = write(root / "rows.json", [{"prompt": "?", "answer": value} for value in [3, *texts]])
+    table = datasets.load_dataset("json", data_files=path, split="train")
+    table.save_to_disk(root / "saved")
+    table.to_parquet(root / "rows.parquet")
+    for place in (root / "saved", root / "rows.parquet"):
+        assert answers(place) == ["3", *texts]
+
+
 def test_types_of_a_card_are_kept(root):
     """A data set's README may say what its numbers are."""
     folder = root / "rows"

@@ -114,10 +114,10 @@ def test_check_refuses_with_a_word(capsys, root):
     cases = [
         (["check", str(root / "gone.json")], "gone.json: no such file"),
         (["check", str(root / "other.json")], "columns question, reply: expected"),
-        (["check", str(root / "torn.json")], "torn.json: split 'train' cannot be read ("),
+        (["check", str(root / "torn.json")], "torn.json is no JSON ("),
         (["check", str(root / "rows.txt")], "expected a name that ends in .json"),
         (["check", str(root / "none.jsonl")], "none.jsonl: no rows"),
-        (["check", str(root / "none.json")], "none.json: split 'train' cannot be read"),
+        (["check", str(root / "none.json")], "none.json: no rows; give a data set"),
         (["check", video_r1(root), "--max_prompt_length", "0"], "max_prompt_length=0"),
         (["check", video_r1(root), "--workers", "-1"], "workers=-1"),
         (["check", video_r1(root), "--model", "no/such/folder"], "no/such/folder"),

@@ -112,11 +112,14 @@ def plain_value(value, feature, where: str):
 
 
 def json_value(text: str):
-    """What a text of JSON says; `datasets` keeps some texts as they are."""
+    """What a text of JSON says. `datasets` itself stores the texts 007 and 1.50 without quotes:
+    what is no JSON, and a number that JSON writes in another form, is a text."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return text
+    is_number = isinstance(value, int | float)
+    return text if is_number and json.dumps(value) != text else value
 
 
 def label(value: int, feature, where: str) -> str | None:

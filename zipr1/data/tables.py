@@ -98,6 +98,7 @@ def own_builder(builder):
         hash=HASH,
         base_path=builder.base_path,
         repo_id=builder.repo_id,
+        token=builder.token,
         features=builder.info.features,  # those of the data set's card, or none
         data_files=config.data_files,
         **options,
