@@ -1,6 +1,5 @@
 """Adapters, arguments and models whose tokens a sparse pass could misread: read rightly or refused."""
 
-import asyncio
 import copy
 
 import pytest
@@ -22,7 +21,7 @@ from transformers import (
 
 import zipr1
 from zipr1 import KeepAll, TopK, TopP
-from zipr1.common.errors import InputError, RunError
+from zipr1.common.errors import InputError
 from zipr1.common.scope import SCOPES
 
 IDS = torch.arange(2, 102).view(2, 50) * 7 % 60 + 2
@@ -184,67 +183,6 @@ def test_a_single_sequence_with_positions(llama, single):
     assert torch.allclose(kept.logits[:, 5:], dense.logits[:, 5:], atol=1e-4)
 
 
-async def two_tasks(model, opens_first: bool, child: bool) -> str:
-    """What a task gets that calls the model while another is within its block."""
-    opened, called = asyncio.Event(), asyncio.Event()
-
-    async def call() -> str:
-        await opened.wait()
-        try:
-            with torch.no_grad():
-                model(IDS)
-            return "sparse" if zipr1.sparsity.block.OPEN else "dense"
-        except RunError as error:
-            return str(error)
-        finally:
-            called.set()
-
-    async def block():
-        with zipr1.sparse(model, TopK(0.5)) as trace:
-            opened.set()
-            started = asyncio.create_task(call()) if child else None
-            await called.wait()
-            with torch.no_grad():
-                model(IDS)
-            assert trace.token_ratio.tolist() == [0.5, 0.5]
-        return await started if child else ""
-
-    if child:
-        return await block()
-    tasks = [asyncio.create_task(one) for one in (call(), block())]
-    return (await asyncio.gather(*tasks))[0]
-
-
-@pytest.mark.parametrize("child", [False, True])
-def test_asyncio_tasks(llama, child):
-    found = asyncio.run(two_tasks(llama, True, child))
-    assert found == "sparse" if child else "an asyncio task calls a model" in found
-    with torch.no_grad():
-        llama(IDS)
-
-
-def test_tasks_in_turn_and_inside(llama):
-    async def alone(length: int) -> float:
-        with zipr1.sparse(llama, TopK(0.5)) as trace, torch.no_grad():
-            llama(IDS[:, :length])
-        await asyncio.sleep(0)
-        with torch.no_grad():
-            llama(IDS)
-        return trace.token_ratio[0].item()
-
-    async def several():
-        return await asyncio.gather(*(alone(length) for length in (20, 30, 40)))
-
-    assert asyncio.run(several()) == [0.5, 0.5, 0.5]
-    with zipr1.sparse(llama, TopK(0.5)) as trace, torch.no_grad():
-
-        async def inside():
-            llama(IDS)
-
-        asyncio.run(inside())
-    assert trace.token_ratio.tolist() == [0.5, 0.5]
-
-
 def test_continuous_batching(llama):
     prompts = IDS.tolist()
     with zipr1.sparse(llama, TopK(0.5)) as trace:
@@ -264,6 +202,8 @@ def test_continuous_batching(llama):
 def test_a_p_for_each_prompt_with_beams(llama, several):
     refused = pytest.raises(InputError, match="num_beams and num_return_sequences repeat each row")
     with zipr1.sparse(llama, TopP((0.9, 0.6))), refused:
+        llama.generate(IDS, **several, **GREEDY)
+    with zipr1.sparse(llama, TopP(0.6), prompt_length=[40, 50]), refused:
         llama.generate(IDS, **several, **GREEDY)
     with zipr1.sparse(llama, TopP((0.9, 0.9, 0.6, 0.6))):
         both = llama.generate(IDS, **several, **GREEDY)

@@ -25,6 +25,11 @@ def sums(count: int, plus: int = 1, **changed) -> list[dict]:
     return rows
 
 
+def chats(system: str) -> list[dict]:
+    turns = [{"role": "system", "content": system}, {"role": "user", "content": "1 plus 1?"}]
+    return [{"prompt": turns, "answer": "2"}] * 20
+
+
 def run(folder, train, probe, memory: bool, **settings):
     if memory:
         train, probe = map(datasets.Dataset.from_list, (train, probe))
@@ -57,6 +62,13 @@ def test_other_rows_are_noticed(tmp_path, memory):
         with pytest.raises(CheckpointError, match=message):
             run(tmp_path, train, probe, memory, resume=True)
     assert run(tmp_path, sums(20), sums(4), memory, resume=True).is_dir()
+
+
+def test_another_system_prompt_is_noticed(tmp_path):
+    with pytest.raises(InterruptedError):
+        run(tmp_path, chats("Be kind."), chats("Be kind."), False)
+    with pytest.raises(CheckpointError, match="data of 20 rows with other texts"):
+        run(tmp_path, chats("Be brief."), chats("Be kind."), False, resume=True)
 
 
 def test_media_that_moved_and_rows_that_are_malformed(tmp_path):

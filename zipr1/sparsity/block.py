@@ -118,6 +118,11 @@ class Block:
     def refuse_another(self) -> None:
         """Raises RunError for a second block of this model."""
         opener = self.threads.opener
+        if self.threads.other_task:
+            raise RunError(
+                "the model is inside a block of zipr1.sparse already, which asyncio task "
+                f"{self.threads.task.get_name()!r} has opened: hold an asyncio.Lock around the block"
+            )
         if opener is threading.current_thread():
             raise RunError("the model is inside a block of zipr1.sparse already: leave that first")
         raise RunError(

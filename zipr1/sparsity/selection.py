@@ -121,7 +121,7 @@ def prompt_columns(
     if len(lengths) not in (1, batch):
         raise InputError(
             f"prompt_length has {len(lengths)} values for a batch of {batch}: give one number, or "
-            "one per row"
+            "one per row (num_beams and num_return_sequences repeat each row)"
         )
     ends = torch.tensor(lengths, device=attention_mask.device)[:, None]
     columns = torch.arange(length, device=attention_mask.device)

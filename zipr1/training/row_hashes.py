@@ -34,7 +34,7 @@ def row_text(rows: Rows, place: int) -> str:
 
 
 def text(example: Example) -> str:
-    return repr((example.question, example.answer))
+    return repr((example.question, example.answer, example.messages))
 
 
 def digest(texts: Iterable[str]) -> str:
