@@ -158,6 +158,39 @@ def test_what_others_read_before_is_not_taken(root):
     assert answers(path) == ["3", "007"]
 
 
+def test_a_card_may_call_numbers_texts(root):
+    folder = root / "rows"
+    folder.mkdir()
+    names = "".join(f"  - name: {name}\n    dtype: string\n" for name in ("prompt", "answer"))
+    (folder / "README.md").write_text(f"---\ndataset_info:\n  features:\n{names}---\n")
+    write(folder / "train.jsonl", [{"prompt": "?", "answer": value} for value in (5, "007", 2.5)])
+    assert answers(folder) == ["5", "007", "2.5"]
+
+
+def test_configurations_of_a_card(root):
+    """With their own files, and a list inside an object."""
+    folder = root / "rows"
+    folder.mkdir()
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: a\n  data_files: a.jsonl\n- config_name: b\n"
+        "  data_files:\n  - split: train\n    path: b.json\n  field: data\n---\n"
+    )
+    write(folder / "a.jsonl", [chat("007")])
+    (folder / "b.json").write_text(json.dumps({"data": [chat("1.50"), chat("5")]}))
+    assert answers(f"{folder}:a") == ["007"]
+    assert answers(f"{folder}:b[train[1:]]") == ["5"]
+    for name in ("", ":c"):
+        with pytest.raises(InputError, match="rows: split 'train' cannot be read") as error:
+            open_rows(f"{folder}{name}")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("between", ["\n", "\r\n", "\r", "", "\n\n"])
+def test_what_lies_between_rows(root, between):
+    (root / "rows.jsonl").write_bytes(between.join([json.dumps(chat(x)) for x in "ab"]).encode())
+    assert answers(root / "rows.jsonl") == ["a", "b"]
+
+
 def test_texts_of_tables_that_others_made(root):
     """`datasets` stores texts that are JSON as if they were not texts; some are still told apart."""
     texts = ["007", "1.50", "1e5", "A", "+5"]

@@ -53,7 +53,11 @@ class JsonRows(Json):
                 columns = {}
                 for column in dict.fromkeys([*features, *chain.from_iterable(rows)]):
                     values = [row.get(column) for row in rows]
-                    columns[column] = json_array(values) if column in encoded else values
+                    if column in encoded:
+                        values = json_array(values)
+                    elif features.get(column) == datasets.Value("string"):  # a card may say so
+                        values = [as_text(value) for value in values]
+                    columns[column] = values
                 yield datasets.builder.Key(0, batch), self._cast_table(pyarrow.table(columns))
                 batch += 1
 
@@ -108,6 +112,10 @@ def exact_type(values: list) -> pyarrow.DataType:
         return pyarrow.json_()
     exact = array.to_pylist() == values and "struct<>" not in str(array.type)
     return array.type if exact else pyarrow.json_()
+
+
+def as_text(value) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def json_array(values: list) -> pyarrow.Array:

@@ -43,7 +43,7 @@ def load_table(source: str, name: str | None, split: str | None):
     except (datasets.exceptions.DatasetGenerationError, *UNREADABLE) as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
-        reason = short(error.__cause__ or error)
+        reason = short(" ".join(str(error.__cause__ or error).split()))
         if "corresponds to no data" in reason or "BatchSize" in reason:  # no file, an empty Parquet
             raise InputError(f"{source}: split {split or 'train'!r}: {NO_ROWS}") from error
         raise InputError(
