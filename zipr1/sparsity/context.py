@@ -47,11 +47,12 @@ def sparse(
         are completion tokens, which are never dropped, so that one pass over (prompt, completion)
         equals prefill and decoding. None: read from the call, as trainers make it: up to the first
         label that is not -100, or to the first position whose logits `logits_to_keep` asks for; a
-        training pass (gradients, model in training mode) that has neither is refused; of any other
-        pass all columns are the prompt.
+        pass for a loss (gradients in training mode, or `num_items_in_batch`) that has neither is
+        refused; of any other pass, and of a classifier, all columns are the prompt.
     training: what only a trainer sets.
 
-    The block belongs to the thread that opened it and to those started since (`sparsity.threads`).
+    The block belongs to the thread or asyncio task that opened it and to those started since
+    (`sparsity.threads`).
     Copies of the model made inside are dense.
     """
     if not (isinstance(model, torch.nn.Module) and hasattr(inner_model(model), "config")):
