@@ -293,8 +293,9 @@ def test_masks_that_hide_more_than_padding_are_refused(family):
             text(inputs_embeds=expected, attention_mask=causal, use_cache=False)
             assert all(map(torch.equal, trace.kept, kept))
         packed = torch.arange(12).repeat(2)[None]
-        with pytest.raises(InputError, match="packed or custom masks"):
-            text(inputs_embeds=expected, position_ids=packed, use_cache=False)
+        for cache in (False, True):
+            with pytest.raises(InputError, match="packed sequences are not supported"):
+                text(inputs_embeds=expected, position_ids=packed, use_cache=cache)
         hiding = causal.clone()
         hiding[..., 5:, 3] = False
         with pytest.raises(InputError, match="packed or custom masks"):
