@@ -62,7 +62,10 @@ def test_an_answer_ends_its_process_at_once_and_loses_nothing(tmp_path):
 )
 def test_nobody_reads_the_result(tmp_path, command, buffered):
     """As after `zipr1 --help | head -1`: a process that ends as others do, without a word."""
-    rows = [{"prompt": "1 + 1?", "solution": "2"}, {"prompt": "?", "image": "1.png", "solution": ""}]
+    rows = [
+        {"prompt": "1 + 1?", "solution": "2"},
+        {"prompt": "?", "image": "1.png", "solution": ""},
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))  # one cannot be used
     environment = os.environ | {"PYTHONUNBUFFERED": buffered, "PYTHONPATH": str(ROOT)}
     reader, writer = os.pipe()
