@@ -18,7 +18,6 @@ from zipr1.data.videos import read_video
 from zipr1.inference.config import AnswerConfig
 from zipr1.inference.given import media_file, question_of_input
 from zipr1.inference.places import placed_files
-from zipr1.models.adapters import find_adapter
 from zipr1.models.loading import load_processor
 
 Media = Image.Image | Video
@@ -43,7 +42,7 @@ class Prompt:
 def read_prompt(config: AnswerConfig) -> Prompt:
     """Reads every file; no weights are loaded. Raises MediaError, which names a faulty file."""
     files = [media_file(text) for text in config.files]
-    media = read_media(files, config.max_frames, cache(lambda: processor_of(config.model)))
+    media = read_media(files, config.max_frames, cache(lambda: load_processor(config.model)))
     question = question_of_input() if config.question == "-" else config.question
     return prompt_of(media, question, config.system)
 
@@ -77,12 +76,6 @@ def read(file: MediaFile, max_frames: int, processor: Callable) -> Media:
         kind = getattr(processor(), "video_processor", None)
         limit = getattr(kind, "max_frames", max_frames)
         return read_video(file, min(max_frames, limit), frame_size=frame_size(processor()))
-
-
-def processor_of(name: str):
-    """The processor of a model, or of the base of an adapter."""
-    adapter = find_adapter(name)
-    return load_processor(adapter.base if adapter else name)
 
 
 def system_turn(text: str | None) -> list[dict]:
