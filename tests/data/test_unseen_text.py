@@ -194,3 +194,49 @@ def test_options_of_video_r1_that_are_refused(root, columns, word):
 def test_options_in_the_problem_of_video_r1(root):
     row = published(7, *PUBLISHED[0]) | {"options": [], "problem": "Which?\nA. cat\nB. dog"}
     assert "B. dog" in asked(root, row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        # The options are images, which are parts of the prompt.
+        {
+            "prompt": "Which is a cat? (A) <image 1> (B) <image 2>",
+            "images": [RED, RED],
+            "image": None,
+            "options": ["<image 1>", "<image 2>"],
+        },
+        {"prompt": "<image>\nWhich animal?", "instruction": "<image>\nWhich animal?"},
+        {"crop": "wheat"},
+        {"crop": False},
+        {"candidates": ["a response", "another"]},
+        {"prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "?"}], "system": "S"},
+        {"image": None, "format": "png", "ext": "mp4"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_ordinary_columns_are_no_hidden_texts(root, row):
+    assert read(root, ROW | row).example.answer == "A"
+
+
+def test_a_chat_written_as_a_text_is_refused_with_a_system_prompt_too(root):
+    row = ROW | {"prompt": "[{'role': 'user', 'content': 'hi'}]", "system": "S"}
+    with pytest.raises(InputError, match="a chat that is written as a text"):
+        read(root, row)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["Vitamin C", "E. coli", "Iron"], "A. Vitamin C\nB. E. coli\nC. Iron"),
+        (["E. coli", "S. aureus"], "A. E. coli\nB. S. aureus"),
+        (["B. dog", "A. cat"], "B. dog\nA. cat"),
+    ],
+)
+def test_a_capital_with_a_dot_is_a_letter_only_in_its_place(root, given, shown):
+    assert shown in asked(root, published(7, *PUBLISHED[0]) | {"options": given})
+
+
+def test_other_texts_of_a_published_row_are_refused(root):
+    with pytest.raises(InputError, match="column 'input' is 'a hint'"):
+        read(root, published(7, *PUBLISHED[0]) | {"input": "a hint"})

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from conftest import random_model, tiny_processor
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 
 import zipr1
 from zipr1.common.errors import InputError, RunError
@@ -134,3 +134,15 @@ def test_float8_weights_are_saved_unless_they_are_not_numbers(llama, tokenizer, 
     with pytest.raises(RunError, match=r"up_proj"):
         zipr1.save(small, tokenizer, tmp_path / "nan")
     assert not (tmp_path / "nan").exists()
+
+
+def test_files_that_are_not_of_an_earlier_model_stay(llama, tokenizer, tmp_path):
+    """Beside an adapter: a README.md, and a whole model in several files, which others read."""
+    zipr1.save(llama, tokenizer, tmp_path / "base")
+    base = type(llama).from_pretrained(tmp_path / "base")
+    place = tmp_path / "place"
+    llama.save_pretrained(place, max_shard_size="100KB")
+    (place / "README.md").write_text("mine")
+    zipr1.save(get_peft_model(base, LoraConfig(target_modules=["q_proj"])), tokenizer, place)
+    assert (place / "README.md").read_text() == "mine"
+    assert torch.equal(type(llama).from_pretrained(place)(IDS).logits, llama(IDS).logits)

@@ -148,3 +148,27 @@ def test_a_multiplier_of_unclear_value(word):
 )
 def test_a_word_that_only_begins_like_a_multiplier(word):
     assert values(f"3 {word}") == (3,)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("The total adds up to 12.", 12), ("It comes up to 12", 12), ("He has left over 5", 5),
+        ("The sum is not prime but 9", 9), ("If we do not count him 5", 5),
+    ],
+)  # fmt: skip
+def test_words_that_are_no_bounds(text, number):
+    assert values(text) == (number,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The most plausible answer is B.", "The best possible answer is B.",
+        "The most common answer is B.", "I will go with this answer: B",
+        "For this question answer: B", "B. From point A to point B.", "B. Only block A pushes block B.",
+    ],
+)  # fmt: skip
+def test_a_choice_in_common_words(text):
+    example = Example("7", "", "?", "B", problem_type="multiple choice")
+    assert grade(example, text) == 1

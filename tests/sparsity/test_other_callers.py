@@ -169,6 +169,17 @@ def test_packed_sequences_of_a_vision_model():
         model(IDS[:1], position_ids=positions)
 
 
+def test_text_behind_a_long_video_is_the_same_sequence():
+    """Under positions_after_video: spatial, its time is below that of the last frames."""
+    model = random_model("qwen2_5_vl")
+    time = torch.cat([torch.arange(40), torch.arange(5, 15)])
+    space = torch.cat([torch.arange(40) % 4, torch.arange(5, 15)])
+    positions = torch.stack([time, space, space])[:, None]
+    with zipr1.sparse(model, TopK(0.5)) as trace, torch.no_grad():
+        model(IDS[:1], position_ids=positions)
+    assert trace.token_ratio == 0.5
+
+
 @pytest.mark.parametrize(
     "single",
     [

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from zipr1.bench.config import BenchConfig
@@ -63,6 +64,9 @@ def test_a_value_of_another_type_or_name_is_refused(make, message):
 def test_what_python_takes_for_the_same_is_taken():
     config = TrainConfig(p=1, learning_rate=1, output_dir=Path("runs") / "x", kl=None)
     assert (config.p, config.output_dir) == (1, "runs/x")
+    config = TrainConfig(tasks=("shapes",), max_steps=np.int64(3), learning_rate=np.float32(0.5))
+    assert (config.tasks, config.max_steps, config.learning_rate) == (["shapes"], 3, 0.5)
+    assert type(config.max_steps) is int
     assert TrainConfig(preset="exact", num_generations=1).num_generations == 1  # own baseline
 
 

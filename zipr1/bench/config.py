@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from zipr1.common.checks import check_positive, check_ranges, plain_paths
+from zipr1.common.checks import check_positive, check_ranges, plain_values
 from zipr1.common.errors import InputError
 from zipr1.common.scope import SCOPES
 
@@ -65,7 +65,7 @@ class BenchConfig:
     """Whether to print the rows as JSON."""
 
     def __post_init__(self):
-        plain_paths(self)
+        plain_values(self)
         check_positive(self, "layers", "repeats")
         check_ranges(self, {"[1, 1024]": "threads"})
         for name, known in (("phases", PHASES), ("rules", RULES)):
@@ -130,7 +130,7 @@ class BenchServeConfig:
     """Whether to print the rows as JSON."""
 
     def __post_init__(self):
-        plain_paths(self)
+        plain_values(self)
         check_positive(self, "layers", "answer", "requests", "rounds", "kv_mib")
         for scope in self.scopes.split(","):
             if scope not in SCOPES:
@@ -164,6 +164,6 @@ class BenchTrainConfig:
     """Whether to print the rows as JSON."""
 
     def __post_init__(self):
-        plain_paths(self)
+        plain_values(self)
         check_positive(self, "steps", "repeats")
         check_ranges(self, {"[1, 1024]": "threads"})

@@ -58,12 +58,17 @@ def check_types(settings) -> None:
             check_value(hint, value, name)
 
 
-def plain_paths(settings) -> None:
-    """Paths become texts, with the home folder for ~, which only a shell would have put there."""
-    for name in PATHS:
-        value = getattr(settings, name, None)
-        if isinstance(value, os.PathLike) or (isinstance(value, str) and value.startswith("~")):
-            setattr(settings, name, os.path.expanduser(os.fspath(value)))
+def plain_values(settings) -> None:
+    """What Python callers give becomes what flags give: tuples lists, numbers of NumPy Python's,
+    and paths texts, with the home folder for ~, which only a shell would have put there."""
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, tuple):
+            setattr(settings, field.name, list(value))
+        elif type(value).__module__ == "numpy" and value.ndim == 0:
+            setattr(settings, field.name, value.item())
+        elif field.name in PATHS and isinstance(value, str | os.PathLike):
+            setattr(settings, field.name, os.path.expanduser(os.fspath(value)))
 
 
 def check_empty(settings) -> None:

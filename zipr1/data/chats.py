@@ -1,16 +1,13 @@
 """Chats of data sets as messages with parts, each image and video at its place."""
 
-import re
-
 from zipr1.common.errors import InputError
 from zipr1.data.media_values import check_keys
 from zipr1.data.part_media import KINDS, media_part, own_files
-from zipr1.data.placeholders import check_numbers, placed_numbers
+from zipr1.data.placeholders import PLACEHOLDER, check_numbers, placed_numbers
 from zipr1.data.source import short
 
 PARTS = ("text", *KINDS)  # of a message
 MESSAGE = ("role", "content", "from", "value")  # its keys that are read
-PLACEHOLDER = re.compile(r"\n?<(image|video)>\n?")
 ROLES = {
     "system": "system",
     "user": "user",

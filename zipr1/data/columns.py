@@ -7,13 +7,12 @@ The prompt is a text or a chat, a list of messages; formats.py reads other shape
 `problem_type` says how the answer is graded (zipr1.rewards.graders), "exact" without it.
 """
 
-import re
 from pathlib import Path
 
 from zipr1.common.errors import InputError
 from zipr1.data.chats import has_placeholder, placed_chat, text_of, turns_of
 from zipr1.data.example import Example, final
-from zipr1.data.formats import ANSWERS, unified
+from zipr1.data.formats import ANSWERS, WRITTEN_CHAT, unified
 from zipr1.data.media_column import media_of_column
 from zipr1.data.part_media import media_of_parts
 from zipr1.data.placeholders import check_foreign, has_number
@@ -24,8 +23,6 @@ from zipr1.data.unseen_text import CUT_COLUMNS, check_no_cut, check_unseen_text
 
 MEDIA = ("image", "images", "video", "videos")
 NO_MEDIA = (None, "", [])  # 0, False and b"" are errors
-# [{"role": "user", ...}] as a text
-WRITTEN_CHAT = re.compile(r"\s*\[\s*\{\s*['\"](role|from|content|value)['\"]\s*:")
 TEXTS = frozenset({"prompt", "id", *ANSWERS})  # which may end in the name of a media file
 
 

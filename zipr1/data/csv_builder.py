@@ -23,6 +23,7 @@ class CsvRows(Csv):
 
     def _generate_tables(self, base_files, files_iterables):
         if self.info.features is not None:  # by the data set's card
+            self.config.keep_default_na, self.config.na_values = False, [""]
             yield from super()._generate_tables(base_files, files_iterables)
             return
         files = (file for names in files_iterables for file in names)

@@ -9,6 +9,8 @@ LLaVA and ShareGPT write the first, TRL the second and third, LLaMA-Factory the 
 fourth; its columns `system` and `history` are read too.
 """
 
+import re
+
 from zipr1.common.errors import InputError
 from zipr1.data.chats import text_of, turn
 from zipr1.data.row import text
@@ -16,6 +18,8 @@ from zipr1.data.source import short
 
 ANSWERS = ("answer", "completion", "solution")
 CHATS = ("messages", "conversations")
+# [{"role": "user", ...}] as a text
+WRITTEN_CHAT = re.compile(r"\s*\[\s*\{\s*['\"](role|from|content|value)['\"]\s*:")
 FORMAT_COLUMNS = frozenset({*CHATS, "instruction", "input", "output", "history", "system"})
 
 
@@ -63,6 +67,8 @@ def unified(row: dict, row_id: str) -> tuple[dict, str]:
 def with_system(row: dict, row_id: str) -> dict:
     """A row with its system prompt, if it has one, as the first message of its prompt."""
     prompt = row["prompt"]
+    if isinstance(prompt, str) and WRITTEN_CHAT.match(prompt):
+        return row  # is refused
     messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
     turns = system_turn(row, messages, row_id)
     if not turns:
@@ -81,8 +87,15 @@ def system_turn(row: dict, messages: list, row_id: str) -> list[dict]:
     where = f"row {row_id}: column 'system' is {short(repr(system))}"
     if not isinstance(system, str):
         raise InputError(f"{where}: give a text")
-    roles = (one.get("role") or one.get("from") for one in messages if isinstance(one, dict))
-    if "system" in roles:
+    chat = [one for one in messages if isinstance(one, dict)]
+    said = [
+        one.get("content") or one.get("value")
+        for one in chat
+        if "system" in (one.get("role"), one.get("from"))
+    ]
+    if said == [system]:
+        return []
+    if said:
         raise InputError(f"{where}, and the chat has a message of the system: remove one")
     return [{"role": "system", "content": system}]
 

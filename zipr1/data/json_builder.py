@@ -18,7 +18,7 @@ from zipr1.data.features import holds_json
 from zipr1.data.json_rows import rows_of
 from zipr1.data.source import short
 
-BATCH = 1000  # rows
+BATCH = 200  # rows, of which each may hold images in base64
 INEXACT = (pyarrow.ArrowException, OverflowError, TypeError, ValueError)
 
 

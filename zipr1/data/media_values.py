@@ -124,7 +124,8 @@ def media_kind_of(value) -> str | None:
     if not is_file_name(value):
         return None
     path = value.partition("?")[0] if value.startswith(ADDRESS) else value
-    return KINDS_OF_SUFFIXES.get(path.rpartition(".")[2].lower())
+    _, dot, suffix = path.rpartition(".")
+    return KINDS_OF_SUFFIXES.get(suffix.lower()) if dot else None
 
 
 def is_content(text: str) -> bool:

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator
 from string import ascii_uppercase
 
 from zipr1.common.errors import InputError
+from zipr1.data.placeholders import NUMBERED, PLACEHOLDER
 from zipr1.data.row import whole
 from zipr1.data.source import short
 
-LISTS = re.compile(r"(answer_?)?(options|choices)|candidates", re.IGNORECASE)  # names of columns
-SINGLE = re.compile(r"(option|choice|opt?)[ _]?([a-j]|\d)|([A-J])", re.IGNORECASE)
+LISTS = re.compile(r"(answer_?)?(options|choices)", re.IGNORECASE)  # names of columns
+SINGLE = re.compile(r"(option|choice|opt)[ _]?([a-j]|\d)|op[ _]?[a-j]|([A-J])", re.IGNORECASE)
 # "A. cat", "(A) cat", "a) cat"; "U.S. army" and "e.g. this" have none.
 LETTER = re.compile(r"\s*(?:[(\[]([A-Za-z])[)\]]|([A-Z])\s*[.):](?!\w\.)|([a-z])[.)](?=\s|$))\s*")
 FIX = "write them into the prompt, or remove the column"
@@ -79,6 +80,8 @@ def written_value(text: str):
 
 
 def plain(text: str) -> str:
+    """A text without its placeholders of images and videos, which become parts of the prompt."""
+    text = NUMBERED.sub(" ", PLACEHOLDER.sub(" ", text))
     return " ".join(text.split()).casefold()
 
 
@@ -95,13 +98,18 @@ def lettered(options, kind: str, problem: str, row_id: str) -> list[str]:
         return texts
     if not texts and not re.search(r"\bB[.):]", problem):
         raise InputError(f"{where} a multiple choice question needs its options")
-    with_letter = sum(LETTER.match(text) is not None or is_letter(text) for text in texts)
-    if with_letter in (0, len(texts)):
-        names = ascii_uppercase if not with_letter else ()
-        return [f"{name}. {text}" for name, text in zip(names, texts, strict=False)] or texts
-    raise InputError(f"{where} give each a letter, as 'A. cat', or none")
+    letters = [letter_of(text) for text in texts]
+    if set(letters) == set(ascii_uppercase[: len(texts)]):
+        return texts
+    if any(map(str.__eq__, letters, ascii_uppercase)):
+        raise InputError(f"{where} give each a letter, as 'A. cat', or none")
+    return [f"{name}. {text}" for name, text in zip(ascii_uppercase, texts, strict=False)]
 
 
-def is_letter(text: str) -> bool:
-    """Whether it names an image with that letter in it."""
-    return len(text.strip()) == 1 and text.strip().isalpha()
+def letter_of(text: str) -> str:
+    """The letter before an option, or the option itself if it is one letter; "" for neither. That
+    of "E. coli" is found too."""
+    if len(text.strip()) == 1 and text.strip().isalpha():
+        return text.strip().upper()
+    found = LETTER.match(text)
+    return (found[1] or found[2] or found[3]).upper() if found else ""

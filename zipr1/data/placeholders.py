@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from zipr1.common.errors import InputError
 from zipr1.data.source import short
 
+PLACEHOLDER = re.compile(r"\n?<(image|video)>\n?")
 # MMMU's <image 1>, <image_1>, Phi's <|image_1|>
 NUMBERED = re.compile(r"\n?(<\|?(?:image|img|picture|video)[ _:=#-]*\d{1,4}\|?>)\n?", re.IGNORECASE)
 FOREIGN = re.compile(

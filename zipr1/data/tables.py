@@ -2,7 +2,9 @@
 
 import tarfile
 from dataclasses import fields
+from functools import cache
 from glob import escape
+from hashlib import sha256
 from os.path import abspath, exists
 from pathlib import Path
 
@@ -12,9 +14,17 @@ from zipr1.data.source import short
 FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # what datasets calls them
 NO_OPTIONS = ("name", "version", "data_dir", "data_files", "description", "features")
 NO_ROWS = "no rows; give a data set with at least one"
-HASH = "1"  # of folders in the cache of `datasets`; another number, and files are read again
+READERS = ("json_builder", "json_rows", "csv_builder")  # by whose code prepared files are named
 # What `datasets` raises for files that it cannot read: RuntimeError for a script among them.
 UNREADABLE = (ValueError, OSError, LookupError, RuntimeError, tarfile.TarError)
+
+
+@cache
+def hash_of_readers() -> str:
+    """As `datasets` names what it has prepared: by the source of the reader, so that files are read
+    again by another one."""
+    code = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in READERS)
+    return sha256(b"".join(code)).hexdigest()[:16]
 
 
 def load_table(source: str, name: str | None, split: str | None):
@@ -95,7 +105,7 @@ def own_builder(builder):
     return own_builders()[builder.name](
         dataset_name=builder.dataset_name,
         config_name=config.name,
-        hash=HASH,
+        hash=hash_of_readers(),
         base_path=builder.base_path,
         repo_id=builder.repo_id,
         token=builder.token,

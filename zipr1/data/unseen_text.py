@@ -41,6 +41,8 @@ def check_no_cut(owner: dict, names: re.Pattern, where: str) -> None:
     for key, value in owner.items():
         if value in (None, "", []) or not names.fullmatch(key) or ("start" in key and value == 0):
             continue
+        if key.lower() == "crop" and not isinstance(value, list | dict):
+            continue  # a plant
         raise InputError(
             f"{where} has {key!r} {short(value)}, but is shown as a whole: write that part to a "
             "file of its own, or remove it"

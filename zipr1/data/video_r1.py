@@ -17,7 +17,7 @@ from zipr1.data.placeholders import check_foreign, has_number
 from zipr1.data.row import Row, name_of, text
 from zipr1.data.source import short
 from zipr1.data.unseen_media import check_unseen_media
-from zipr1.data.unseen_text import CUT_COLUMNS, check_no_cut
+from zipr1.data.unseen_text import CUT_COLUMNS, check_no_cut, check_unseen_text
 
 TEXTS = frozenset({"problem_id", "problem", "options", "solution"})
 ONE = (
@@ -83,6 +83,8 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
         raise InputError(f"row {row_id}: column 'system' is not shown to the model: {SYSTEM}")
     file = None if data_type == "text" else media_of_column(row.get("path"), root, "path", row_id)
     check_foreign(map(text_of, messages) if messages else [question], file is not None, row_id)
+    said = {name: value for name, value in row.items() if name != "options"}
+    check_unseen_text(said, [question], "problem", row_id)
     others = {name: value for name, value in row.items() if name not in TEXTS}
     check_unseen_media(others, (file,) if file else (), root, row_id, ONE)
     if file is None:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
-from zipr1.common.checks import check_ranges, plain_paths
+from zipr1.common.checks import check_ranges, plain_values
 from zipr1.common.errors import InputError
 from zipr1.common.scope import Scope
 from zipr1.data.renaming import parse_columns
@@ -97,7 +97,7 @@ class EvalConfig:
     completions: ClassVar[str] = "sampled"  # usable_rows.RowSettings
 
     def __post_init__(self):
-        plain_paths(self)
+        plain_values(self)
         counts = "questions curve_questions batch_size max_new_tokens max_frames max_pixels"
         counts += " video_max_pixels max_prompt_length"
         check_ranges(self, {"[1, inf)": counts, "[1, 1024]": "threads", "(0, 1]": "p ratio"})

@@ -58,6 +58,8 @@ def save_picture(config: AnswerConfig, pages: Iterator[Image.Image], result: dic
     none at all."""
     try:
         save_pages(pages, Path(config.picture))
+    except InputError:  # of what is drawn
+        raise
     except (OSError, ValueError, RuntimeError) as error:  # as the encoders of Pillow do
         failure = RunError(f"--picture {config.picture}: could not be written ({error})")
         failure.found = json.dumps(result) if config.json else describe(result)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from zipr1.common.checks import check_ranges, plain_paths
+from zipr1.common.checks import check_ranges, plain_values
 from zipr1.common.errors import InputError
 from zipr1.evaluation.config import thresholds_of
 from zipr1.tasks.names import TASK_NAMES, check_tasks
@@ -28,7 +28,7 @@ class DemoConfig:
     """Number of steps of each training; unset, the recipe's."""
 
     def __post_init__(self):
-        plain_paths(self)
+        plain_values(self)
         check_ranges(self, {"[1, inf)": "questions curve_questions max_steps"})
         if not self.thresholds:
             raise InputError(f"curve={self.curve!r}: give at least one threshold, as 0.9,0.975")
@@ -104,7 +104,7 @@ class PretrainConfig:
     """Embedded tasks to train on."""
 
     def __post_init__(self):
-        plain_paths(self)
+        plain_values(self)
         counts = "questions_per_scene eval_every eval_questions hidden_size layers"
         scenes = "pictures_per_task clips_per_task"
         check_ranges(self, {"[1, inf)": f"{counts} {scenes}", "[0, inf)": "weight_decay seed"})

@@ -34,7 +34,8 @@ def save(
         checked(settings, folder / FILE)
     adapter = active_adapter(model, folder)
     check_finite(saved_weights(model, adapter) if weights is None else weights, folder)
-    (folder / INDEX).unlink(missing_ok=True)
+    if adapter is None:
+        (folder / INDEX).unlink(missing_ok=True)
     with no_weight_bar():
         if is_peft(model):
             save_adapter(model, adapter, folder, weights)

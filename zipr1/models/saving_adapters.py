@@ -7,6 +7,8 @@ import torch
 
 from zipr1.common.errors import InputError
 
+CARD = "README.md"
+
 
 def is_peft(model) -> bool:
     """Whether it is a PeftModel, which holds the model; transformers adds adapters to the model."""
@@ -58,10 +60,10 @@ def adapter_weights(model, adapter: str) -> dict[str, torch.Tensor]:
 
 def save_adapter(model, adapter: str, folder: Path, weights: dict | None) -> None:
     """Writes an adapter of a PeftModel to the folder itself: PEFT writes one that is not called
-    "default" to a subfolder, where it is not found."""
+    "default" to a subfolder, where it is not found. A README.md that is there stays."""
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder) as part:
         model.save_pretrained(part, selected_adapters=[adapter], state_dict=weights)
         for file in Path(part).rglob("*"):
-            if file.is_file():
+            if file.is_file() and not (file.name == CARD and (folder / CARD).exists()):
                 file.replace(folder / file.name)

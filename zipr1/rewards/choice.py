@@ -81,7 +81,7 @@ _LABEL = re.compile(
     re.MULTILINE,
 )
 # The labels of options in one line: "A. a cat B. a dog", "A: a cat, B: a dog", "A.猫B.狗".
-_IN_LINE = re.compile(r"(?<![A-Za-z.])([A-Z])(?:[.:、]|\s+[-–—]\s)")
+_IN_LINE = re.compile(r"(?<![A-Za-z.])([A-Z])(?:[.:、]|\s+[-–—]\s)(?!\s*$)")
 _SPACED = re.compile(r"([(\[])\s*([A-Za-z])\s*(?=[)\]])")
 _BRACKETED = re.compile(r"[(\[]([^()\[\]]*)[)\]]\.?")
 _ALTERNATIVES = re.compile(

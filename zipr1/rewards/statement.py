@@ -14,12 +14,14 @@ _STATED = re.compile(
 )
 # What makes the answer another than the one to give: "another choice is", "the wrong answer is".
 _OTHER = re.compile(
-    r"\b(?:this|that|another|other|wrong|incorrect|possible|plausible|candidate|alternative|each"
+    r"(?<!\bmost )(?<!\bbest )(?<!\bonly )"
+    r"\b(?:another|other|wrong|incorrect|possible|plausible|candidate|alternative|each"
     r"|every|available|tempting|common|rule(?:d|s)?\s+out|eliminate[ds]?|exclude[ds]?"
     r"|reject(?:ed|s)?)"
     r"\s+(?:(?!(?:the|my|our|its|correct|right|final|best)\b)\w+\s+)?$",
     re.IGNORECASE,
 )
+_THIS = re.compile(r"\b(?:this|that)\s+(?:\w+\s+)?$", re.IGNORECASE)  # "this answer is rounded"
 # What says something about the answer instead of the answer: "is based on 3 counts".
 _ABOUT = re.compile(
     r"(?:(?:supported|based|rounded|shown|obtained|derived|determined|consistent|visible|evident"
@@ -48,7 +50,7 @@ def stated(text: str) -> tuple[str, bool]:
     marks = [
         mark
         for mark in _STATED.finditer(text)
-        if not _OTHER.search(text[max(0, mark.start() - _NEAR) : mark.start()])
+        if not is_of_another(text[max(0, mark.start() - _NEAR) : mark.start()], mark[0])
         and not _ABOUT.match(text, mark.end())
     ]
     if not marks:
@@ -63,6 +65,14 @@ def stated(text: str) -> tuple[str, bool]:
     if after and _CORRECTION.match(after[0]):
         return rest.strip(), True
     return sentence.strip(), True
+
+
+def is_of_another(before: str, mark: str) -> bool:
+    """Whether the words before a mark say that it is about another answer than the one to give;
+    "I will go with this answer: B" gives it."""
+    if _OTHER.search(before) is not None:
+        return True
+    return _THIS.search(before) is not None and not re.search(r"[:=][*_\s]*$", mark)
 
 
 def boxed(text: str) -> str | None:

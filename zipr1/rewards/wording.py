@@ -6,9 +6,10 @@ _FIRST = r"[-+$]?\s*\.?\d"  # how a number begins
 _BOUND = re.compile(
     # "less than 5", "at least 5", "over 5", "not 5", "cannot be 5"
     r"\b(?:(?:less|more|fewer|greater|larger|smaller|bigger|higher|lower|longer|shorter|other"
-    r"|rather)\s+than|at\s+(?:least|most)|up\s+to|over|under|above|below|beyond"
+    r"|rather)\s+than|at\s+(?:least|most)|(?<!adds )(?<!add )(?<!sums )(?<!comes )(?<!adding )up\s+to"
+    r"|(?<!left )over|under|above|below|beyond"
     rf"|exceed(?:s|ing)?)\s+{_FIRST}"
-    rf"|(?:\b(?:not|never|neither|nor|cannot)|n't)\s+(?:[^\W\d]+\s+){{0,2}}{_FIRST}"
+    rf"|(?:\b(?:not|never|neither|nor|cannot)|n't)\s+(?:equal\s+to\s+|(?!but\b)[^\W\d]+\s+)?{_FIRST}"
     r"|\b(?:don't|do\s+not)\s+(?:think|believe)\b|\bor\s+equal\s+to\b"
     # "5 or more", "5+", "10 below zero", "5 is wrong"
     r"|\d\s*(?:[^\W\d]+\s+)?or\s+(?:more|less|fewer|above|below|over|under|higher|lower)\b"

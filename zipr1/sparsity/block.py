@@ -39,7 +39,7 @@ OPEN: "weakref.WeakKeyDictionary[nn.Module, Block]" = weakref.WeakKeyDictionary(
 
 
 class Block:
-    """A block of `zipr1.sparse`: replaces three methods of the model while it is open.
+    """A block of `zipr1.sparse`: replaces four methods of the model while it is open.
 
     forward() and generate() of the model tell what is the prompt; forward() of the decoder starts a
     pass. Hooks read the same as forward(), which PEFT calls without hooks and TRL replaces. A PEFT

@@ -46,9 +46,10 @@ def check_packed(arguments: dict) -> None:
     lengths, positions = arguments.get("cu_seq_lens_q"), arguments.get("position_ids")
     packed = lengths is not None and len(lengths) > 2
     if positions is not None and arguments.get("attention_mask") is None:
-        while positions.ndim > 2:  # Qwen-VL: the temporal ones, which never fall
-            positions = positions[0]
-        packed |= bool((positions.diff() < 0).any())
+        falls = positions.diff() < 0
+        while falls.ndim > 2:  # Qwen-VL: within a sequence, never in time, height and width at once
+            falls = falls.all(0)
+        packed |= bool(falls.any())
     if packed:
         raise InputError(
             "position_ids or cu_seq_lens_q put several sequences into one row: packed sequences "

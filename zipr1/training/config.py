@@ -6,7 +6,7 @@ Names are TRL's where TRL has one.
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from zipr1.common.checks import check_ranges, plain_paths
+from zipr1.common.checks import check_ranges, plain_values
 from zipr1.common.errors import InputError
 from zipr1.common.scope import Scope
 from zipr1.data.renaming import parse_columns
@@ -229,7 +229,7 @@ class TrainConfig:
     """Options that only the ablation study uses, as `ablation: {sharpness: entropy}` in YAML."""
 
     def __post_init__(self):
-        plain_paths(self)
+        plain_values(self)
         check_ranges(self, RANGES)
         check_tasks(self.tasks)
         parse_columns(self.columns)
