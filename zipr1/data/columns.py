@@ -61,7 +61,7 @@ def general(row: dict, number: int, root: Path) -> Row:
         used.add("prompt")
     columns = {name: value for name, value in row.items() if name not in used}
     shown = (*images, *videos)
-    check_foreign(texts_of(messages) or [question], bool(shown), row_id)
+    check_foreign(texts_of(messages) or [question], f"row {row_id}: the prompt", bool(shown))
     said = [text_of(message) for message in messages] or [question]
     check_unseen_text(given, said, column, row_id)
     if shown:

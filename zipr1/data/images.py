@@ -93,8 +93,11 @@ def decoding(file: MediaFile, heif: bool = False) -> Iterator[None]:
             f"{short(file.name)}: not an image; give a file that opens in an image viewer"
         ) from error
     except Image.DecompressionBombError as error:
-        counts = " pixels, above the limit of ".join(re.findall(r"\d+", str(error)))
-        raise MediaError(f"{short(file.name)}: an image of {counts}; make it smaller") from error
+        count = re.search(r"\d+", str(error))[0]  # in the text alone
+        raise MediaError(
+            f"{short(file.name)}: an image of {count} pixels, above the limit of "
+            f"{2 * Image.MAX_IMAGE_PIXELS}; make it smaller"
+        ) from error
     except BROKEN as error:
         reason = short(str(error) or type(error).__name__)
         raise MediaError(

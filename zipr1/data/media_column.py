@@ -32,10 +32,10 @@ def media_of_column(value, root: Path, name: str, row_id: str) -> MediaFile:
             short(path) if isinstance(path, str) and path else f"column {name!r}", data
         )
     if data is not None or not (isinstance(path, str) and path):
-        frames = isinstance(value, list) and "; frames of a video: as images, or as one video file"
+        frames = "; frames of a video: as images, or as one video file"
         raise InputError(
             f"{where} is {short(repr(value))}: give the path of a file below the media root, a "
-            f"data URI, or bytes{frames or ''}"
+            f"data URI, or bytes{frames if isinstance(value, list) else ''}"
         )
     return media_of_text(path, root, where)
 

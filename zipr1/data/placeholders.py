@@ -75,9 +75,10 @@ def check_numbers(turns: list[dict], counts: dict[str, int], row_id: str) -> Non
             )
 
 
-def check_foreign(texts: Iterable[str], media: bool, row_id: str) -> None:
-    """Raises InputError for a placeholder that another program would replace, in a row with
-    `media`; of a row without, <audio> only, because the others may be code."""
+def check_foreign(texts: Iterable[str], where: str, media: bool = True) -> None:
+    """Raises InputError for a placeholder that another program would replace, in a prompt with
+    `media`; without, for <audio> only, because the others may be code. `where`: begins the
+    message."""
     for text in texts:
         for found in FOREIGN.finditer(text):
             audio = found[0].lower() == "<audio>"
@@ -86,6 +87,6 @@ def check_foreign(texts: Iterable[str], media: bool, row_id: str) -> None:
             fix = "audio is not read" if audio else "write <image> or <video> at its place"
             what = "" if media else ", the row no media"
             raise InputError(
-                f"row {row_id}: the prompt has {short(found[0])!r}{what}: {fix}, or remove it (a "
-                "space inside makes it text)"
+                f"{where} has {short(found[0])!r}{what}: {fix}, or remove it (a space inside makes "
+                "it text)"
             )

@@ -82,7 +82,8 @@ def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
     if row.get("system") not in (None, ""):
         raise InputError(f"row {row_id}: column 'system' is not shown to the model: {SYSTEM}")
     file = None if data_type == "text" else media_of_column(row.get("path"), root, "path", row_id)
-    check_foreign(map(text_of, messages) if messages else [question], file is not None, row_id)
+    texts = map(text_of, messages) if messages else [question]
+    check_foreign(texts, f"row {row_id}: the prompt", file is not None)
     said = {name: value for name, value in row.items() if name != "options"}
     check_unseen_text(said, [question], "problem", row_id)
     others = {name: value for name, value in row.items() if name not in TEXTS}

@@ -2,7 +2,7 @@
 
 from zipr1.common.errors import InputError
 from zipr1.data.chats import has_placeholder, placed
-from zipr1.data.placeholders import FOREIGN, has_number, placed_numbers
+from zipr1.data.placeholders import FOREIGN, check_foreign, has_number, placed_numbers
 from zipr1.data.source import short
 
 
@@ -20,14 +20,7 @@ def placed_files(question: str, kinds: list[str], system: str) -> tuple[list[dic
     if has_placeholder(system) or has_number(system) or FOREIGN.search(system):
         raise InputError("--system has a placeholder of a file: write it in the question")
     parts = placed_numbers(placed(question))
-    for part in parts:
-        if part["type"] == "text" and (found := FOREIGN.search(part["text"])):
-            audio = found[0].lower() == "<audio>"
-            fix = "audio is not read" if audio else "write <image> or <video> at its place"
-            raise InputError(
-                f"the question has {short(found[0])!r}: {fix}, or remove it (a space inside makes "
-                "it text)"
-            )
+    check_foreign((part["text"] for part in parts if part["type"] == "text"), "the question")
     named = [part for part in parts if part["type"] != "text"]
     if not named:
         return [*({"type": kind} for kind in kinds), text], everything

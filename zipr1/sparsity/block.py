@@ -32,7 +32,6 @@ from zipr1.sparsity.unsupported import (
     check_adapters,
     check_packed,
     is_classifier,
-    refuse_continuous_batching,
 )
 
 OPEN: "weakref.WeakKeyDictionary[nn.Module, Block]" = weakref.WeakKeyDictionary()  # by decoder
@@ -171,7 +170,11 @@ class Block:
     def continuous_batching(self, *args, **kwargs):
         """In place of the model's init_continuous_batching(), which generate_batch() calls."""
         if not self.closed:
-            refuse_continuous_batching()
+            raise InputError(
+                "generate_batch: continuous batching puts several prompts into one row with a "
+                "paged KV cache, which sparse attention does not support; use generate() with a "
+                "padded batch, or serve requests with vLLM"
+            )
         return self.run_batching(*args, **kwargs)
 
     def restore_positions(self, kwargs: dict) -> None:

@@ -24,13 +24,18 @@ def check_adapters(model: nn.Module, layers: Iterable[nn.Module]) -> None:
                 "scope='attention' or 'keys'"
             )
         if names := {name for part in layer.modules() for name in given_by_hooks(part).values()}:
-            for part in model.modules():  # PEFT leaves them to later calls after an exception
-                for number in given_by_hooks(part):
-                    del part._forward_pre_hooks[number]
+            remove_given(model)
             raise InputError(
                 f"scope='layer': {BY_ROW[max(names)]}, and a layer runs on the kept tokens alone; "
                 "use scope='attention' or 'keys'"
             )
+
+
+def remove_given(model: nn.Module) -> None:
+    """Removes these hooks, which PEFT leaves to later calls when one ends with an exception."""
+    for part in model.modules():
+        for number in given_by_hooks(part):
+            del part._forward_pre_hooks[number]
 
 
 def given_by_hooks(module: nn.Module) -> dict[int, str]:
@@ -56,15 +61,6 @@ def check_packed(arguments: dict) -> None:
             "are not supported by sparse attention; pad them and pass a 2-D padding mask "
             "(padding_free=False, packing=False)"
         )
-
-
-def refuse_continuous_batching() -> None:
-    """Raises InputError for generate_batch() and what else starts continuous batching."""
-    raise InputError(
-        "generate_batch: continuous batching puts several prompts into one row with a paged KV "
-        "cache, which sparse attention does not support; use generate() with a padded batch, or "
-        "serve requests with vLLM"
-    )
 
 
 def is_classifier(model: nn.Module) -> bool:
