@@ -133,7 +133,7 @@ checkpoint.write(Path({str(tmp_path)!r}), 4, learner, None, {{"optimizer": Kill(
 @pytest.mark.parametrize(
     "moment",
     [
-        "step.update = kill",  # in the first step, before there is a checkpoint
+        "training_step.update = kill",  # in the first step, before there is a checkpoint
         "saving.model_card = kill",  # the final weights are there, the folder has not its name yet
         "shutil.rmtree = half",  # an older checkpoint is half deleted
     ],
@@ -148,7 +148,7 @@ def test_killed_at_other_moments(tmp_path, moment):
     folder = tmp_path / "broken"
     code = f"""
 import os, shutil, signal
-from zipr1.training import saving, step
+from zipr1.training import saving, training_step
 from zipr1.training.config import TrainConfig
 from zipr1.training.train import train
 
