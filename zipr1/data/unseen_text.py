@@ -42,7 +42,7 @@ def check_no_cut(owner: dict, names: re.Pattern, where: str) -> None:
         if value in (None, "", []) or not names.fullmatch(key) or ("start" in key and value == 0):
             continue
         if key.lower() == "crop" and not isinstance(value, list | dict):
-            continue  # a plant
+            continue  # the crop of a field, in questions about plants
         raise InputError(
             f"{where} has {key!r} {short(value)}, but is shown as a whole: write that part to a "
             "file of its own, or remove it"
