@@ -24,7 +24,7 @@ play-test: .venv-play/ready
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-play/bin/python -m pytest -q -m '' \
 		tests/inference/test_play.py tests/inference/test_play_browser.py
 
-# The thirteen families: both presets trained (side by side with -j 2), the table with the baselines, the page.
+# The thirteen task groups: both presets trained (side by side with -j 2), the table with the baselines, the page.
 tiny13: runs/tiny13_exact/final runs/tiny13_paper/final
 	.venv/bin/zipr1 eval zipr1/tiny --suite tiny13 --trained paper=runs/tiny13_paper/final,exact=runs/tiny13_exact/final \
 		--output_dir runs/tiny13

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from zipr1.common.errors import InputError
-from zipr1.data.columns import general
+from zipr1.data.columns import general_row
 from zipr1.data.example import Example
-from zipr1.data.video_r1 import published
+from zipr1.data.video_r1 import video_r1_row
 from zipr1.rewards.functions import (
     RewardLog,
     from_function,
@@ -142,7 +142,7 @@ def test_a_function_for_trls_chats_runs_unchanged():
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Which letter?"},
     ]
-    row = general({"prompt": chat, "solution": "B"}, 0, Path())
+    row = general_row({"prompt": chat, "solution": "B"}, 0, Path())
     got = reward(
         [row.example],
         ["B", "C"],
@@ -167,8 +167,11 @@ def test_rows_that_are_chats_to_trl(tmp_path):
     shared = {"problem": "?", "solution": "<answer>a</answer>", "path": "a.png"}
     shared["problem_type"] = "free-form"
     kinds = ({"data_type": "text", "path": ""}, {"data_type": "image"})
-    texts = [published(shared | kind, 0, tmp_path) for kind in kinds]
-    rows = [*texts, general({"prompt": "Colour?", "image": "a.png", "answer": "red"}, 2, tmp_path)]
+    texts = [video_r1_row(shared | kind, 0, tmp_path) for kind in kinds]
+    rows = [
+        *texts,
+        general_row({"prompt": "Colour?", "image": "a.png", "answer": "red"}, 2, tmp_path),
+    ]
     said = ["<think>b</think><answer>a</answer>", "a", "a"]
     examples = [row.read(1) for row in rows]
     got = reward(examples, said, torch.ones(3), function=((1.0, has_tags),))
@@ -190,7 +193,7 @@ def test_a_function_that_fails_is_named():
 
 
 def test_an_answer_reaches_a_function_as_it_stands():
-    row = general({"prompt": "?", "answer": "Six. <answer>6</answer>"}, 0, Path())
+    row = general_row({"prompt": "?", "answer": "Six. <answer>6</answer>"}, 0, Path())
     seen = {}
     reward(
         [row.example],

@@ -256,7 +256,7 @@ def test_probe_rows_that_cannot_be_used_stop_the_run_at_once(root):
     data = write(root / "right.jsonl", [{"prompt": "Say a word.", "answer": "word"}] * 8)
     settings = SMALL | {"max_steps": 1, "data": data, "output_dir": str(root / "out")}
     never = {"prompt": "A or B?", "answer": "x", "problem_type": "multiple choice"}
-    with pytest.raises(ValueError, match="its own answer 'x' is not right as multiple choice"):
+    with pytest.raises(ValueError, match="its own answer 'x' is not accepted as multiple choice"):
         train(TrainConfig(**settings, probe_data=write(root / "never.jsonl", [never])), quiet=True)
     with pytest.raises(ValueError, match=r"a prompt of \d+ tokens, above 5"):
         train(TrainConfig(**settings, probe_data=data, max_prompt_length=5), quiet=True)

@@ -231,7 +231,7 @@ def test_the_baseline_does_not_know_the_first_rollout(tiny):
                 asked.append(answers)
                 return scores, answers
 
-            scores, _ = mode.consult(reference, examples, rolled, *place)
+            scores, _ = mode.score_with_reference(reference, examples, rolled, *place)
     (asked,) = asked
     assert len(seen) == 1  # pictures are encoded once
     assert (

@@ -79,7 +79,7 @@ def parse_command(command: Command, settings: type, arguments: list[str]) -> Any
     for path in recipes:
         values = merge(values, load_recipe(settings, path))
     values = merge(values, from_flags(settings, given))
-    values = merge(values, distribute(parser, command, settings, words, values))
+    values = merge(values, assign_words(parser, command, settings, words, values))
     if command.rest and rest:
         values[command.rest] = rest
     if command.training_recipe and values.get("recipe"):
@@ -116,13 +116,13 @@ def split_rest(command: Command, arguments: list[str]) -> tuple[list[str], list[
 
 
 def add_positional(parser: Parser, command: Command, settings: type, together: bool) -> None:
-    """For the help one argument a field; for parsing one list, which `distribute` divides."""
+    """For the help one argument a field; for parsing one list, which `assign_words` divides."""
     if together:
         parser.add_argument("words", nargs="*", help=SUPPRESS)
         return
     described, hints = help_of(settings), hints_of(settings)
     kind = "recipe of `zipr1 train`" if command.training_recipe else "YAML file of options"
-    where = "comes first" if command.positional else "may stand here"
+    where = "comes first" if command.positional else "optional, the first argument"
     parser.add_argument(
         "recipe", nargs="?", help=f"A {kind}, or the name of one that ships with zipr1; {where}."
     )
@@ -233,7 +233,7 @@ def kinds_of(hint: Any) -> tuple:
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def distribute(
+def assign_words(
     parser: Parser, command: Command, settings: type, words: list[str], values: dict
 ) -> dict[str, Any]:
     """Divides what was given by position among the fields; a list takes what the others leave.

@@ -42,7 +42,7 @@ def cut(path: Path, start: int) -> None:
         except (OSError, ValueError, RecursionError, TypeError, LookupError) as error:
             raise CheckpointError(
                 f"{path}: a line is no row with a step ({error}); the run's own rows would be "
-                "lost: mend the file, or move it away"
+                "deleted: correct the file, or move it away"
             ) from error
         replace(path, "".join(kept))
 

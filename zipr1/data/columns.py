@@ -26,7 +26,7 @@ NO_MEDIA = (None, "", [])  # 0, False and b"" are errors
 TEXTS = frozenset({"prompt", "id", *ANSWERS})  # which may end in the name of a media file
 
 
-def general(row: dict, number: int, root: Path) -> Row:
+def general_row(row: dict, number: int, root: Path) -> Row:
     """A row by its columns; paths of media lie below `root`. Raises InputError."""
     row_id = name_of(row.get("id"), number)
     images = media(row, "image", "images", root, row_id)

@@ -1,4 +1,4 @@
-"""What a file is that can be neither an image nor a video, told from its first bytes."""
+"""Recognises, by their first bytes, files that are neither an image nor a video."""
 
 from codecs import getincrementaldecoder
 

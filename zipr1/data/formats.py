@@ -68,7 +68,7 @@ def with_system(row: dict, row_id: str) -> dict:
     """A row with its system prompt, if it has one, as the first message of its prompt."""
     prompt = row["prompt"]
     if isinstance(prompt, str) and WRITTEN_CHAT.match(prompt):
-        return row  # `columns.general` refuses it
+        return row  # `columns.general_row` refuses it
     messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
     turns = system_turn(row, messages, row_id)
     if not turns:

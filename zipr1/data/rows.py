@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from zipr1.common.errors import InputError
-from zipr1.data.columns import MEDIA, general
+from zipr1.data.columns import MEDIA, general_row
 from zipr1.data.display import FrameSize
 from zipr1.data.example import Example
 from zipr1.data.features import check_media_columns, plain_values, without_media
@@ -20,7 +20,7 @@ from zipr1.data.renaming import renamed
 from zipr1.data.row import Row
 from zipr1.data.source import short
 from zipr1.data.tables import load_table
-from zipr1.data.video_r1 import COLUMNS, published
+from zipr1.data.video_r1 import COLUMNS, video_r1_row
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Rows:
         column."""
         values = self.values(index)
         if values.keys() >= COLUMNS:
-            return published(values, index, self.root, self.think)
-        return general(values, index, self.root)
+            return video_r1_row(values, index, self.root, self.think)
+        return general_row(values, index, self.root)
 
     def example(self, index: int) -> Example:
         """Row `index`, whole. Raises InputError, as `row` does, and MediaError."""

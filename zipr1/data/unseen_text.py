@@ -1,5 +1,5 @@
-"""What a row says beside its prompt and the model would not be told: further texts of the question,
-and which part of a video or an image is meant."""
+"""Refuses rows whose columns hold text that the prompt does not contain: further texts of the
+question, and which part of a video or an image is meant."""
 
 import re
 from collections.abc import Iterable

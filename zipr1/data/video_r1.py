@@ -41,7 +41,7 @@ THINK = (
 )
 
 
-def published(row: dict, number: int, root: Path, think: bool = False) -> Row:
+def video_r1_row(row: dict, number: int, root: Path, think: bool = False) -> Row:
     """A published row: the problem, its options one a line, how to answer; paths lie below `root`.
     Raises InputError."""
     row_id = name_of(row.get("problem_id"), number)

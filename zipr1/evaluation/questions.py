@@ -1,4 +1,4 @@
-"""What an evaluation asks: the embedded tasks here, rows of a data set in `row_questions`."""
+"""The questions of an evaluation: of the embedded tasks here, of rows in `row_questions`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

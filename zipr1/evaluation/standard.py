@@ -70,7 +70,7 @@ def measure(config: EvalConfig, stack: ExitStack) -> tuple[list[TableRow], str]:
         scope=selection.scope,
         raw=not config.chat_template,
     )
-    start(folder, config, selection, rules, questions, settings)
+    discard_stale_answers(folder, config, selection, rules, questions, settings)
 
     def answers(method: str, rule: Rule | Shortener | None) -> list[Record]:
         number = getattr(rule, "p", getattr(rule, "ratio", 1))
@@ -132,7 +132,7 @@ def report(
     print(f"records, tables and answers are in {folder}/", file=sys.stderr)
 
 
-def start(
+def discard_stale_answers(
     folder: Path,
     config: EvalConfig,
     selection: TrainedSettings,
@@ -140,8 +140,8 @@ def start(
     questions: Examples | RowQuestions,
     settings: GenerationSettings,
 ) -> None:
-    """Keeps what answers in the folder depend on in evaluation.json; answers of another model,
-    version or setting make way, which is said on stderr."""
+    """Writes what the answers depend on to evaluation.json; deletes stored answers of another model,
+    version or setting, with a message on stderr."""
     path = folder / "evaluation.json"
     asked = {"tasks": config.names, "split": config.split}
     if isinstance(questions, RowQuestions):

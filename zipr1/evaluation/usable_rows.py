@@ -43,7 +43,7 @@ def check_answer(example: Example, config: RowSettings) -> None:
     graded = config.completions == "sampled" and not config.reward_function
     if graded and example.problem_type and grade(example, example.answer) != 1:
         raise InputError(
-            f"row {example.id}: its own answer {example.answer!r} is not right as "
+            f"row {example.id}: its own answer {example.answer!r} is not accepted as "
             f"{example.problem_type}: correct one of them"
         )
 

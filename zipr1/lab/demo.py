@@ -1,4 +1,4 @@
-"""`zipr1 demo`: measure, post-train with both presets, measure again, and draw, in ten minutes."""
+"""`zipr1 demo`: measure, post-train with both presets, measure again, and draw."""
 
 import shutil
 import sys

@@ -53,7 +53,7 @@ class Block:
         for rule in filter(None, (settings.rule, settings.rows)):
             check_layers(rule, len(layers))
         self.settings, self.trace = settings, Trace(layers)
-        self.counting = [part for part in self.model.modules() if hasattr(part, "rope_deltas")]
+        self.rope_modules = [part for part in self.model.modules() if hasattr(part, "rope_deltas")]
         training, layer = settings.training, settings.scope == "layer"
         self.hooks = training.hooks() if layer and training.hooks is not None else None
         self.gathers = layer and self.hooks is None and training.implementation == NAME
@@ -181,7 +181,7 @@ class Block:
         """Qwen-VL models keep what generated tokens' positions start from, of their last prefill:
         sets that of the KV cache which is continued."""
         deltas = getattr(kwargs.get(CACHE), "rope_deltas", ())
-        for part, delta in zip(self.counting, deltas, strict=False):
+        for part, delta in zip(self.rope_modules, deltas, strict=False):
             part.rope_deltas = delta
 
     def decoder_forward(self, *args, **kwargs):
@@ -241,7 +241,7 @@ class Block:
             trace.clear(cache)
             if cache is not None:
                 cache.media = self.calls.media
-                cache.rope_deltas = [part.rope_deltas for part in self.counting]
+                cache.rope_deltas = [part.rope_deltas for part in self.rope_modules]
         elif not self.calls.generating:
             hide_padding(cache, trace.layers, self.calls.padding(kwargs), past)
         self.check_checkpointing()

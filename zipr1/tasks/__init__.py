@@ -1,4 +1,4 @@
-"""Embedded tasks: six for the demo, and one family for each of the paper's thirteen benchmarks.
+"""Embedded tasks: six for the demo, and one task group for each of the paper's thirteen benchmarks.
 
 The names are plain text (names.py). The tasks need numpy and PIL and are imported when first used.
 """

@@ -1,4 +1,4 @@
-"""The embedded tasks by name: six for the demo, and thirteen families in the order of the paper."""
+"""The embedded tasks by name: six for the demo, and thirteen task groups in the order of the paper."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ TASKS: dict[str, Task] = {
 
 IMAGE_TASKS = (Perceive(), Choose(), Relate(), Chart(), Sign(), Digits(), Reason())
 VIDEO_TASKS = (Short(), Needle(), Lecture(), Objects(), Ego(), Tempo())
-# One family for each benchmark of the paper (Task.mirrors).
+# One task group for each benchmark of the paper (Task.mirrors).
 FAMILIES: dict[str, Task] = {task.name: task for task in IMAGE_TASKS + VIDEO_TASKS}
 
 ALL_TASKS = TASKS | FAMILIES

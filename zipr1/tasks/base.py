@@ -9,8 +9,8 @@ from PIL import Image
 from zipr1.common.errors import InputError
 from zipr1.data.example import Example
 
-# Nothing is chosen on "sealed": experiments/sealed.py asks it once for each row of a table, and
-# records that.
+# experiments/sealed.py asks "sealed" once for each row of a table, and records that; one choice
+# followed from it (docs/results.md).
 SPLITS = ("train", "val", "test", "sealed")
 CELL = (
     16  # pixels: side of the square that one visual token of zipr1/tiny covers (patch 8, merge 2)

@@ -11,7 +11,7 @@ FAMILY_NAMES = (
     *("perceive", "choose", "relate", "chart", "sign", "digits", "reason"),
     *("short", "needle", "lecture", "objects", "ego", "tempo"),
 )
-"""The thirteen families of the suite tiny13, images before videos, in the order of the paper."""
+"""The thirteen task groups of the suite tiny13, images before videos, in the order of the paper."""
 
 ALL_TASK_NAMES = tuple(dict.fromkeys(TASK_NAMES + FAMILY_NAMES))
 

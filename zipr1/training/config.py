@@ -147,7 +147,7 @@ class TrainConfig:
     fsdp: bool = False
     """Whether FSDP2 shards the weights over the processes, instead of a copy in each (DDP)."""
     bf16: bool = False
-    """Whether to compute, and hold the reference, in bfloat16; trained weights stay in float32."""
+    """Whether to compute, and store the reference, in bfloat16; trained weights stay in float32."""
     use_peft: bool = False
     """Whether to train a LoRA adapter; the reference is the model without it."""
     lora_r: int = 16
@@ -161,13 +161,13 @@ class TrainConfig:
     chat_template: bool = True
     """Whether prompts are wrapped in the chat template; false for running text (text models)."""
     efficiency_reward: float | None = None
-    """The weight of 1 - token ratio in the reward (Eq. 4); unset, this and the following options
-    have the preset's value."""
+    """The weight of 1 - token ratio in the reward (Eq. 4); unset, this option and those up to
+    --governed have the preset's value."""
     sparsity_weight: float | None = None
     """The weight of the pathwise gradient of the token ratio."""
     gate: Literal["none", "group", "answer"] | None = None
-    """The rollouts that may earn for sparsity: all (none), those of a group with a correct answer
-    (group), or correct ones (answer)."""
+    """The rollouts that get the efficiency reward or the sparsity term: all (none), those of a group
+    with a correct answer (group), or correct ones (answer)."""
     kl: Literal["sampled", "full", "forward"] | None = None
     """The KL estimate: from the sampled tokens as in GRPO, over the full vocabulary, or
     KL(reference || policy) over the full vocabulary (forward)."""
@@ -209,8 +209,8 @@ class TrainConfig:
     report_to: Literal["tensorboard", "wandb", "trackio", "mlflow", "none"] = "tensorboard"
     """The tracker, which you install; none writes metrics.jsonl only."""
     max_skipped_steps: int = 3
-    """The number of steps that may have a loss, gradient or reward that is not finite, or in a row
-    no usable rows; one more stops the run."""
+    """The number of steps that may be skipped because loss, gradient or reward is not finite, and of
+    consecutive steps without a usable row; one more stops the run."""
     save_steps: int = 100
     """The number of steps between checkpoints."""
     save_total_limit: int = 2

@@ -78,7 +78,7 @@ def gather_experience(
     max_tokens: the largest number of tokens in a pass with gradients (`micro_batches`, `split`).
     keep_states: what gives the reference's distribution again, as a KL over the vocabulary needs.
     """
-    config, accelerator, synced = mode.config, learner.accelerator, learner.in_step
+    config, accelerator, synced = mode.config, learner.accelerator, learner.collective
     lengths = [
         config.num_generations * (part["input_ids"].shape[1] + config.max_completion_length)
         for part in batch.inputs
@@ -95,7 +95,7 @@ def gather_experience(
         with watch("reward"):
             rewards = mode.rewards(examples, rollout, step)
         with watch("reference"):
-            scores, expected = mode.consult(
+            scores, expected = mode.score_with_reference(
                 learner.reference, examples, rollout, numbers, step, synced
             )
         head, hidden = learner.reference_head, scores.hidden

@@ -1,4 +1,4 @@
-"""When to stop a run: it would only cost time, or its result would be no result."""
+"""Checks that stop a run: values that are not finite, unusable rows, no optimizer step taken."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -43,7 +43,7 @@ class Learner:
         max_grad_norm: float,
     ):
         self.processor, self.sharding, self.max_grad_norm = processor, sharding, max_grad_norm
-        self.accelerator, self.in_step = sharding.accelerator, sharding.in_step
+        self.accelerator, self.collective = sharding.accelerator, sharding.collective
         self.layout = sharding.layout
         self.policy, self.optimizer = sharding.prepare(Policy(model), adamw, max_grad_norm)
         self.model = sharding.unwrap(self.policy)

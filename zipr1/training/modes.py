@@ -141,7 +141,7 @@ class Sampled(Mode):
 class EmbeddedTasks(Sampled):
     """The reference is asked for the probability of the expected answer, word for word."""
 
-    def consult(
+    def score_with_reference(
         self,
         reference: Reference,
         examples: list[Example],
@@ -158,7 +158,7 @@ class DataRows(Sampled):
     """The reference samples an answer of its own, which is graded: a row is correct in more than
     one wording. Only where the objective needs it, for it takes as long as a rollout."""
 
-    def consult(
+    def score_with_reference(
         self,
         reference: Reference,
         examples: list[Example],
@@ -219,7 +219,7 @@ class GivenCompletions(Mode):
         """(B, G) their mean log-probability."""
         return rewards.accuracy
 
-    def consult(
+    def score_with_reference(
         self,
         reference: Reference,
         examples: list[Example],

@@ -1,5 +1,4 @@
-"""The curves that matter: what the model answers at the fixed p, and with dense attention, on a
-frozen probe set."""
+"""Accuracy and token ratio on a fixed probe set, with sparse attention at p and with dense."""
 
 import time
 
@@ -28,7 +27,7 @@ def measure_probe(run: RunState) -> dict[str, float]:
     learner = run.learner
     learner.policy.eval()
     with learner.gathered():
-        options = {"synced": learner.in_step, "functions": run.functions, "quiet": run.quiet}
+        options = {"synced": learner.collective, "functions": run.functions, "quiet": run.quiet}
         measured = learner(measure, learner.processor, run.probe, run.config, **options)
     say_probe(run, measured)
     return measured

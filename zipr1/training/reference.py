@@ -1,4 +1,4 @@
-"""The dense reference: what it says of the rollouts' tokens, and how well it answers itself."""
+"""The dense reference: log-probabilities of the rollouts under it, and its own accuracy."""
 
 import copy
 from collections.abc import Sequence

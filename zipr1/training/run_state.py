@@ -1,4 +1,4 @@
-"""What a run consists of."""
+"""The state of a training run: model, optimizer, data, loggers."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

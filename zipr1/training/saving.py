@@ -1,4 +1,4 @@
-"""What a run leaves: checkpoints, the final model, its upload."""
+"""Writes checkpoints and the final model, and uploads it."""
 
 from pathlib import Path
 

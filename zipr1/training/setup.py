@@ -27,7 +27,7 @@ from zipr1.training.terminal import say
 
 
 @contextmanager
-def started(config: TrainConfig, given: Given, quiet: bool = False) -> Iterator[RunState]:
+def start_run(config: TrainConfig, given: Given, quiet: bool = False) -> Iterator[RunState]:
     """A new or resumed run, whose folder is locked inside the block."""
     torch.set_num_threads(config.threads)
     folder = Path(config.output_dir)

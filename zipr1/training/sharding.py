@@ -48,7 +48,7 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 class Replicated:
     """The whole model in the only process, or in each of several (DDP)."""
 
-    in_step = False  # whether each pass is one of all processes
+    collective = False  # whether each pass is one of all processes
     shards_weights = False  # whether no process holds them whole
     layout: str | None = None  # of the optimizer's state in a checkpoint; None: whole
 
@@ -135,7 +135,7 @@ class Replicated:
 class Fsdp2(Replicated):
     """The model sharded over the processes layer by layer; whole nowhere but inside `gathered`."""
 
-    in_step = True
+    collective = True
     shards_weights = True
 
     def distribute(self, policy: Policy) -> nn.Module:

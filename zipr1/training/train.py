@@ -19,7 +19,7 @@ from zipr1.training.probe_set import measure_probe, save_samples
 from zipr1.training.processes import MemoryReturner
 from zipr1.training.run_state import RunState
 from zipr1.training.saving import save_checkpoint, save_result
-from zipr1.training.setup import started
+from zipr1.training.setup import start_run
 from zipr1.training.terminal import progress_bar, say_result, show
 from zipr1.training.training_step import reward_summary, training_step
 
@@ -39,7 +39,7 @@ def train(
     and `callbacks` are those of `zipr1.Trainer`.
     """
     with (
-        started(config, given or Given(), quiet) as run,
+        start_run(config, given or Given(), quiet) as run,
         progress_bar(run, line) as bar,
         Interruption(run.accelerator) as interruption,
     ):

@@ -39,7 +39,7 @@ class Zero(Replicated):
     """The engine of a policy and its optimizer: gradients and optimizer state over the processes
     (ZeRO-2), weights too (ZeRO-3)."""
 
-    in_step = True
+    collective = True
 
     def __init__(self, accelerator: Accelerator, stage: int):
         super().__init__(accelerator)

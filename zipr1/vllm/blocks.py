@@ -1,9 +1,9 @@
 """Where the tokens of a sparse request are stored among its KV blocks. Imports only torch.
 
 A prompt of `read` tokens got ceil(read / size) blocks. Every layer of a block table stores what it
-kept from the front of the first one. With `most` tokens kept by the greediest of these layers, the
-blocks [ceil(most / size), read // size) hold nothing and are given back; what follows the prompt
-goes on behind a layer's last token, over this hole. There is always room: the blocks that are left
+kept from the front of the first one. `most` is the largest number of tokens that any of these layers
+kept: blocks [ceil(most / size), read // size) are unused and freed. Later tokens follow a layer's
+last kept token and skip this gap. There is always room: the blocks that are left
 hold ceil(most / size) * size + size * ceil((read % size + new) / size) >= most + new tokens.
 
 R requests, W blocks in a row of the block table, N tokens of a step.

@@ -15,7 +15,7 @@ SET_BY_ZIPR1 = {
     "port": "--port",
     "max-model-len": "--max_model_len",
     "kv-transfer-config": "--p, --scope and --min_tokens",
-    "enable-chunked-prefill": "nothing: a sparse prompt is read in one step",
+    "enable-chunked-prefill": "nothing: a sparse prompt is prefilled in one step",
     "no-enable-chunked-prefill": "nothing: it is set",
     "attention-backend": "nothing: zipr1 has its own",
     "kv-offloading-size": "nothing: KV blocks of sparse prompts cannot be offloaded",

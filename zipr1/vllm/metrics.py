@@ -67,7 +67,7 @@ class SparseProm(KVConnectorPromMetrics):
         self.blocks = self._by_engine(
             metric_types[Counter](
                 name="zipr1:kv_blocks_given_back",
-                documentation="KV blocks that sparse prompts left empty and gave back.",
+                documentation="KV blocks that sparse prompts left empty and freed.",
                 labelnames=labelnames,
             )
         )

@@ -59,7 +59,7 @@ function overlay(answer, columns, layer) {
 }
 
 function mark(right) {
-  return element("span", { class: right ? "right" : "wrong" }, right ? "✓" : "✗", element("span", { class: "hidden" }, right ? " right" : " wrong"));
+  return element("span", { class: right ? "right" : "wrong" }, right ? "✓" : "✗", element("span", { class: "hidden" }, right ? " correct" : " incorrect"));
 }
 
 function answerRow(index, answer) {
@@ -85,7 +85,7 @@ function picture(question, answer, layer) {
 
 function kept(answer, layer) {
   if (methods[chosen()].shorter) {
-    return element("p", { class: "soft" }, `the prompt was shortened to ${percent(answer.ratio)} of Full's, and read whole: the picture here is Full's`);
+    return element("p", { class: "soft" }, `the prompt was shortened to ${percent(answer.ratio)} of Full's, and answered with dense attention: the image shown is Full's`);
   }
   const line = element("p", { class: "soft" }, "kept of the prompt, by layer: ");
   answer.layers.forEach((ratio, i) => line.append(i ? " · " : "", element(i + 1 === layer ? "b" : "span", {}, percent(ratio))));
