@@ -26,6 +26,8 @@ RECIPE = (
 
 def test_rows_parts_and_tokens(tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "out" / "run").mkdir(parents=True)  # a training of the user's
+    (tmp_path / "out" / "run" / "metrics.jsonl").write_text("theirs")
     flags = ("--steps", "2", "--repeats", "1", "--output_dir", str(tmp_path / "out"))
     main(["bench", "train", str(tmp_path / "recipe.yaml"), "--json", *flags])
     sparse, dense = rows = json.loads(capsys.readouterr().out)
@@ -49,7 +51,8 @@ def test_rows_parts_and_tokens(tmp_path, capsys):
     saved = json.loads((tmp_path / "out" / "bench_train.json").read_text())
     assert saved["rows"] == rows and saved["versions"]["torch"]
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"bench_train.json", LOCK}  # the runs are thrown away
+    assert left == {"bench_train.json", LOCK, "run"}  # its own runs are thrown away
+    assert (tmp_path / "out" / "run" / "metrics.jsonl").read_text() == "theirs"
 
 
 def test_a_step_without_a_row_is_not_timed(tmp_path, capsys):
@@ -68,6 +71,7 @@ def test_a_step_without_a_row_is_not_timed(tmp_path, capsys):
         main(["bench", "train", str(tmp_path / "recipe.yaml"), *flags])
     assert stopped.value.code == 1
     assert "no row could be used, so there is nothing to time" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [LOCK]
 
 
 TIMES = "step_time", "seconds/probe"

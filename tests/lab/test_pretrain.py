@@ -3,6 +3,7 @@
 import json
 
 import torch
+from command_line import run
 from conftest import random_model, tiny_processor
 
 from zipr1.cli.main import main
@@ -98,3 +99,43 @@ def test_the_command_goes_on_from_a_model(tmp_path):
     row = json.loads(row)
     assert row["val"].keys() == {"perceive", "lecture", "tempo", "digits"}
     assert {"letter", "colour", "shape", "direction", "change"} <= row["clips of 8_helper"].keys()
+
+
+SMALL = (
+    "tasks: [shapes]\npictures_per_task: 1\neval_questions: 1\nhidden_size: 64\nlayers: 2\n"
+    "stages:\n"
+)
+STAGE = (
+    "- {steps: 1, learning_rate: 0.002, adam_learning_rate: 0.001, warmup_steps: 1, decay_share: 0, "
+    "vision_steps: %d}\n"
+)
+
+
+def vision_weights(folder):
+    return load(str(folder / "checkpoint"))[0].model.visual.state_dict()
+
+
+def test_the_weights_of_the_last_stage_are_saved_without_a_validation(tmp_path):
+    """A stage of the vision tower alone answers no questions."""
+    recipe = tmp_path / "recipe.yaml"
+    for name, stages in (("one", [0]), ("two", [0, 1])):
+        recipe.write_text(SMALL + "".join(STAGE % steps for steps in stages))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text("{}\n")  # of a run that saved nothing
+        main(["pretrain", str(recipe), "--output_dir", str(tmp_path / name)])
+    one, two = vision_weights(tmp_path / "one"), vision_weights(tmp_path / "two")
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_finished_run_is_not_replaced(tmp_path, capsys):
+    recipe, folder = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(SMALL + STAGE % 9)
+    assert run(capsys, "pretrain", str(recipe), "--output_dir", str(folder))[0] == 0
+    assert (folder / "checkpoint" / "model.safetensors").is_file()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    start = str(folder / "checkpoint")  # going on in the same folder would replace it too
+    for more in ((), ("--start", start)):
+        status, out, err = run(capsys, "pretrain", str(recipe), "--output_dir", str(folder), *more)
+        assert status == 2 and not out
+        assert f"{folder}: holds the checkpoint of an earlier run; give another --output_dir" in err
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -6,8 +6,8 @@ Runs the trainer itself (`training.train.train`) and reads its metrics.
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from shutil import rmtree
 from statistics import mean, median
+from tempfile import TemporaryDirectory
 
 from zipr1.bench.config import BenchTrainConfig
 from zipr1.common.documents import write_document
@@ -25,6 +25,7 @@ PARTS = ("read", "rollout", "reward", "reference", "loss", "update")
 def run_bench_train(config: BenchTrainConfig) -> tuple[list[dict], str]:
     """Writes bench_train.json; returns the rows and a table."""
     folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
     common = {
         "max_steps": config.steps + 1,
         "probe_every": config.steps + 1,
@@ -35,7 +36,7 @@ def run_bench_train(config: BenchTrainConfig) -> tuple[list[dict], str]:
         "threads": config.threads,
         "resume": False,
         "push_to_hub": None,
-        "output_dir": str(folder / "run"),
+        "output_dir": str(folder),
     }
     recipe = replace(read_recipe(TrainConfig, config.recipe), **common)
     # Dense is plain GRPO: every rollout keeps everything, and no term depends on the token ratio.
@@ -59,14 +60,13 @@ def run_bench_train(config: BenchTrainConfig) -> tuple[list[dict], str]:
 
 
 def steps_of(config: TrainConfig) -> list[dict]:
-    """The metrics of a run's steps without the first; the folder of the run is deleted.
+    """The metrics of the steps without the first, of a run in a temporary folder in `output_dir`.
 
     Raises RunError where a step had no row that can be used, which would take no time.
     """
-    rmtree(config.output_dir, ignore_errors=True)
-    train(config, quiet=True)
-    lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
-    rmtree(config.output_dir)
+    with TemporaryDirectory(prefix="run-", dir=config.output_dir) as folder:
+        train(replace(config, output_dir=folder), quiet=True)
+        lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines][2:]
     if dropped := [row["step"] for row in rows if row["dropped"]]:
         raise RunError(

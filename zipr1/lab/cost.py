@@ -19,7 +19,7 @@ from zipr1.evaluation.input_baselines import Shortener
 from zipr1.evaluation.records import Record
 from zipr1.models.encode import encode
 from zipr1.models.families import decoder
-from zipr1.models.flops import Shape, kv_bytes, layer_flops
+from zipr1.models.flops import Shape, decoder_flops, kv_bytes
 from zipr1.sparsity.context import sparse
 from zipr1.sparsity.rules import Rule
 
@@ -40,7 +40,7 @@ def counted_cost(
     for task in dict.fromkeys(record.task for record in records):
         rows = [record for record in records if record.task == task]
         flops = sum(prefill_flops(shape, record, scope) for record in rows)
-        dense = sum(shape.layers * layer_flops(shape, record.tokens) for record in rows)
+        dense = sum(decoder_flops(shape, record.tokens) for record in rows)
         tokens = sum(record.token_ratio * record.tokens for record in rows)
         fractions.append((flops / dense, tokens / sum(record.tokens for record in rows)))
         kept.append(kv_bytes(shape, tokens / len(rows), itemsize))
@@ -50,8 +50,8 @@ def counted_cost(
 
 def prefill_flops(shape: Shape, record: Record, scope: str) -> float:
     if scope == "input":
-        return sum(layer_flops(shape, ratio * record.tokens) for ratio in record.layer_ratios)
-    return sum(layer_flops(shape, record.tokens, ratio, scope) for ratio in record.layer_ratios)
+        return decoder_flops(shape, record.token_ratio * record.tokens)
+    return decoder_flops(shape, record.tokens, record.layer_ratios, scope)
 
 
 class PrefillClock:

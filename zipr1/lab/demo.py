@@ -168,8 +168,8 @@ def table_records(
     """The records of one model under one method; runs in a process of its own."""
     torch.set_num_threads(1)
     examples = examples_of(recipe.tasks, "test", config.questions)
-    rule, settings = rule_of(method, recipe.p, ratio, SHORTENERS), generation_settings(recipe)
-    return evaluate(*load_vision(model), examples, rule, method, settings)
+    rule = rule_of(method, recipe.p, ratio, SHORTENERS, recipe.choice)
+    return evaluate(*load_vision(model), examples, rule, method, generation_settings(recipe))
 
 
 def curve_rows(model: str, config: DemoConfig, recipe: TrainConfig) -> list[TableRow]:
@@ -179,7 +179,10 @@ def curve_rows(model: str, config: DemoConfig, recipe: TrainConfig) -> list[Tabl
     questions = min(config.curve_questions, config.questions)
     examples, settings = examples_of(recipe.tasks, "test", questions), generation_settings(recipe)
     return [
-        table_row("ZipVL", evaluate(*loaded, examples, TopP(p), f"p = {p:g}", settings))
+        table_row(
+            "ZipVL",
+            evaluate(*loaded, examples, TopP(p, recipe.choice), f"p = {p:g}", settings),
+        )
         for p in config.thresholds
     ]
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from zipr1.common.documents import write_document
+from zipr1.common.errors import InputError
 from zipr1.common.provenance import provenance
 from zipr1.lab.auxiliary_loss import AuxiliaryLoss
 from zipr1.lab.config import PretrainConfig, Stage
@@ -102,7 +103,13 @@ def validate(model, processor, config: PretrainConfig) -> dict[str, float]:
 
 def pretrain(config: PretrainConfig) -> dict[str, float]:
     """Trains stage by stage, writes checkpoint/ and log.jsonl to `output_dir`; returns the last
-    validation scores."""
+    validation scores. Raises InputError where the folder holds a checkpoint of an earlier run."""
+    folder = Path(config.output_dir)
+    if (folder / "checkpoint").exists():
+        raise InputError(
+            f"{folder}: holds the checkpoint of an earlier run; give another --output_dir, or "
+            "remove it"
+        )
     torch.set_num_threads(config.threads)
     if config.start:
         model, processor = load(config.start, dtype=torch.float32)
@@ -110,14 +117,13 @@ def pretrain(config: PretrainConfig) -> dict[str, float]:
     else:
         processor = build_processor()
         model = build_model(processor, config.seed, config.hidden_size, config.layers)
-    folder = Path(config.output_dir)
     write_document(folder / "run.json", "pretrain", {"config": asdict(config)} | provenance())
     scores = {}
     with (folder / "log.jsonl").open("w") as log:
         for number, stage in enumerate(config.stages, 1):
             for record in run_stage(model, processor, stage, config):
-                if "val" in record:
-                    scores = record["val"]
+                scores = record.get("val", scores)
+                if "val" in record or record["step"] == stage.steps:
                     save(model, processor, folder / "checkpoint")
                 log.write(json.dumps({"stage": number} | record) + "\n")
                 log.flush()
@@ -131,8 +137,8 @@ def rounded(record: dict) -> dict:
 
 
 def run_stage(model, processor, stage: Stage, config: PretrainConfig) -> Iterator[dict]:
-    """Yields a record every 25 steps, with validation scores ("val") every `eval_every` steps and
-    at the end."""
+    """Yields a record every 25 steps and at the end, with validation scores ("val") every
+    `eval_every` steps and at the end, but for steps that train the vision tower alone."""
     torch.manual_seed(config.seed)
     auxiliary = AuxiliaryLoss(model.config.text_config.hidden_size, processor.tokenizer)
     optimizers = optimizers_of(model, auxiliary, stage, config)

@@ -206,7 +206,7 @@ def questions(names: tuple[str, ...], split: str, count: int) -> list[Example]:
 
 def prior(name: str, config: EvalConfig) -> float:
     """The accuracy on a task that needs no image."""
-    return text_only_prior(ALL_TASKS[name], config.questions)
+    return text_only_prior(ALL_TASKS[name], config.questions, config.split)
 
 
 def cost_rows(config: EvalConfig, table: Measured, priors: dict[str, float]) -> list[CostRow]:

@@ -1,10 +1,12 @@
 """Upper bounds of the speed-up: FLOPs of a prefill and bytes of a decode step, from shapes.
 
 A multiplication with its addition counts two. Causal attention over l tokens is l * l / 2 pairs.
-Norms, rotary embeddings, the selection and the language head are left out, so that a measured
-speed-up stays below its bound.
+Norms, rotary embeddings, gates (of experts, of Qwen3.5's queries), the selection and the language
+head are left out, so that a measured speed-up stays below its bound. Layers without full attention
+count as many weights as those with it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zipr1.models.families import sparse_layers
@@ -12,7 +14,8 @@ from zipr1.models.families import sparse_layers
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder: D hidden size, H query heads, Hkv key heads of size d, F the MLP's width.
+    """A decoder: D hidden size, H query heads, Hkv key heads of size d, F the MLP's width (of
+    experts those that a token passes through, together).
 
     sparse: how many of its layers have full attention, the only ones that can be sparse.
     """
@@ -37,7 +40,7 @@ class Shape:
             heads,
             kv,
             head,
-            config.intermediate_size,
+            mlp_width(config),
             len(sparse_layers(config, config.model_type)),
         )
 
@@ -50,6 +53,14 @@ class Shape:
     def outward(self) -> int:
         """Weights of o_proj and the MLP."""
         return self.hidden * self.head * self.heads + 3 * self.hidden * self.mlp
+
+
+def mlp_width(config) -> int:
+    """Of what a token passes through: the MLP, or its experts together with the shared one."""
+    if not (experts := getattr(config, "num_experts_per_tok", None)):
+        return config.intermediate_size
+    shared = getattr(config, "shared_expert_intermediate_size", None) or 0
+    return experts * config.moe_intermediate_size + shared
 
 
 def attention_flops(shape: Shape, tokens: float) -> float:
@@ -80,13 +91,14 @@ def layer_flops(
 
 
 def decoder_flops(
-    shape: Shape, tokens: float, ratio: float = 1.0, scope: str = "attention"
+    shape: Shape, tokens: float, ratios: Sequence[float] | None = None, scope: str = "attention"
 ) -> float:
-    """Of all layers, of which the sparse ones keep `ratio`; the others count without attention,
-    which a window or a state bounds."""
+    """Of all layers. ratios: what each of the sparse ones keeps; None: all tokens. The others count
+    without attention, which a window or a state bounds."""
+    ratios = [1.0] * shape.sparse if ratios is None else ratios
     dense = 2 * tokens * (shape.inward + shape.outward)
-    sparse = shape.sparse * layer_flops(shape, tokens, ratio, scope)
-    return sparse + (shape.layers - shape.sparse) * dense
+    sparse = sum(layer_flops(shape, tokens, ratio, scope) for ratio in ratios)
+    return sparse + (shape.layers - len(ratios)) * dense
 
 
 def prefill_bound(shape: Shape, tokens: int, ratios: list[float], scope: str) -> float:

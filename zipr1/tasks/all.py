@@ -34,11 +34,11 @@ FAMILIES: dict[str, Task] = {task.name: task for task in IMAGE_TASKS + VIDEO_TAS
 ALL_TASKS = TASKS | FAMILIES
 
 
-def text_only_prior(task: Task, n: int = 200) -> float:
-    """The accuracy that needs no image: each test question gets its most frequent train answer.
+def text_only_prior(task: Task, n: int = 200, split: str = "test") -> float:
+    """The accuracy that needs no image: each question of `split` gets its most frequent train answer.
 
-    Counts every question of `n` train scenes and scores `n` test questions. A question that no
-    train scene asked gets the most frequent answer of all.
+    Counts every question of `n` train scenes and scores `n` questions of `split`. A question that
+    no train scene asked gets the most frequent answer of all.
     """
     by_question: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for index in range(n):
@@ -47,7 +47,7 @@ def text_only_prior(task: Task, n: int = 200) -> float:
     overall = sum(by_question.values(), Counter())
     correct = 0
     for index in range(n):
-        example = task.example("test", index)
+        example = task.example(split, index)
         guess = by_question.get(example.question, overall).most_common(1)[0][0]
         correct += guess == example.answer
     return correct / n

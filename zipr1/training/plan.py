@@ -7,14 +7,11 @@ docs/archive/results.md compares it with a measurement.
 
 from dataclasses import asdict, dataclass
 
-import torch
-
-from zipr1.models.families import auto_class, vision_parts
-from zipr1.models.flops import Shape, decoder_flops
-from zipr1.models.loading import load_config
-from zipr1.models.shapes import shape_config
+from zipr1.common.errors import InputError
+from zipr1.models.flops import attention_flops, decoder_flops, kv_bytes
 from zipr1.training.choice_gradient import BYTES_PER_SCORE, chunk_size
-from zipr1.training.config import TrainConfig
+from zipr1.training.plan_config import PlanConfig
+from zipr1.training.plan_sizes import Sizes, sizes_of
 from zipr1.training.token_logits import MOST_LOGITS
 
 GB = 1e9
@@ -36,6 +33,7 @@ class Plan:
     logits_gb: float  # of that pass over the vocabulary, and what the loss makes of them
     experience_gb: float  # of a step's rollouts: embeddings of prompts, scores of the reference
     sampling_gb: float  # of the largest pass without gradients, gathered weights included
+    engine_gb: float  # of vLLM, which keeps it while the training learns
     process_gb: float  # libraries, and on a GPU its context
     rollout_tflop: float
     reference_tflop: float
@@ -47,7 +45,8 @@ class Plan:
         """A step samples and then learns: the larger of the two, and what is allocated in both."""
         learning = self.gradients_gb + self.activations_gb + self.logits_gb
         always = self.weights_gb + self.reference_gb + self.optimizer_gb + self.experience_gb
-        return self.process_gb + always + max(learning, self.sampling_gb)
+        always += self.process_gb + self.engine_gb
+        return always + max(learning, self.sampling_gb)
 
     @property
     def tflop(self) -> float:
@@ -70,71 +69,8 @@ class Plan:
         return "\n".join([f"{millions}, {self.processes} processes", *memory, total, *work, step])
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes that the arithmetic below shares."""
-
-    config: TrainConfig
-    shape: Shape  # of the text decoder
-    vocabulary: int
-    parameters: int
-    visual: int  # parameters of the vision tower, which is whole in every process
-    prompt: int
-    ratio: float
-    processes: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of a number of the reference, and of what is computed."""
-        return 2 if self.config.bf16 else 4
-
-    @property
-    def shards(self) -> int:
-        return self.processes if self.config.fsdp else 1
-
-    @property
-    def completion(self) -> int:
-        return self.config.max_completion_length
-
-    @property
-    def length(self) -> int:
-        return self.prompt + self.completion
-
-    @property
-    def rollouts(self) -> int:
-        """Of a step, in all processes."""
-        return self.config.prompts_per_step * self.config.num_generations
-
-    @property
-    def rows(self) -> int:
-        """Rollouts of the largest pass with gradients, in one process."""
-        rows = self.rollouts // (self.config.mini_batches * self.processes)
-        budget = self.config.max_tokens_per_batch
-        return max(1, min(rows, budget // self.length)) if budget else rows
-
-    @property
-    def all_rows_learn(self) -> bool:
-        """Whether the pass with gradients computes all tokens, for the choice gradient."""
-        objective = self.config.objective
-        return bool(objective.sparsity_weight and objective.choice_gradient)
-
-    def layer_bytes(self, kept: float) -> float:
-        """Activations of one layer and sample, of whose tokens a fraction reaches the MLP."""
-        attention = self.shape.head * (2 * self.shape.heads + 2 * self.shape.kv_heads)
-        return (
-            self.length
-            * self.size
-            * (attention + self.shape.hidden * 6 + kept * 3 * self.shape.mlp)
-        )
-
-    @property
-    def mlp_ratio(self) -> float:
-        """The fraction of tokens that reach the MLP in a pass without gradients."""
-        return self.ratio if self.config.scope == "layer" else 1.0
-
-
 def plan(
-    config: TrainConfig,
+    config: PlanConfig,
     prompt: int,
     ratio: float,
     processes: int,
@@ -144,12 +80,12 @@ def plan(
     """See plan_config; `shape` is a published model in place of config.model. A ratio speeds up only
     what the scope covers (models.flops).
 
-    Raises InputError for processes that cannot divide a step.
+    Raises InputError for processes that cannot divide a step, and for a GPU without room for vLLM.
     """
     config.check_processes(processes)
     sizes = sizes_of(config, prompt, ratio, processes, shape)
     text = sizes.parameters - sizes.visual
-    trained = lora_parameters(sizes.shape, config) if config.use_peft else text
+    trained = sizes.adapter if config.use_peft else text
     own = sizes.visual + text / sizes.shards
     # A sharded reference is kept beside its language head, which the loss uses.
     whole_head = sizes.vocabulary * sizes.shape.hidden if sizes.shards > 1 else 0
@@ -168,33 +104,12 @@ def plan(
         logits_gb=6 * logits_at_once(sizes, sizes.rows) * 4 / GB,
         experience_gb=experience_bytes(sizes) / GB,
         sampling_gb=sampling_bytes(sizes) / GB,
+        engine_gb=engine_bytes(sizes) / GB,
         process_gb=PROCESS / GB,
         rollout_tflop=rollout / 1e12,
         reference_tflop=reference / 1e12,
         update_tflop=update / 1e12,
         seconds=work / tflops / processes if tflops else None,
-    )
-
-
-def sizes_of(
-    config: TrainConfig, prompt: int, ratio: float, processes: int, shape: str | None
-) -> Sizes:
-    """Counts the weights of the model, without loading them."""
-    settings = shape_config(shape) if shape else load_config(config.model)
-    with torch.device("meta"):
-        model = auto_class(settings).from_config(settings)
-    model.tie_weights()
-    vision = [weight for part in vision_parts(model).values() for weight in part.parameters()]
-    text = settings.get_text_config()
-    return Sizes(
-        config,
-        Shape.of(text),
-        text.vocab_size,
-        parameters=sum(weight.numel() for weight in model.parameters()),
-        visual=sum(weight.numel() for weight in vision),
-        prompt=prompt,
-        ratio=ratio,
-        processes=processes,
     )
 
 
@@ -222,7 +137,8 @@ def sampling_bytes(sizes: Sizes) -> float:
     """Of the largest pass without gradients: gathered weights, KV cache, a layer, logits.
 
     The rollouts of a question are sampled together, each layer cutting its cache to what the
-    fullest of them keeps; the reference has each prompt's cache once per answer.
+    fullest of them keeps; the reference has each prompt's cache once per answer. What vLLM sampled
+    is scored in one pass.
     """
     config, shape, size = sizes.config, sizes.shape, sizes.size
     together = config.num_generations * max(1, sizes.rows // config.num_generations)
@@ -233,10 +149,41 @@ def sampling_bytes(sizes: Sizes) -> float:
     # Logits and their log in float32; their exponential and its cumulative sum in float64.
     next_token = sizes.vocabulary * 24
     layer = sizes.prompt * shape.hidden * size + sizes.layer_bytes(sizes.mlp_ratio)
-    sampling = cached * token + next_token + layer
-    reference = together * shape.sparse * sizes.length * token
-    reference += logits_at_once(sizes, together) * (size + 8)
-    return gathered + max(together * sampling, reference)
+    sampling = together * (cached * token + next_token + layer)
+    logits = logits_at_once(sizes, together) * (size + 8)
+    if config.rollouts == "vllm":
+        # The engine takes over an adapter's weights merged, in the float32 of the adapter.
+        merged = 4 * shape.layers * (shape.inward + shape.outward) if config.use_peft else 0
+        sampling = max(together * layer + logits, merged)
+    reference = together * shape.sparse * sizes.length * token + logits
+    return gathered + max(sampling, reference)
+
+
+def engine_bytes(sizes: Sizes) -> float:
+    """Of vLLM: its part of a GPU (bfloat16 is for GPUs); on a CPU its weights and its KV cache for
+    the longest rollouts of a question.
+
+    Raises InputError for a part that does not hold the weights and one rollout.
+    """
+    config = sizes.config
+    if config.rollouts != "vllm":
+        return 0
+    from zipr1.training.vllm_rollouts import GPU_MEMORY
+    from zipr1.vllm.serve import LONGEST
+
+    longest = (config.max_prompt_length or sizes.positions) + sizes.completion
+    longest = min(longest, sizes.positions, LONGEST)
+    weights = sizes.parameters * sizes.size
+    if not config.bf16:
+        return weights + config.num_generations * kv_bytes(sizes.shape, longest, itemsize=4)
+    part, least = GPU_MEMORY * config.memory * GB, weights + kv_bytes(sizes.shape, longest, 2)
+    if part < least:
+        raise InputError(
+            f"rollouts=vllm: the engine gets {part / GB:.1f} GB of memory={config.memory:g}, and its "
+            f"weights and one rollout take {least / GB:.1f} GB; take a GPU with more memory, or set "
+            "rollouts to transformers"
+        )
+    return part
 
 
 def logits_at_once(sizes: Sizes, rows: int) -> int:
@@ -256,34 +203,27 @@ def experience_bytes(sizes: Sizes) -> float:
 
 
 def step_flops(sizes: Sizes) -> tuple[float, float, float]:
-    """Of the rollouts, the reference and the update, in all processes."""
+    """Of the rollouts, the reference and the update, in all processes; without an adapter's own work,
+    about a hundredth of a large model's."""
     config, shape = sizes.config, sizes.shape
     head = 2 * sizes.completion * sizes.vocabulary * shape.hidden
     dense = decoder_flops(shape, sizes.length) + head
-    sparse = decoder_flops(shape, sizes.length, sizes.ratio, config.scope) + head
+    sampled = decoder_flops(shape, sizes.length, [sizes.ratio] * shape.sparse, config.scope) + head
+    if config.rollouts == "vllm":
+        sampled *= 2  # the policy scores what the engine sampled
     prompt = decoder_flops(shape, sizes.prompt)
     own_answer = config.completions == "sampled" and (
         not config.data or config.objective.asks_reference
     )
     answers = sizes.rollouts + (config.prompts_per_step if own_answer else 0)
     reference = config.prompts_per_step * prompt + answers * (dense - prompt)
-    passes = (4 if config.gradient_checkpointing else 3) * config.num_iterations
-    update = sizes.rollouts * (dense if sizes.all_rows_learn else sparse) * passes
+    kept = 1.0 if sizes.all_rows_learn else sizes.ratio
+    learned = decoder_flops(shape, sizes.length, [kept] * shape.sparse, config.scope) + head
+    update = (4 if config.gradient_checkpointing else 3) * learned
+    if config.use_peft:  # frozen weights get no gradient; attention has no weights
+        rows = 1.0 if config.scope == "keys" else kept
+        update -= learned - shape.sparse * attention_flops(shape, sizes.length) * kept * rows
+    update *= sizes.rollouts * config.num_iterations
     if config.objective.kl != "sampled":  # the reference's distributions, made in the loss
         update += sizes.rollouts * head * config.num_iterations
-    return sizes.rollouts * sparse, reference, update
-
-
-def lora_parameters(shape: Shape, config: TrainConfig) -> int:
-    """At most, of an adapter on the projections of every layer (linear attention has others)."""
-    query, key = shape.heads * shape.head, shape.kv_heads * shape.head
-    sides = {
-        "q_proj": shape.hidden + query,
-        "k_proj": shape.hidden + key,
-        "v_proj": shape.hidden + key,
-        "o_proj": query + shape.hidden,
-        "gate_proj": shape.hidden + shape.mlp,
-        "up_proj": shape.hidden + shape.mlp,
-        "down_proj": shape.mlp + shape.hidden,
-    }
-    return shape.layers * config.lora_r * sum(sides[name] for name in config.lora_target_modules)
+    return sizes.rollouts * sampled, reference, update

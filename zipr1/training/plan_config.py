@@ -15,7 +15,7 @@ class PlanConfig(TrainConfig):
     """A published model whose shape is built in, so that nothing is read: 3b, 7b, 32b or 72b
     (Qwen2.5-VL), qwen2-2b, qwen2-7b, qwen2-72b, qwen3-2b, qwen3-4b, qwen3-8b or qwen3-32b."""
     memory: float = 80.0
-    """The memory of one GPU in GB, for whether a step fits."""
+    """The memory of one GPU in GB, for whether a step fits, and of which vLLM takes its part."""
     prompt: int = 2048
     """The number of prompt tokens."""
     ratio: float = 0.5
