@@ -13,9 +13,9 @@ from task_rows import shapes_rows, write_jsonl
 from zipr1.evaluation.records import read_records
 
 
-def evaluate(capsys, folder, data) -> tuple[int, str]:
+def evaluate(capsys, folder, data, *more: str) -> tuple[int, str]:
     """(exit status, stderr)"""
-    flags = ("--data", str(data), "--methods", "full", "--threads", "1")
+    flags = ("--data", str(data), "--methods", "full", "--threads", "1", *more)
     status, _, err = run(capsys, "eval", "zipr1/tiny", *flags, "--output_dir", str(folder))
     return status, err
 
@@ -93,3 +93,36 @@ def test_a_line_of_left_out_rows_that_names_none(capsys, tmp_path, data, line):
         status == 0
         and "replaces answers of an earlier evaluation, which differs in set of usable rows" in err
     )
+
+
+def test_a_shorter_trial_and_the_whole_evaluation_both_stay(capsys, tmp_path):
+    rows, out = shapes_rows(tmp_path, 4), tmp_path / "out"
+    rows[0]["answer"] = " "  # a row that is malformed, and one that turns out to be broken
+    (tmp_path / "test-3.png").write_text("no image")
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    few, times = ("--questions", "2"), {}
+    for more in ((), few, (), few):
+        status, err = evaluate(capsys, out, data, *more)
+        assert status == 0 and "replaces" not in err
+        left_out = 1 if more else 2
+        assert f"{left_out} of {2 if more else 4} rows cannot be used" in err
+        assert json.loads((out / "table.json").read_text())["left_out"] == left_out
+        ids = [one.id for one in read_records(out / "records.jsonl")]
+        assert ids == (["1"] if more else ["1", "2"])
+        for path in (out / "answers").iterdir():
+            assert times.setdefault(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+    assert set(times) == {"full 1 x 2.jsonl", "full 1 x 4.jsonl"}
+    assert {json.loads(line)["id"] for line in (out / "left-out.jsonl").open()} == {"row 0", "3"}
+    Image.new("RGB", (64, 64)).save(tmp_path / "test-2.png")  # of the whole evaluation alone
+    assert "replaces" not in evaluate(capsys, out, data, *few)[1]
+    assert "which differs in media files\n" in evaluate(capsys, out, data)[1]
+
+
+def test_a_malformed_row_does_not_make_numbers_of_rows_equal(capsys, tmp_path):
+    """The first three of four rows, of which one is malformed, and the three usable ones."""
+    rows, out = [{"prompt": f"{i}?", "answer": "red"} for i in range(4)], tmp_path / "out"
+    rows[0]["answer"] = " "
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    for more, expected in (((), ["1", "2", "3"]), (("--questions", "3"), ["1", "2"])):
+        assert evaluate(capsys, out, data, *more)[0] == 0
+        assert [one.id for one in read_records(out / "records.jsonl")] == expected

@@ -72,6 +72,7 @@ def test_downsample_needs_a_grid(capsys, folder, tmp_path):
         assert status == 0 and json.loads(out)[1]["token_ratio"] < 0.95, error
     else:
         assert status == 2 and "downsample and fewer_frames need a model of" in error
+        assert not (tmp_path / "answers").exists()
 
 
 def test_the_defaults_are_those_the_model_was_trained_for(capsys, tmp_path):

@@ -244,10 +244,14 @@ def test_generation_settings_of_a_task():
         "do_sample": False,
         "until": ["\n\n"],
     }
-    assert generation_settings(greedy) == {"max_new_tokens": 16, "num_beams": 1, "do_sample": False}
-    assert generation_settings({}) == {"max_new_tokens": 128, "do_sample": False}
+    assert generation_settings(greedy, "t") == {
+        "max_new_tokens": 16,
+        "num_beams": 1,
+        "do_sample": False,
+    }
+    assert generation_settings({}, "t") == {"max_new_tokens": 128, "do_sample": False}
     sampled = {"max_new_tokens": 8, "temperature": 0.7, "top_p": 0.9}
-    assert generation_settings(sampled) == {
+    assert generation_settings(sampled, "t") == {
         "max_new_tokens": 8,
         "temperature": 0.7,
         "top_p": 0.9,

@@ -7,7 +7,9 @@ import pytest
 from command_line import run
 from task_rows import shapes_rows, write_jsonl
 
+from zipr1.common.imports import executed
 from zipr1.evaluation.records import read_records
+from zipr1.rewards.functions import load_function
 
 cache, root = data_rows.cache, data_rows.root  # fixtures
 NAMES = {"prompt": "question", "answer": "truth"}
@@ -154,7 +156,7 @@ def test_grades_are_reported_and_cut_answers_are_counted(capsys, tmp_path):
 def test_videos_text_and_several_images_with_ids_that_come_twice(capsys, root, tmp_path):
     rows = [row | {"id": "same"} for row in data_rows.GENERAL]
     data = data_rows.write(root / "general.jsonl", rows)
-    status, _, err = evaluate(capsys, tmp_path / "out", data, "--methods", "full,fewer_frames")
+    status, text, err = evaluate(capsys, tmp_path / "out", data, "--methods", "full,fewer_frames")
     records = read_records(tmp_path / "out/records.jsonl")
     ids = ["same", "same (row 1)", "same (row 3)", "same (row 2)"]
     assert status == 0 and [one.id for one in records] == [*ids, "same (row 2)"], err
@@ -163,6 +165,8 @@ def test_videos_text_and_several_images_with_ids_that_come_twice(capsys, root, t
     right = {one.id: one.correct for one in records[:4]}
     assert right["same"]  # so that a difference to all rows would be another
     assert fewer["difference"] == records[4].correct - right[ids[3]]
+    mean = f"the mean of full over the same questions is {100 * right[ids[3]]:.1f}.\n"
+    assert "fewer_frames: over 1 of 4 questions, without " in text and mean in text
 
 
 @pytest.mark.parametrize(
@@ -174,6 +178,7 @@ def test_videos_text_and_several_images_with_ids_that_come_twice(capsys, root, t
         (("--columns", "promt=question"), "did you mean prompt?"),
         (("--columns", "prompt=quastion"), "no column 'quastion'; did you mean question?"),
         (("--max_new_tokens", "0"), "max_new_tokens=0: must be at least 1"),
+        (("--max_new_tokens", "4096"), "max_new_tokens=4096: zipr1/tiny has 4096 positions"),
         (("--reward_function", "none.py:f"), "no such file"),
         ((), "columns image, level, question, truth: expected"),
     ],
@@ -193,6 +198,65 @@ def test_rows_of_which_none_can_be_used(capsys, tmp_path):
     data = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "?", "answer": " "}] * 2)
     status, _, err = evaluate(capsys, tmp_path / "out", data)
     assert status == 1 and "none of 2 rows can be used; the first: row 0: column 'answer'" in err
+
+
+@pytest.mark.parametrize("flags", [("--max_prompt_length", "5"), ("--max_new_tokens", "4090")])
+def test_rows_of_which_none_turns_out_usable(capsys, tmp_path, data, flags):
+    for _ in range(2):  # the second run knows no more than the first
+        status, out, err = evaluate(capsys, tmp_path / "out", data, *COLUMNS, *flags)
+        assert (status, out) == (1, "") and not [*(tmp_path / "out").glob("table.*")]
+        assert (
+            "rows.jsonl: none of the rows can be used for full; the first: row 0: a prompt" in err
+        )
+        (tmp_path / "out/left-out.jsonl").unlink()
+
+
+def test_rows_of_which_one_method_can_use_none(capsys, tmp_path):
+    rows = shapes_rows(tmp_path, 2)
+    rows[0] |= {"images": ["test-0.png"] * 2, "prompt": "<image><image>?"}
+    del rows[0]["image"]
+    (tmp_path / "test-1.png").write_text("no image")
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    status, _, err = evaluate(capsys, tmp_path / "out", data, "--methods", "full,downsample")
+    assert status == 1 and "can be used for downsample; the first: row 1: " in err, err
+    assert [row["method"] for row in rows_of(tmp_path / "out")] == ["full"]
+
+
+WRAPPED = """
+from functools import lru_cache, partial
+from other_rewards import decorated
+
+def base(completions, level, scale=1, **columns):
+    return [scale * 0.25 for _ in completions]
+
+partially, cached, wrapped = partial(base, scale=2), lru_cache(base), decorated(base)
+"""
+OTHER = """
+def decorated(function):
+    return lambda **columns: function(**columns)
+"""
+
+
+def test_reward_functions_that_are_no_plain_functions(capsys, tmp_path, data, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "other_rewards.py").write_text(OTHER)
+
+    def rewards(name: str, code: str) -> tuple[float, str]:
+        (tmp_path / "wrapped_rewards.py").write_text(code)
+        executed.cache_clear()  # as in a new process
+        load_function.cache_clear()
+        path = f"0.5*{tmp_path}/wrapped_rewards.py:{name}"
+        more = ("--questions", "1", "--methods", "full", "--reward_function", path)
+        status, _, err = evaluate(capsys, tmp_path / name, data, *COLUMNS, *more)
+        if name == "cached":  # the lists of TRL's arguments cannot be cached
+            assert status == 1 and "unhashable type: 'list'" in err and "Traceback" not in err
+            return 0, err
+        return rows_of(tmp_path / name)[0]["reward"], err
+
+    for name, reward in {"partially": 0.25, "wrapped": 0.125, "cached": 0}.items():
+        assert rewards(name, WRAPPED)[0] == reward
+        found, err = rewards(name, WRAPPED.replace("0.25", "0.75"))
+        assert found == 3 * reward and "evaluation, which differs in functions\n" in err
 
 
 def test_checked_rows_are_written_and_evaluated(capsys, tmp_path, data):

@@ -1,7 +1,9 @@
 """Users' own selection rules by name: in `zipr1 eval`, `zipr1 bench` and lmms-eval's model."""
 
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from command_line import run
 from lmms_requests import ask, image
 
 from zipr1.common.errors import InputError
+from zipr1.common.imports import executed
 from zipr1.evaluation.records import read_records
 from zipr1.tasks.shapes import Shapes
 
@@ -16,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs/guides/own_rules.md"
 RULES = """
 import torch
 from dataclasses import dataclass
-from zipr1 import TopK, TopP
+from zipr1 import DenseFirst, TopK, TopP
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,23 @@ class Broken:
             "floats": scores.normalised,
             "shape": scores.valid[:, 1:],
         }[self.how]
+
+
+class Within:
+    def __init__(self, p, ratio):
+        self.rule = TopK(min(p, ratio))
+
+    def keep(self, scores):
+        return self.rule.keep(scores)
+
+
+def First():
+    return DenseFirst(TopK(0.25), layers=1)
+
+
+class Fails:
+    def keep(self, scores):
+        return {}["no such key"]
 
 
 finished, nothing, floats, shape = Half(), Broken("nothing"), Broken("floats"), Broken("shape")
@@ -80,9 +100,77 @@ def test_an_own_rule_stands_beside_the_others(capsys, tmp_path, mine):
     assert records[names[4]] == records[names[5]] == records["topk"]
     rows = {row["method"]: row for row in json.loads((out / "table.json").read_text())["rows"]}
     assert rows[names[2]]["p"] == 0.8 and "difference" in rows[names[4]]
-    Path(mine).write_text(RULES + "# changed")
-    _, _, err = evaluate(capsys, out, *names, more=("--p", "0.8", "--ratio", "0.5"))
-    assert f"{out}: replaces answers of an earlier evaluation, which differs in rules" in err
+
+
+def ratios(capsys, folder, *methods: str, more=()) -> dict[str, float]:
+    """Method -> token ratio, of two questions, in a new process."""
+    executed.cache_clear()
+    few = ("--tasks", "shapes", "--questions", "2", "--json")
+    status, out, err = evaluate(capsys, folder, *methods, more=(*few, *more))
+    assert status == 0 and "replaces" not in err, err
+    return {row["method"]: row["token_ratio"] for row in json.loads(out)}
+
+
+def test_an_own_rule_is_evaluated_anew_under_another_p_or_ratio(capsys, tmp_path, mine):
+    """Wherever the rule keeps them."""
+    name = f"{mine}:Within"
+    for p, ratio in ((0.9, 0.25), (0.9, 0.5), (0.4, 0.5)):
+        more = ("--p", str(p), "--ratio", str(ratio))
+        found = ratios(capsys, tmp_path / "out", name, "topk", more=more)
+        other = ratios(capsys, tmp_path / "topk", "topk", more=("--ratio", str(min(p, ratio))))
+        assert found[name] == other["topk"] and (found["topk"] == found[name]) == (p > ratio)
+
+
+def test_another_rule_or_other_code_leaves_the_other_answers_alone(capsys, tmp_path, mine):
+    out, name = tmp_path / "out", f"{mine}:First"
+    before = ratios(capsys, out, "full", "zipvl", name)
+    times = {path: path.stat().st_mtime_ns for path in (out / "answers").iterdir()}
+    assert len(times) == 3
+    Path(mine).write_text(RULES.replace("TopK(0.25), layers", "TopK(0.9), layers"))
+    after = ratios(capsys, out, "full", name, f"{mine}:Half")
+    assert after[name] > before[name]
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    assert len([*(out / "answers").iterdir()]) == 5
+
+
+def test_the_code_of_a_rule_that_another_module_defines(capsys, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "rules_of_mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .best import Best")
+    code = "from zipr1 import TopK\nclass Best:\n    keep = lambda self, scores: TopK(0.25).keep(scores)"
+    (package / "best.py").write_text(code)
+    before = ratios(capsys, tmp_path / "out", "rules_of_mine:Best")
+    (package / "best.py").write_text(code.replace("0.25", "0.9 "))
+    for module in ("rules_of_mine", "rules_of_mine.best"):
+        sys.modules.pop(module)
+    os.utime(package / "best.py", (1, 1))  # so that Python compiles it again
+    after = ratios(capsys, tmp_path / "out", "rules_of_mine:Best")
+    assert after["rules_of_mine:Best"] > before["rules_of_mine:Best"]
+
+
+def test_rules_in_files_of_similar_names(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a").mkdir()
+    rule = "from zipr1 import TopK\nclass R:\n    keep = lambda self, scores: TopK({}).keep(scores)"
+    files = {"a/m.py": 0.25, "a_m.py": 0.9, "m.py": 0.5}
+    for file, ratio in files.items():
+        Path(file).write_text(rule.format(ratio))
+    found = ratios(capsys, tmp_path / "out", *(f"{file}:R" for file in files))
+    assert len(set(found.values())) == 3
+
+
+def test_a_rule_that_fails_leaves_the_table_of_the_methods_before_it(capsys, tmp_path, mine):
+    out = tmp_path / "out"
+    with pytest.raises(KeyError, match="no such key"):
+        evaluate(capsys, out, "full", f"{mine}:Fails", "zipvl")
+    assert f"are in {out}/" in capsys.readouterr().err
+    assert {one.method for one in read_records(out / "records.jsonl")} == {"full"}
+    assert [row["method"] for row in json.loads((out / "table.json").read_text())["rows"]] == [
+        "full"
+    ]
+    status, _, err = evaluate(capsys, out, "full", f"{mine}:Broken", more=("--curve", "0.5"))
+    assert status == 2 and "keeps padding" in err and "| full |" in (out / "table.md").read_text()
 
 
 @pytest.mark.parametrize(

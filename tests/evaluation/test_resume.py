@@ -8,6 +8,7 @@ import pytest
 from command_line import run
 
 from zipr1.common.locking import LOCK, alone
+from zipr1.evaluation import fingerprint
 
 FLAGS = ("--tasks", "shapes,motion", "--questions", "4", "--batch_size", "2", "--threads", "1")
 
@@ -65,6 +66,55 @@ def test_answers_of_other_settings_make_way(capsys, copy):
     assert set(answers(copy)) == {name for name in before if "0.6" not in name}
     assert "/val/" in (copy / "records.jsonl").read_text()
     assert "/test/" not in (copy / "records.jsonl").read_text()
+    assert not [*copy.glob("curve.*")]
+
+
+def test_results_of_other_settings_make_way_even_if_no_answer_follows(capsys, copy):
+    (copy / "rule.py").write_text("class Fails:\n    def keep(self, scores): ...")
+    status, _, err = evaluate(capsys, copy, "--split", "val", "--methods", f"{copy}/rule.py:Fails")
+    assert status == 2 and "replaces" in err
+    left = {"rule.py", "evaluation.json", "answers", LOCK}
+    assert {path.name for path in copy.iterdir()} == left
+
+
+def test_without_a_curve_that_of_an_earlier_run_goes(capsys, copy):
+    assert (copy / "curve.png").exists()
+    status, _, err = evaluate(capsys, copy, "--p", "0.8")
+    assert status == 0 and "replaces" not in err and not [*copy.glob("curve.*")]
+    assert "zipvl 0.6 x 4.jsonl" in answers(copy)
+
+
+def test_answers_that_another_grader_has_scored_make_way(capsys, copy, monkeypatch):
+    shutil.copytree(
+        fingerprint.PACKAGE, copy / "zipr1", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    monkeypatch.setattr(fingerprint, "PACKAGE", copy / "zipr1")
+    assert "replaces" not in evaluate(capsys, copy, "--p", "0.8")[2]
+    for part in ("rewards", "tasks"):
+        with next((copy / "zipr1" / part).glob("*.py")).open("a") as file:
+            file.write("# changed")
+        assert "which differs in code\n" in evaluate(capsys, copy, "--methods", "full")[2]
+
+
+def test_a_method_that_no_question_takes_is_refused_before_the_first_answer(capsys, copy):
+    before = answers(copy)
+    more = ("--tasks", "shapes", "--methods", "full,zipvl,fewer_frames", "--p", "0.7")
+    status, _, err = evaluate(capsys, copy, *more)
+    assert status == 2 and "fewer_frames: no question can be shortened so" in err
+    assert answers(copy) == before and (copy / "table.md").exists()  # of the earlier evaluation
+
+
+def test_a_method_that_takes_some_tasks_alone_is_noted(capsys, tmp_path):
+    few = ("--questions", "2", "--methods", "full,fewer_frames")
+    status, out, _ = evaluate(capsys, tmp_path / "out", *few)
+    full = json.loads((tmp_path / "out/table.json").read_text())["rows"][0]["per_task"]["motion"]
+    note = (
+        "fewer_frames: over 2 of 4 questions, without 2 of shapes; the mean of full over the same "
+        f"questions is {100 * full:.1f}.\n"
+    )
+    assert status == 0 and note in out and note in (tmp_path / "out/table.md").read_text()
+    status, out, _ = evaluate(capsys, tmp_path / "out", *few[:2], "--methods", "fewer_frames")
+    assert "fewer_frames: over 2 of 4 questions, without 2 of shapes.\n" in out
 
 
 def test_a_second_evaluation_in_the_same_folder_is_refused(capsys, finished, copy):

@@ -13,6 +13,7 @@ from zipr1.common.recipe import read_recipe
 from zipr1.evaluation.fingerprint import weights
 from zipr1.evaluation.paper.benchmarks import BENCHMARKS, Benchmark
 from zipr1.evaluation.paper.config import SuiteConfig
+from zipr1.evaluation.paper.inputs import task_settings
 from zipr1.evaluation.paper.requirements import requirements
 from zipr1.evaluation.paper.results import paper_rows
 from zipr1.evaluation.paper.rows import Cell, PaperRow, read_paper_rows
@@ -302,8 +303,9 @@ def test_answers_that_nobody_judged_are_counted(tmp_path):
 def test_what_is_needed_is_said_before_the_start(tmp_path, monkeypatch):
     (tmp_path / "mlvu").mkdir()
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    tasks = {"mme", "videomme", "videomme_w_subtitle", "mlvu_dev", "tempcompass_yes_no"}
-    mme, videomme, mlvu, tempcompass = requirements(tasks, "", None, str(tmp_path))
+    names = ["mme", "videomme", "videomme_w_subtitle", "mlvu_dev", "tempcompass_yes_no"]
+    tasks = task_settings(names, "", None)
+    mme, videomme, mlvu, tempcompass = requirements(tasks, str(tmp_path))
     assert mme == "MME: data lmms-lab-encoder/MME"
     assert (
         videomme
@@ -315,11 +317,9 @@ def test_what_is_needed_is_said_before_the_start(tmp_path, monkeypatch):
         and "OPENAI_API_KEY is not set" in tempcompass
     )
     monkeypatch.setenv("OPENAI_API_KEY", "a key")
-    assert (
-        "OPENAI_API_KEY is set" in requirements({"tempcompass_yes_no"}, "", None, str(tmp_path))[0]
-    )
+    assert "OPENAI_API_KEY is set" in requirements(tasks, str(tmp_path))[-1]
     with pytest.raises(ValueError, match="no_such_mme: lmms-eval knows no such task"):
-        requirements({"mme"}, "no_such_", None, str(tmp_path))
+        task_settings(["mme"], "no_such_", None)
 
 
 def test_results_of_other_settings_are_not_taken(tmp_path):

@@ -14,18 +14,18 @@ from zipr1.common.documents import read_json
 from zipr1.models.location import EMBEDDED
 
 PACKAGE = Path(__file__).parents[1]
-# What draws the questions, reads the media and computes the answers.
-SOURCES = ("tasks", "sparsity", "models", "data", "evaluation", "vllm")
+# What draws the questions, reads the media, and computes and grades the answers.
+SOURCES = ("tasks", "sparsity", "models", "data", "rewards", "evaluation", "vllm")
 
 
-def code(sources: tuple[str, ...] = SOURCES) -> str:
-    """Hash of the source code in some folders of zipr1: a commit would miss uncommitted changes,
-    and would change with every comment elsewhere.
+def code() -> str:
+    """Hash of the source code in SOURCES: a commit would miss uncommitted changes, and would change
+    with every comment elsewhere.
 
     Raises FileNotFoundError for a folder without code.
     """
     found = sha256()
-    for folder in sources:
+    for folder in SOURCES:
         files = sorted((PACKAGE / folder).rglob("*.py"))
         if not files:
             raise FileNotFoundError(

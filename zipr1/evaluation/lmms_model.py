@@ -7,6 +7,7 @@ from collections import defaultdict
 from functools import lru_cache, partial
 from pathlib import Path
 from statistics import mean
+from zlib import crc32
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +15,7 @@ from accelerate.utils import gather_object
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
+from lmms_eval.protocol import ChatMessage
 from lmms_eval.utils import Collator
 
 from zipr1.common.errors import InputError
@@ -23,7 +25,8 @@ from zipr1.data.videos import read_video
 from zipr1.evaluation.fingerprint import code, weights
 from zipr1.evaluation.lmms_answers import AnswerFile, Counts, saved
 from zipr1.evaluation.lmms_media import MediaReader, media_of, read_messages
-from zipr1.evaluation.lmms_settings import generation_settings, set_pixels
+from zipr1.evaluation.lmms_questions import Question, questions_of, request_of
+from zipr1.evaluation.lmms_settings import set_pixels
 from zipr1.evaluation.lmms_vllm import check_vllm, generate_in_vllm, start_vllm
 from zipr1.evaluation.methods import rule_of, selection_of
 from zipr1.evaluation.vllm_engine import prompt_of
@@ -143,11 +146,12 @@ class ZipR1(lmms):
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """The answers, in the order of the requests; logs token ratios as lmms-eval's metrics."""
+        self.seed = torch.initial_seed()  # lmms-eval's --seed
         # A batch has one set of generation settings and, as far as they go, questions of one task.
         order = Collator(
-            [request.args for request in requests],
-            lambda args: (args[4], args[3]),
-            group_fn=lambda args: args[2],
+            questions_of(requests),
+            lambda question: question.key,
+            group_fn=lambda question: question.settings,
             grouping=True,
         )
         results: list[GenerationResult] = []
@@ -160,8 +164,8 @@ class ZipR1(lmms):
                     began = time.perf_counter()
                     answers = self.saved_or_new(batch)
                     seconds += time.perf_counter() - began
-                    for (*_, doc, task, _), answer in zip(batch, answers, strict=True):
-                        ratios[task, doc] = answer.token_counts.token_ratio
+                    for question, answer in zip(batch, answers, strict=True):
+                        ratios[question.task, question.doc] = answer.token_counts.token_ratio
                     results += answers
                     bar.update(len(batch))
             is_done = True
@@ -177,49 +181,65 @@ class ZipR1(lmms):
         log_ratios(ratios, sum(count for _, _, count in gathered), seconds)
         return order.get_original(results)
 
-    def saved_or_new(self, batch: list[tuple]) -> list[GenerationResult]:
-        """The answers to a batch (as of `answers`), from the file of an earlier run if it has them
-        all: a batch of other questions is padded to another length, and last digits may differ."""
+    def saved_or_new(self, batch: list[Question]) -> list[GenerationResult]:
+        """The answers to a batch, from the file of an earlier run if it has them all: a batch of
+        other questions is padded to another length, and last digits may differ."""
         if self.saved is None:
             return self.answers(batch)
-        keys = [(task, doc) for _, _, _, doc, task, _ in batch]
-        found = self.saved.get(keys)
-        if found is not None:
-            return [answer.result() for answer in found]
+        found = self.saved.get([question.key for question in batch])
+        if found:
+            changed = [
+                answer
+                for answer, question in zip(found, batch, strict=True)
+                if answer.request
+                != request_of(self.messages_of(question), question.settings, self.seed)
+            ]
+            if not changed:
+                return [answer.result() for answer in found]
+            self.saved.tell_changed(changed[0])
         results = self.answers(batch)
-        self.saved.add([saved(*key, one) for key, one in zip(keys, results, strict=True)])
+        pairs = zip(batch, results, strict=True)
+        self.saved.add([saved(question.key, result) for question, result in pairs])
         return results
 
+    def messages_of(self, question: Question) -> list[ChatMessage]:
+        docs = self.task_dict[question.task][question.split]
+        return read_messages(question.messages_of, docs, question.task, question.doc)
+
     @torch.no_grad()
-    def answers(self, batch: list[tuple]) -> list[GenerationResult]:
-        """One call of generate(); `batch` has (context, doc_to_messages, generation settings,
-        doc id, task, split) of each question."""
-        chats, shown, media = [], [], []
-        for _, messages_of, _, doc, task, split in batch:
-            messages = read_messages(messages_of, self.task_dict[task][split], task, doc)
+    def answers(self, batch: list[Question]) -> list[GenerationResult]:
+        """One call of generate()."""
+        chats, shown, about = [], [], []
+        for question in batch:
+            messages = self.messages_of(question)
             images, videos = [], []
             chats.append([self.media.turn(message, images, videos) for message in messages])
             shown.append((images, videos))
-            media.append(media_of(messages))  # which may close the file of an animation
+            # Both may close the file of an animation.
+            request = request_of(messages, question.settings, self.seed)
+            about.append((media_of(messages), request))
         images, videos = (
             [one for part in parts for one in part] for parts in zip(*shown, strict=True)
         )
         inputs = tensors(self.processor, chats, images, videos)
-        settings = generation_settings(batch[0][2])
+        settings = batch[0].settings
+        if settings["do_sample"]:
+            # A run that continues would otherwise draw again what the first answers were drawn by.
+            torch.manual_seed(crc32(repr((self.seed, batch[0].key)).encode()))
         if self.vllm is None:
             tokens, ratios = self.generate(inputs.to(self.device), settings)
         else:
             texts = texts_of(self.processor, chats, True)
-            names = [f"{task}, question {doc}" for _, _, _, doc, task, _ in batch]
+            names = [f"{question.task}, question {question.doc}" for question in batch]
             prompts = [prompt_of(text, *one) for text, one in zip(texts, shown, strict=True)]
             questions = names, prompts, inputs
             tokens, ratios = generate_in_vllm(self.vllm, questions, self.rule, self.scope, settings)
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
         lengths = inputs["attention_mask"].sum(-1).tolist()
-        columns = zip(texts, lengths, map(len, tokens), ratios, media, strict=True)
+        columns = zip(texts, lengths, map(len, tokens), ratios, about, strict=True)
         return [
-            GenerationResult(text, Counts(length, count, token_ratio=ratio, medium=medium))
-            for text, length, count, ratio, medium in columns
+            GenerationResult(text, Counts(length, count, None, ratio, medium, request))
+            for text, length, count, ratio, (medium, request) in columns
         ]
 
     def generate(self, inputs, settings: dict) -> tuple[list[list[int]], list[float]]:

@@ -3,21 +3,36 @@
 from zipr1.common.errors import InputError
 from zipr1.data.processor import has_pixel_bounds
 
-SAMPLING = ("temperature", "top_p", "top_k", "num_beams", "do_sample")
+USED = (
+    *("max_new_tokens", "do_sample", "temperature", "top_p", "top_k"),
+    *("num_beams", "repetition_penalty"),
+)
+# In lmms-eval's own tasks, for other models or APIs: its Qwen-VL models do not read them either.
+IGNORED = ("until", "stop_sequences", "seed", "image_aspect_ratio", "visual_cot")
 
 
-def generation_settings(given: dict) -> dict:
-    """A task's generation settings as generate() takes them: greedy unless a temperature is set.
+def generation_settings(given: dict, task: str) -> dict:
+    """A task's generation settings as generate() takes them: as in lmms-eval's own models, a
+    temperature above 0 means sampling. None counts as absent.
 
     `until` is left out, as by lmms-eval's own Qwen-VL chat models: their chat ends with a token,
-    and "\\n\\n" would cut free-form answers.
+    and "\\n\\n" would cut free-form answers. Raises InputError for a setting that is not used.
     """
-    settings = {name: given[name] for name in SAMPLING if given.get(name) is not None}
-    settings["do_sample"] = settings.get("temperature", 0) > 0
+    settings = {
+        name: value for name, value in given.items() if value is not None and name not in IGNORED
+    }
+    for name, value in settings.items():
+        place = f"{task}: {name}={value!r} (--gen_kwargs, or generation_kwargs of the task's YAML)"
+        if name not in USED:
+            raise InputError(f"{place}: leave it out; zipr1 passes on {', '.join(USED)}")
+        if not isinstance(value, int | float) or not value >= 0:
+            raise InputError(f"{place}: must be a number, at least 0")
+    temperature = settings.setdefault("temperature", 1.0 if settings.get("do_sample") else 0)
+    settings["do_sample"] = temperature > 0
     if not settings["do_sample"]:
         for name in ("temperature", "top_p", "top_k"):
             settings.pop(name, None)
-    return {"max_new_tokens": given.get("max_new_tokens", 128)} | settings
+    return {"max_new_tokens": 128} | settings
 
 
 def set_pixels(processor, part: str, least: int | None, most: int | None) -> None:

@@ -10,6 +10,8 @@ from zipr1.common.scope import Scope
 from zipr1.evaluation.vllm_engine import VllmEngine, vllm_engine
 from zipr1.sparsity.rules import Rule
 
+GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1}
+
 
 def check_vllm(processes: int, attn_implementation: str | None, pixels: tuple) -> None:
     """Raises InputError for arguments that the engine does not take."""
@@ -42,7 +44,7 @@ def generate_in_vllm(
 
     Raises InputError for settings that are not greedy.
     """
-    if settings["do_sample"] or settings.get("num_beams", 1) != 1:
+    if any(settings.get(name, value) != value for name, value in GREEDY.items()):
         raise InputError(
             f"engine=vllm: answers greedily, the task asks for {settings}; set engine=transformers"
         )

@@ -1,6 +1,5 @@
 """`zipr1 eval --data`: the model for the rows, and what their answers depend on."""
 
-import inspect
 from hashlib import file_digest, sha256
 from pathlib import Path
 
@@ -10,17 +9,23 @@ from zipr1.common.errors import InputError
 from zipr1.common.progress import announced
 from zipr1.data.rows import named
 from zipr1.evaluation.config import EvalConfig
-from zipr1.evaluation.fingerprint import code
 from zipr1.evaluation.generation import GenerationSettings
 from zipr1.evaluation.row_questions import RowQuestions
 from zipr1.models.families import is_vision
 from zipr1.models.loading import load, load_config, load_vision
-from zipr1.rewards.functions import load_function
+from zipr1.sparsity.own_rules import code_of
 
 
-def load_for_rows(config: EvalConfig) -> tuple:
+def load_for_rows(config: EvalConfig, max_new_tokens: int) -> tuple:
     """(model, processor), on a GPU where there is one; text models too. Raises InputError."""
-    vision = is_vision(load_config(config.model))
+    model_config = load_config(config.model)
+    positions = model_config.get_text_config().max_position_embeddings
+    if max_new_tokens >= positions:
+        raise InputError(
+            f"max_new_tokens={max_new_tokens}: {config.model} has {positions} positions, for prompt "
+            "and answer together; give fewer"
+        )
+    vision = is_vision(model_config)
     if vision and not config.chat_template:
         raise InputError(
             "chat_template=false: a vision model has its images in the template; leave it true"
@@ -43,19 +48,16 @@ def row_questions(
 
 
 def row_identity(config: EvalConfig, questions: RowQuestions, settings: GenerationSettings) -> dict:
-    """What the answers to rows, and their scores, depend on besides the model."""
+    """What the answers to rows, and their scores, depend on besides the model and the media."""
     names = (
         *("data", "columns", "media_root", "think", "chat_template", "graded", "reward_function"),
         *("max_frames", "max_pixels", "video_max_pixels", "max_prompt_length"),
     )
-    own = [one for _, one in load_function(config.reward_function) or ()]
-    paths = {inspect.getsourcefile(one if inspect.isroutine(one) else type(one)) for one in own}
+    functions = config.reward_function.split(",") if config.reward_function else []
     return {name: getattr(config, name) for name in names} | {
         "max_new_tokens": settings.max_new_tokens,
         "rows": content(config.data, questions),
-        "media files": questions.media,
-        "graders": code(("rewards",)),
-        "functions": [sha256(Path(path).read_bytes()).hexdigest()[:16] for path in sorted(paths)],
+        "functions": [code_of(one.rpartition("*")[2].strip()) for one in functions],
     }
 
 

@@ -6,7 +6,15 @@ from typing import Protocol
 
 from zipr1.common.errors import InputError
 from zipr1.data.example import Example
-from zipr1.evaluation.generation import Answer, as_shortener, batches, media_counts
+from zipr1.data.processor import prepare
+from zipr1.evaluation.generation import (
+    Answer,
+    GenerationSettings,
+    as_shortener,
+    batches,
+    media_counts,
+    shortened,
+)
 from zipr1.evaluation.input_baselines import Shortener
 from zipr1.rewards.graders import grade
 from zipr1.sparsity.rules import Rule
@@ -47,10 +55,10 @@ class Questions(Protocol):
 class Examples:
     """Questions that are in memory: those of the embedded tasks."""
 
-    examples: list[Example]
+    items: list[Example]
 
     def parts(self, rule, method: str, size: int) -> list[Sequence[Example]]:
-        return list(batches(applicable(self.examples, rule, method), size))
+        return list(batches(applicable(self.items, rule, method), size))
 
     def read(self, part: Sequence[Example]) -> list[Example]:
         return list(part)
@@ -76,6 +84,23 @@ def applicable(
     if examples and not found:
         raise cannot_be_shortened(method)
     return found
+
+
+def check_applicable(
+    rules: dict[str, Rule | Shortener | None],
+    questions: Questions,
+    processor,
+    settings: GenerationSettings,
+) -> None:
+    """Raises InputError, before anything is answered, for a method that cannot be applied to any
+    question, or that needs visual tokens in rows and columns where the model has none."""
+    for method, rule in rules.items():
+        parts = questions.parts(rule, method, settings.batch_size)
+        if shortener := as_shortener(rule):
+            usable = next(filter(None, (questions.read(part[:1]) for part in parts)), None)
+            if usable:
+                inputs = prepare(processor, usable, raw=settings.raw)
+                shortened(processor, usable, inputs, shortener)
 
 
 def cannot_be_shortened(method: str) -> InputError:

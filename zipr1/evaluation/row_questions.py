@@ -21,7 +21,7 @@ from zipr1.data.source import MediaFile
 from zipr1.evaluation.config import EvalConfig
 from zipr1.evaluation.generation import Answer, as_shortener
 from zipr1.evaluation.questions import Score, cannot_be_shortened
-from zipr1.evaluation.usable_rows import checked, open_part
+from zipr1.evaluation.usable_rows import checked, open_part, task_group
 from zipr1.rewards.functions import RewardLog, from_function, load_function
 from zipr1.rewards.graders import grade
 
@@ -34,6 +34,7 @@ class RowQuestion:
     """A row whose media are not read yet."""
 
     id: str
+    task: str
     number: int
     images: int
     videos: int
@@ -75,8 +76,9 @@ class RowQuestions:
                 states.update(repr((file.name, state := state_of(file.name))).encode())
                 if state is None:
                     without.setdefault(name, f"row {number}: {file.name}: no such file")
-            self.items.append(RowQuestion(name, number, len(row.images), int(bool(row.video))))
-        earlier = self.left_out_earlier()
+            task, videos = task_group(row.example), int(bool(row.video))
+            self.items.append(RowQuestion(name, task, number, len(row.images), videos))
+        earlier = {line["id"] for line in self.left_out_earlier()}
         self.read([item for item in self.items if item.id in earlier], keep=False)
         self.recovered = earlier & known - set(self.reasons)
         self.media = states.hexdigest()[:16]
@@ -88,10 +90,10 @@ class RowQuestions:
                 f"{next(iter(unusable.values()))}"
             )
 
-    def left_out_earlier(self) -> set[str]:
-        """Ids in the file of an earlier run; lines that hold none are passed over."""
+    def left_out_earlier(self) -> list[dict]:
+        """Lines in the file of earlier runs; those without an id are passed over."""
         lines = read_lines(self.path)[0] if self.path.is_file() else []
-        return {line["id"] for line in lines if isinstance(line.get("id"), str)}
+        return [line for line in lines if isinstance(line.get("id"), str)]
 
     def parts(self, rule, method: str, size: int) -> list[Sequence[RowQuestion]]:
         shortener = as_shortener(rule)
@@ -128,7 +130,10 @@ class RowQuestions:
         return replace(self.rows.example(item.number), id=item.id)
 
     def write_reasons(self) -> None:
-        rows = [{"id": name, "reason": reason} for name, reason in self.reasons.items()]
+        """Those of rows that only a longer run has stay."""
+        mine = {item.id for item in self.items} | self.reasons.keys()
+        rows = [line for line in self.left_out_earlier() if line["id"] not in mine]
+        rows += [{"id": name, "reason": reason} for name, reason in self.reasons.items()]
         if rows or self.path.is_file():
             write_file(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 

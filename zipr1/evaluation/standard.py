@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from zipr1.common.documents import write_document
+from zipr1.common.documents import read_json, write_document
+from zipr1.common.errors import RunError
 from zipr1.common.progress import announced
 from zipr1.common.provenance import provenance
 from zipr1.evaluation.config import MAX_NEW_TOKENS, EvalConfig
@@ -20,20 +21,22 @@ from zipr1.evaluation.generation import GenerationSettings
 from zipr1.evaluation.input_baselines import Shortener
 from zipr1.evaluation.methods import SHORTENERS, rule_of, selection_of
 from zipr1.evaluation.own_data import load_for_rows, row_identity, row_questions
-from zipr1.evaluation.questions import Examples
+from zipr1.evaluation.questions import Examples, check_applicable
 from zipr1.evaluation.records import Record, write_records
-from zipr1.evaluation.row_questions import RowQuestions
+from zipr1.evaluation.row_questions import LEFT_OUT, RowQuestions
 from zipr1.evaluation.rows import TableRow
-from zipr1.evaluation.statistics import table_row
+from zipr1.evaluation.statistics import notes, table_row
 from zipr1.evaluation.tables import Table, markdown, write_table
 from zipr1.models.loading import load_vision
 from zipr1.models.settings import TrainedSettings
 from zipr1.rewards.functions import load_function
-from zipr1.sparsity.own_rules import source_of
+from zipr1.sparsity.own_rules import CheckedRule, source_of
 from zipr1.sparsity.rules import Rule, TopP
 from zipr1.tasks import examples_of
 
 RECORDS = "records.jsonl"
+TABLE = ("table.md", "table.json")
+CURVE = ("curve.json", "curve.png")
 ROW_TOKENS = 128  # of an answer to a row, unless set
 
 
@@ -41,7 +44,8 @@ def run_standard(config: EvalConfig) -> tuple[list[TableRow], str]:
     """Writes records.jsonl, table.md and table.json and, with a curve, curve.json and curve.png;
     returns the rows and the table.
 
-    Answers go to answers/ batch by batch, where a run with the same settings continues.
+    Answers go to answers/ batch by batch, where a run with the same settings continues. Where a
+    method fails, the files are of those before it.
     """
     with ExitStack() as stack:
         return measure(config, stack)
@@ -59,7 +63,7 @@ def measure(config: EvalConfig, stack: ExitStack) -> tuple[list[TableRow], str]:
     load_function(config.reward_function)  # a misspelt name is found before the model is loaded
     length = (config.max_new_tokens or ROW_TOKENS) if config.data else MAX_NEW_TOKENS
     if config.data:
-        model, processor = load_for_rows(config)
+        model, processor = load_for_rows(config, length)
         questions = row_questions(config, model, processor, folder, length)
     else:
         questions = Examples(examples_of(config.names, config.split, config.questions))
@@ -70,15 +74,54 @@ def measure(config: EvalConfig, stack: ExitStack) -> tuple[list[TableRow], str]:
         scope=selection.scope,
         raw=not config.chat_template,
     )
-    discard_stale_answers(folder, config, selection, rules, questions, settings)
+    check_applicable(rules, questions, processor, settings)
+    discard_stale_files(folder, config, selection, questions, settings)
+    count = questions.total if isinstance(questions, RowQuestions) else config.questions
 
     def answers(method: str, rule: Rule | Shortener | None) -> list[Record]:
-        number = getattr(rule, "p", getattr(rule, "ratio", 1))
-        path = answers_file(folder, method, number, config.questions or len(questions.items))
-        return evaluate_to_file(path, model, processor, questions, rule, method, settings)
+        name, number = stored_as(method, rule, selection.p, config.ratio)
+        path = answers_file(folder, name, number, count)
+        found = evaluate_to_file(path, model, processor, questions, rule, method, settings)
+        if not found:
+            path.unlink()
+            raise RunError(
+                f"{config.data}: none of the rows can be used for {method}; the first: "
+                f"{next(iter(questions.reasons.values()))}"
+            )
+        return found
 
-    records = {method: answers(method, rule) for method, rule in rules.items()}
-    points = [answers("zipvl", TopP(p, selection.choice)) for p in config.thresholds]
+    records: dict[str, list[Record]] = {}
+    points: list[list[Record]] = []
+    try:
+        for method, rule in rules.items():
+            records[method] = answers(method, rule)
+        for p in config.thresholds:
+            points.append(answers("zipvl", TopP(p, selection.choice)))
+    finally:  # where a method fails, the results of those before it are written
+        if records:
+            result = write_results(folder, config, records, points, questions)
+            report(folder, records, questions, settings)
+    return result
+
+
+def stored_as(
+    method: str, rule: Rule | Shortener | None, p: float, ratio: float
+) -> tuple[str, float]:
+    """Name and number of the file of a method's answers. Those of an own rule may depend on p, on
+    the ratio and on all of its source code."""
+    if isinstance(rule, CheckedRule):
+        return f"{method.rpartition('/')[2]} {source_of(rule)} p {p} ratio", ratio
+    return method, getattr(rule, "p", getattr(rule, "ratio", 1))
+
+
+def write_results(
+    folder: Path,
+    config: EvalConfig,
+    records: dict[str, list[Record]],
+    points: list[list[Record]],
+    questions: Examples | RowQuestions,
+) -> tuple[list[TableRow], str]:
+    """The files of `run_standard`, of the records of each method and of each point of the curve."""
     write_records([record for rows in records.values() for record in rows], folder / RECORDS)
     pool = bool(config.data)
     rows = [
@@ -86,20 +129,23 @@ def measure(config: EvalConfig, stack: ExitStack) -> tuple[list[TableRow], str]:
         for method, found in records.items()
     ]
     curve = [table_row("zipvl", found, pool=pool) for found in points]
-    table = markdown(rows)
+    left_out = questions.left_out()
+    tasks = {one.id: one.task for one in questions.items if one.id not in left_out}
+    table = markdown(rows) + "".join(f"\n{note}\n" for note in notes(records, tasks, pool))
     if curve:
         table += f"\nThe curve (zipvl):\n\n{markdown(curve)}"
     (folder / "table.md").write_text(table)
-    left_out = len(questions.left_out())
+    origin = provenance()
     write_table(
-        Table(rows, asdict(config), left_out=left_out, origin=provenance()), folder / "table.json"
+        Table(rows, asdict(config), left_out=len(left_out), origin=origin), folder / "table.json"
     )
     if curve:
         full = [row for row in rows if row.method == "full"]
         lines = {config.model: curve} | ({"Full": full} if full else {})
         write_curves({"mean": lines}, folder / "curve.json")
         plot_curves(lines, folder / "curve.png")
-    report(folder, records, questions, settings)
+    else:  # those of an earlier evaluation
+        delete(folder, CURVE)
     return rows, table
 
 
@@ -132,16 +178,15 @@ def report(
     print(f"records, tables and answers are in {folder}/", file=sys.stderr)
 
 
-def discard_stale_answers(
+def discard_stale_files(
     folder: Path,
     config: EvalConfig,
     selection: TrainedSettings,
-    rules: dict[str, Rule | Shortener | None],
     questions: Examples | RowQuestions,
     settings: GenerationSettings,
 ) -> None:
-    """Writes what the answers depend on to evaluation.json; deletes stored answers of another model,
-    version or setting, with a message on stderr."""
+    """Writes what the answers depend on to evaluation.json; deletes the answers and results of
+    another model, version or setting, with a message on stderr."""
     path = folder / "evaluation.json"
     asked = {"tasks": config.names, "split": config.split}
     if isinstance(questions, RowQuestions):
@@ -157,17 +202,27 @@ def discard_stale_answers(
         "code": code(),
         "weights": weights(config.model),
     }
-    if own := {name: source_of(rule) for name, rule in rules.items() if ":" in name}:
-        identity["rules"] = own
     other = differing(path, identity)
-    if getattr(questions, "recovered", None):
-        other.append("set of usable rows")
+    if isinstance(questions, RowQuestions):
+        # Of each number of rows, so that a shorter trial and the whole evaluation both stay.
+        media = read_json(path).get("media files", {}) if path.is_file() and not other else {}
+        rows, state = str(questions.total), questions.media
+        if media.get(rows, state) != state:
+            other.append("media files")
+        if questions.recovered:
+            other.append("set of usable rows")
+        identity["media files"] = ({} if other else media) | {rows: state}
     if other:
         print(
             f"{folder}: replaces answers of an earlier evaluation, which differs in "
             f"{', '.join(other)}",
             file=sys.stderr,
         )
-        for file in (folder / "answers").glob("* x *.jsonl*"):
-            file.unlink()
+        delete(folder, ("answers/* x *.jsonl*", RECORDS, LEFT_OUT, *TABLE, *CURVE))
     write_document(path, "evaluation", identity)
+
+
+def delete(folder: Path, patterns: tuple[str, ...]) -> None:
+    for pattern in patterns:
+        for file in folder.glob(pattern):
+            file.unlink()

@@ -1,6 +1,6 @@
 """Means over tasks with bootstrap intervals."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from operator import attrgetter
 
@@ -91,6 +91,25 @@ def table_row(
         questions=len(records),
         **further,
     )
+
+
+def notes(records: dict[str, list[Record]], tasks: dict[str, str], pool: bool) -> list[str]:
+    """For each method that cannot be applied to all questions: which it lacks, and the mean of Full
+    over the others, as its own mean cannot be compared with those over all.
+
+    tasks: id of each question -> its task.
+    """
+    lines = []
+    for method, found in records.items():
+        ids = {record.id for record in found}
+        if lacking := Counter(task for name, task in tasks.items() if name not in ids):
+            without = ", ".join(f"{count} of {task}" for task, count in lacking.items())
+            line = f"{method}: over {len(ids)} of {len(tasks)} questions, without {without}"
+            if full := [record for record in records.get("full", []) if record.id in ids]:
+                mean = 100 * table_row("full", full, pool=pool).accuracy
+                line += f"; the mean of full over the same questions is {mean:.1f}"
+            lines.append(f"{line}.")
+    return lines
 
 
 def rewarded(record: Record) -> float:

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -84,6 +85,18 @@ class CheckedRule:
 
 
 def source_of(rule: CheckedRule) -> str:
-    """Hash of the file that defines an own rule: its answers depend on it."""
-    file = inspect.getsourcefile(type(rule.rule))
-    return sha256(Path(file).read_bytes()).hexdigest()[:16]
+    """Hash of an own rule's name and source code: its answers depend on it."""
+    return code_of(rule.name)
+
+
+def code_of(name: str) -> str:
+    """Hash of a name, as package.module:name or file.py:name, and of the files behind it: of its
+    module and, where that only imports it, of the one that defines it."""
+    module = name.rpartition(":" if ":" in name else ".")[0]
+    file, found = imported(f"{module}:__file__", "source code of"), imported(name, "source code of")
+    while isinstance(found, partial):
+        found = found.func
+    files = {file, getattr(inspect.getmodule(found), "__file__", file)}
+    return sha256(
+        b"".join([name.encode(), *(Path(one).read_bytes() for one in sorted(files))])
+    ).hexdigest()[:16]

@@ -2,10 +2,8 @@
 folder of the videos, a judge."""
 
 import os
-from collections.abc import Collection
 from pathlib import Path
 
-from zipr1.common.errors import InputError
 from zipr1.evaluation.paper.benchmarks import BENCHMARKS
 
 KEY = "OPENAI_API_KEY"
@@ -16,33 +14,14 @@ JUDGE = {
 }
 
 
-def requirements(
-    tasks: Collection[str], prefix: str, include_path: str | None, hf_home: str
-) -> list[str]:
+def requirements(tasks: dict[str, dict], hf_home: str) -> list[str]:
     """A line for each benchmark with some of `tasks`.
 
-    prefix, include_path: of `SuiteConfig`; hf_home: folder of the videos. Raises InputError for a
-    task that lmms-eval does not know.
+    tasks: task -> its settings by `inputs.task_settings`; hf_home: folder of the videos.
     """
-    from lmms_eval.tasks import TaskManager
-    from lmms_eval.utils import load_yaml_config
-
-    index = TaskManager("ERROR", include_path=include_path).task_index
     lines = []
     for benchmark in BENCHMARKS:
-        parts = []
-        for task in benchmark.tasks:
-            if task not in tasks:
-                continue
-            name = prefix + task
-            if name not in index:
-                raise InputError(
-                    f"{name}: lmms-eval knows no such task; see prefix and include_path of the "
-                    "recipe"
-                )
-            parts.append(
-                data_of(load_yaml_config(index[name]["yaml_path"], mode="simple"), hf_home)
-            )
+        parts = [data_of(tasks[task], hf_home) for task in benchmark.tasks if task in tasks]
         if parts:
             judge = [JUDGE[bool(os.environ.get(KEY))]] if benchmark.judge else []
             notes = [benchmark.needs] if benchmark.needs else []

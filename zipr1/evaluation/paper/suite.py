@@ -16,8 +16,10 @@ from zipr1.common.errors import InputError, RunError
 from zipr1.common.progress import progress
 from zipr1.evaluation.fingerprint import code, weights
 from zipr1.evaluation.paper.config import SuiteConfig
+from zipr1.evaluation.paper.inputs import inputs_of, task_settings
 from zipr1.evaluation.paper.requirements import requirements
 
+INPUTS = {"task", "data", "judge"}  # of `inputs_of`
 DATED = "*/[0-9]*"  # results below a model's folder; tasks write other files next to it
 Files = dict[str, dict[str, dict[str, Path]]]  # row -> task -> {"results", "samples"}
 
@@ -65,7 +67,7 @@ def command_of(config: SuiteConfig, task: str, model_args: dict, out: Path) -> l
 
 
 def identity_of(config: SuiteConfig, model_args: dict) -> dict:
-    """What the results of a row depend on; not the number of devices, nor the folder."""
+    """What all results of a row depend on; not the number of devices, nor the folder."""
     return {
         "prefix": config.prefix,
         "limit": config.limit,
@@ -89,8 +91,10 @@ def finished(folder: Path, identity: dict) -> dict[str, Path] | None:
     if not isinstance(found, dict) or not {"identity", "results", "samples"} <= found.keys():
         raise InputError(f"{done}: not a file of the suite paper; take it away")
     if other := [name for name in identity if found["identity"].get(name) != identity[name]]:
+        # The file of answers knows by itself which of them other inputs leave valid.
+        path = done if set(other) <= INPUTS else folder
         raise InputError(
-            f"{folder}: holds results of another {', '.join(other)}; give another --output_dir, "
+            f"{path}: holds results of another {', '.join(other)}; give another --output_dir, "
             "or remove it"
         )
     files = {name: folder / found[name] for name in ("results", "samples")}
@@ -140,11 +144,13 @@ def run_suite(
     """
     if not find_spec("lmms_eval"):  # before the first task, not once a task
         raise RunError("lmms_eval is needed for the suite paper: pip install 'zipr1[lmms]'")
-    jobs = jobs_of(config, methods, output_dir)
+    tasks = [task for benchmark in config.chosen for task in benchmark.tasks]
+    settings = task_settings(tasks, config.prefix, config.include_path)
+    jobs = jobs_of(config, methods, settings, output_dir)
     # Before anything runs: results of other settings raise here.
     waiting = {job.task for job in jobs if finished(job.folder, job.identity) is None}
     if waiting:
-        for line in requirements(waiting, config.prefix, config.include_path, hf_home()):
+        for line in requirements({task: settings[task] for task in waiting}, hf_home()):
             print(line, file=sys.stderr)
     write_document(output_dir / "suite.json", "suite", asdict(config) | {"methods": methods})
     files: Files = {row: {} for row in methods}
@@ -166,14 +172,21 @@ def run_suite(
     return files, failed
 
 
-def jobs_of(config: SuiteConfig, methods: dict[str, dict], output_dir: Path) -> list[Job]:
-    """Every task under every method."""
+def jobs_of(
+    config: SuiteConfig, methods: dict[str, dict], settings: dict[str, dict], output_dir: Path
+) -> list[Job]:
+    """Every task, by its `task_settings`, under every method."""
+    inputs = {
+        task: inputs_of(benchmark, settings[task])
+        for benchmark in config.chosen
+        for task in benchmark.tasks
+    }
     jobs = []
     for row, arguments in methods.items():
         model_args = config.model_args | arguments
         identity = identity_of(config, model_args)
-        for task in (task for benchmark in config.chosen for task in benchmark.tasks):
+        for task, its_own in inputs.items():
             folder = output_dir / row / task
             command = command_of(config, task, model_args, folder)
-            jobs.append(Job(row, task, folder, command, identity))
+            jobs.append(Job(row, task, folder, command, identity | its_own))
     return jobs
