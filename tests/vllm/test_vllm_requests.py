@@ -1,5 +1,7 @@
 """What the connector decides about settings and requests, of real configurations of vLLM."""
 
+import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -14,12 +16,20 @@ from zipr1.models.saving import save
 pytestmark = pytest.mark.vllm
 
 
+# A subclass of vLLM's Llama and names for it, all without the hooks of scope "layer".
+OTHERS = ("Phi3ForCausalLM", "LLaMAForCausalLM", "InternLM3ForCausalLM")
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Folders of a dense model and of a mixture of experts."""
     folder = tmp_path_factory.mktemp("models")
     for family in ("llama", "qwen3_moe"):
         save(random_model(family), tiny_processor().tokenizer, folder / family)
+    for name in OTHERS:
+        shutil.copytree(folder / "llama", folder / name)
+        config = json.loads((folder / name / "config.json").read_text())
+        (folder / name / "config.json").write_text(json.dumps(config | {"architectures": [name]}))
     return folder
 
 
@@ -78,6 +88,7 @@ NO_LAYER = [
     ("llama", {"enforce_eager": False}, "--enforce-eager"),
     ("llama", {"enable_lora": True}, "without --enable-lora"),
     ("qwen3_moe", {"data_parallel_size": 2}, "--data-parallel-size 1"),
+    *((name, {}, f"not implemented for {name}: use scope attention or keys") for name in OTHERS),
 ]
 
 
@@ -95,6 +106,8 @@ def test_scope_layer_is_refused_where_it_cannot_be_exact(
     config = configured(models / family, **settings)
     connector = scheduler_side(config)
     extra = {"zipr1_p": 0.5, "zipr1_scope": "layer"}
+    with pytest.raises(InputError, match=flag):  # also without the server's metrics, as in Python
+        Guard.validate_params(SamplingParams(extra_args=extra))
     connector.on_new_request(request(extra_args=extra))
     assert not connector.sparse and flag in connector.requests["one"].dense
     connector.on_new_request(request("two", extra_args={"zipr1_p": 0.5}))
@@ -104,6 +117,57 @@ def test_scope_layer_is_refused_where_it_cannot_be_exact(
     with pytest.raises(InputError, match=f"zipr1_scope='layer'.*{flag}"):
         Guard.validate_params(SamplingParams(extra_args=extra))
     Guard.validate_params(SamplingParams(extra_args={"zipr1_p": 0.5}))
+
+
+def finished(connector, one) -> dict:
+    """The answer of a request that ends without having been prefilled sparsely."""
+    connector.on_new_request(one)
+    _, answer = connector.request_finished(one, [])
+    return answer["zipr1"]
+
+
+def test_metrics_count_only_requests_for_sparse_attention(models):
+    connector = scheduler_side(configured(models / "llama", {"p": 0.5}))
+    assert finished(connector, request(extra_args={"zipr1_p": 1}))["token_ratio"] == 1
+    assert connector.get_kv_connector_stats() is None
+    finished(connector, request("short", extra_args={"zipr1_min_tokens": 100}))
+    stats = connector.get_kv_connector_stats()
+    assert stats.data["ratios"] == [1.0] and stats.data["dense"] == 1
+
+
+def test_scores_of_given_tokens_stay_dense_unless_the_request_has_settings(models):
+    """As /generative_scoring asks for them, whose answers have no place for a ratio."""
+    connector = scheduler_side(configured(models / "llama", {"p": 0.5}))
+    scores = {"logprobs": 1, "logprob_token_ids": [7]}
+    assert "log-probabilities of given" in finished(connector, request(**scores))["dense"]
+    connector.on_new_request(request(extra_args={"zipr1_p": 0.5}, **scores))
+    assert list(connector.sparse) == ["one"]
+
+
+def test_kv_offloading_is_refused_with_the_flag(models):
+    with pytest.raises(ValueError, match=r"OffloadingConnector.*leave --kv-offloading-size out"):
+        configured(models / "llama", kv_offloading_size=1.0)
+
+
+def test_min_tokens_auto_measures_the_engine_that_is_served(models, monkeypatch, tmp_path):
+    from vllm import LLM
+
+    from zipr1.vllm import break_even
+    from zipr1.vllm.config import ServeConfig
+    from zipr1.vllm.serve import command_line
+
+    engines, more = [], tmp_path / "more.yaml"
+    monkeypatch.setattr(LLM, "from_engine_args", engines.append)
+    monkeypatch.setattr(break_even, "measure", lambda llm, longest: [])
+    more.write_text("block-size: 64\n")
+    flags = ["--tensor_parallel_size", "2", "-O1", "--additional-config.key", "5"]
+    flags += ["--config", str(more), "--max-num-seq=3", "--uvicorn-log-level", "error"]
+    model = str(models / "llama")
+    command, _ = command_line(ServeConfig(model, vllm=flags), model)
+    break_even.main(str(tmp_path / "rows.json"), "512", *command[3:])
+    (found,) = engines
+    assert found.tensor_parallel_size == 2 and found.block_size == 64 and found.max_num_seqs == 3
+    assert str(found.optimization_level) == "1" and found.additional_config == {"key": 5}
 
 
 def metric_types() -> dict:

@@ -1,6 +1,7 @@
 """`zipr1 serve` over HTTP, with the client that users have."""
 
 import base64
+import json
 import os
 import re
 import signal
@@ -9,7 +10,8 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import vllm_engine as v
@@ -23,7 +25,7 @@ CPU = (
     *("--enforce-eager", "--disable-uvicorn-access-log"),
     *("--distributed-executor-backend", "uni"),  # one process less
 )
-PORT_WAIT = 420  # seconds; four processes import vLLM
+PORT_WAIT = 900  # seconds; four processes import vLLM, perhaps on busy cores
 
 
 def free_port() -> int:
@@ -61,6 +63,11 @@ class Server:
         from openai import OpenAI
 
         return OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0)
+
+    def post(self, path: str, body: dict) -> dict:
+        address = f"http://127.0.0.1:{self.port}{path}"
+        headers = {"Content-Type": "application/json"}
+        return json.load(urlopen(Request(address, json.dumps(body).encode(), headers)))
 
     def metrics(self) -> dict[str, float]:
         """Name without labels -> value, of the counters and gauges."""
@@ -143,20 +150,22 @@ def test_concurrent_chats_equal_transformers_and_carry_their_ratio(server, refer
             assert said["kept"] == [len(layer) for layer in want.kept]
 
 
-def test_a_streamed_chat_carries_its_ratio_in_the_last_chunk(server, reference):
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_streamed_chat_carries_its_ratio_in_the_last_chunk_of_a_choice(server, reference, n):
     questions, answers, suppressed = reference
-    stream = server.client().chat.completions.create(
-        **body(questions[2], suppressed, p=0.6), stream=True
-    )
-    chunks = list(stream)
-    said = [
-        chunk.model_extra["kv_transfer_params"]
+    request = body(questions[2], suppressed, p=0.6) | {"temperature": n - 1}
+    chunks = list(server.client().chat.completions.create(**request, stream=True, n=n))
+    said = {
+        chunk.choices[0].index: chunk.model_extra["kv_transfer_params"]["zipr1"]
         for chunk in chunks
         if "kv_transfer_params" in chunk.model_extra
-    ]
-    assert said == [chunks[-1].model_extra["kv_transfer_params"]]
-    assert chunks[-1].choices[0].finish_reason == "length"
-    assert said[0]["zipr1"]["token_ratio"] == pytest.approx(answers[2, 0.6].ratio)
+    }
+    last = [chunk.choices[0] for chunk in chunks if chunk.choices[0].finish_reason]
+    assert [choice.finish_reason for choice in last] == ["length"] * n
+    assert sorted(said) == sorted(choice.index for choice in last) == list(range(n))
+    assert said.pop(last[-1].index)["token_ratio"] == pytest.approx(answers[2, 0.6].ratio)
+    for other in said.values():
+        assert other["token_ratio"] == pytest.approx(answers[2, 0.6].ratio) or other["unknown"]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -201,6 +210,32 @@ def test_an_answer_that_ends_with_a_stop_string_says_why_it_has_no_ratio(
     assert said["token_ratio"] is None and "stop string" in said["unknown"]
 
 
+def test_a_batch_of_chats_has_a_ratio_for_each(server):
+    chats = [[{"role": "user", "content": text}] for text in ("red blue " * 30, "one two " * 12)]
+    request = {"model": "zipr1/tiny", "max_tokens": 2, "vllm_xargs": {"zipr1_p": 0.6}}
+    single = [server.post("/v1/chat/completions", request | {"messages": one}) for one in chats]
+    want = [one["kv_transfer_params"]["zipr1"] for one in single]
+    batch = server.post("/v1/chat/completions/batch", request | {"messages": chats})
+    assert batch["kv_transfer_params"]["zipr1"] == want
+    assert want[0]["prompt_tokens"] != want[1]["prompt_tokens"] and want[0]["token_ratio"] < 1
+
+
+def test_a_message_that_ends_with_a_stop_string_says_why_it_has_no_ratio(server, reference):
+    (question, *_), _, _ = reference
+    data = base64.b64encode(v.SHAPES.read_bytes()).decode()
+    source = {"type": "base64", "media_type": "image/png", "data": data}
+    content = [{"type": "image", "source": source}, {"type": "text", "text": question.text}]
+    request = {"model": "zipr1/tiny", "max_tokens": 8, "vllm_xargs": {"zipr1_p": 0.6}}
+    request["messages"] = [{"role": "user", "content": content}]
+    whole = server.post("/v1/messages", request)
+    assert whole["kv_transfer_params"]["zipr1"]["token_ratio"] < 1
+    stops = [whole["content"][0]["text"].strip()[1:3]]
+    answer = server.post("/v1/messages", request | {"stop_sequences": stops})
+    assert answer["stop_reason"] == "stop_sequence"
+    said = answer["kv_transfer_params"]["zipr1"]
+    assert said["token_ratio"] is None and "stop string" in said["unknown"]
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
@@ -209,7 +244,7 @@ def test_an_answer_that_ends_with_a_stop_string_says_why_it_has_no_ratio(
     ],
     ids=["beam_search", "setting"],
 )
-def test_both_endpoints_refuse_before_a_stream_begins(server, extra, message):
+def test_endpoints_refuse_before_a_stream_begins(server, extra, message):
     from openai import BadRequestError
 
     client = server.client()
@@ -218,6 +253,11 @@ def test_both_endpoints_refuse_before_a_stream_begins(server, extra, message):
         client.chat.completions.create(messages=[{"role": "user", "content": "Hi"}], **request)
     with pytest.raises(BadRequestError, match=message):
         client.completions.create(prompt="Hi", **request)
+    request |= request.pop("extra_body")
+    request["messages"] = [{"role": "user", "content": "Hi"}]
+    for path, body in (("/v1/messages", request), ("/v1/responses", request | {"input": "Hi"})):
+        with pytest.raises(HTTPError, match="400"):
+            server.post(path, body)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

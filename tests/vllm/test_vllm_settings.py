@@ -158,7 +158,7 @@ def test_an_adapter_is_merged_for_the_server(tmp_path):
         (["--min_tokens", "some"], "--min_tokens: some: input should be a valid integer"),
         (["--", "--max-model-len", "5"], "give --max_model_len"),
         (["--", "--kv_transfer_config={}"], "give --p, --scope and --min_tokens"),
-        (["--", "--enable-chunked-prefill"], "a sparse prompt is read in one step"),
+        (["--", "--enable-chunked-prefill"], "a sparse prompt is prefilled in one step"),
         (["--", "--kv-offloading-size=4"], "KV blocks of sparse prompts cannot be offloaded"),
         (["--tensor-parallel-size", "2"], "--tensor_parallel_size: no such option"),
     ],

@@ -34,6 +34,7 @@ from zipr1.vllm.serve import check_installed
 
 TEMPLATE = 32  # tokens of a chat template, about
 START = 900  # seconds until the server must answer
+EAGER = "Dense and sparse run with `--enforce-eager`: without torch.compile and CUDA graphs."
 SUMS = ("median_ttft_ms", "median_tpot_ms", "request_throughput")
 
 
@@ -138,10 +139,11 @@ def measure(config: BenchServeConfig, shape: Shape, client: "Client") -> list[di
     cases += [(ratio, scope) for ratio in ratios for scope in scopes]
     points = [(t, c) for t in config.numbers("tokens") for c in config.numbers("concurrency")]
     rows = []
-    client.run(*points[0], *cases[0])  # not measured: the first steps are slower
     runs = len(points) * len(cases) * config.rounds
     bar = progress(total=runs, desc="bench serve", unit="run")
     for tokens, concurrency in points:
+        # Not measured: fills vLLM's caches of images, which all cases then find alike.
+        client.run(tokens, concurrency, *cases[0])
         found: dict[tuple, list[dict]] = {case: [] for case in cases}
         for number in range(config.rounds):
             for case in cases if number % 2 == 0 else reversed(cases):
@@ -242,7 +244,7 @@ def sampled(server: RunningServer):
         while not done.wait(0.1):
             try:
                 found.append(server.gauges())
-            except (URLError, TimeoutError):  # too busy to answer now
+            except (URLError, TimeoutError, ConnectionError):  # too busy to answer now
                 continue
 
     with ThreadPoolExecutor(1) as pool:
@@ -280,7 +282,7 @@ def table(rows: list[dict]) -> str:
         + " (min_tokens)"
         for (ratio, scope), least in break_even(rows).items()
     ]
-    return "\n\n".join([markdown_table(head, cells).rstrip("\n"), *lines]) + "\n"
+    return "\n\n".join([EAGER, markdown_table(head, cells).rstrip("\n"), *lines]) + "\n"
 
 
 def break_even(rows: list[dict]) -> dict[tuple[float, str], int | None]:

@@ -172,7 +172,10 @@ def vllm_engine(name: str, scope: Scope, **options):
         config = load_config(folder)
         length = min(config.get_text_config().max_position_embeddings, LONGEST)
         options = {"dtype": "float32" if name in EMBEDDED else "auto"} | options
-        generation = GenerationConfig.from_pretrained(locate(folder)[0])
+        try:
+            generation = GenerationConfig.from_pretrained(locate(folder)[0])
+        except OSError:  # no generation_config.json: as from_pretrained of a model
+            generation = GenerationConfig.from_model_config(config)
         with running(folder, scope, length, CPU_PROMPTS, **options) as llm:
             yield VllmEngine(llm, generation), load_processor(folder)
 

@@ -74,11 +74,12 @@ def main(path: str, longest: str, *arguments: str) -> None:
     """Writes the rows to `path`. arguments: those of vLLM's server."""
     from vllm import LLM
     from vllm.engine.arg_utils import EngineArgs
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(allow_abbrev=False))
-    known, _ = parser.parse_known_args(list(arguments))  # the others are the server's own
-    llm = LLM.from_engine_args(EngineArgs.from_cli_args(known))
+    # The parser of the server, so that no spelling of an argument is lost.
+    parsed = make_arg_parser(FlexibleArgumentParser()).parse_args(list(arguments))
+    llm = LLM.from_engine_args(EngineArgs.from_cli_args(parsed))
     Path(path).write_text(json.dumps(measure(llm, int(longest))))
 
 

@@ -7,6 +7,17 @@ from zipr1.common.errors import InputError
 from zipr1.vllm.memory import SparseSpec
 
 CONNECTOR = "Zipr1Connector"
+ARCHITECTURES = {  # class whose layers zipr1.vllm.models adapts -> its module in vLLM's models
+    "Qwen2VLForConditionalGeneration": "qwen2_vl",
+    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+    "Qwen3VLForConditionalGeneration": "qwen3_vl",
+    "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
+}
 
 
 def check_engine(config, kv_cache_config) -> None:
@@ -42,6 +53,12 @@ def check_engine(config, kv_cache_config) -> None:
 def no_layer_scope(config) -> str | None:
     """Why an engine cannot run scope "layer", whose MLPs see fewer rows than the step has tokens;
     None where it can."""
+    name = config.model_config.architecture
+    if name not in ARCHITECTURES:
+        return (
+            f"scope layer is not implemented for {name}: use scope attention or keys, or one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
     if not config.model_config.enforce_eager:
         return "scope layer needs a server with --enforce-eager"
     if config.lora_config is not None:

@@ -1,7 +1,12 @@
 """The settings of `zipr1 serve`."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+import yaml
 
 from zipr1.common.checks import check_ranges
 from zipr1.common.errors import InputError
@@ -20,6 +25,9 @@ SET_BY_ZIPR1 = {
     "attention-backend": "nothing: zipr1 has its own",
     "kv-offloading-size": "nothing: KV blocks of sparse prompts cannot be offloaded",
 }
+# Modes of `vllm serve`, ignored by the server as a module, which zipr1 starts.
+MODES = ("headless", "api-server-count", "grpc", "data-parallel-multi-port-external-lb")
+SHORT = {"-asc": "--api-server-count", "-dpm": "--data-parallel-multi-port-external-lb"}
 
 
 @dataclass
@@ -62,10 +70,32 @@ class ServeConfig:
         check_ranges(self, {"(0, 1]": "p", "[1, inf)": "port buckets max_model_len"})
         if self.min_tokens != "auto":
             check_ranges(self, {"[0, inf)": "min_tokens"})
-        for argument in self.vllm:
-            flag = argument.partition("=")[0]
-            name = flag[2:].replace("_", "-")
-            if flag.startswith("--") and name in SET_BY_ZIPR1:
-                raise InputError(
-                    f"{flag}: set by zipr1 serve; before the --, give {SET_BY_ZIPR1[name]}"
-                )
+        for argument in flags_of(self.vllm):
+            check_flag(argument)
+
+
+def flags_of(arguments: list[str]) -> Iterator[str]:
+    """The arguments, and those of a file that --config names."""
+    yield from arguments
+    if "--config" in arguments[:-1]:
+        path = Path(arguments[arguments.index("--config") + 1])
+        with suppress(OSError, yaml.YAMLError):  # vLLM refuses such a file itself
+            yield from (f"--{key}" for key in yaml.safe_load(path.read_text()) or ())
+
+
+def check_flag(argument: str) -> None:
+    """Raises InputError for an argument that would override what zipr1 sets, or be ignored."""
+    flag = argument.partition("=")[0]
+    # vLLM takes _ for -, --flag.key for a part of a flag's value, and a flag's first letters.
+    name = SHORT.get(flag, flag).partition(".")[0].replace("_", "-")
+    if not name.startswith("--") or name == "--":
+        return
+    for known, instead in SET_BY_ZIPR1.items():
+        if f"--{known}".startswith(name):
+            raise InputError(f"{flag}: set by zipr1 serve; before the --, give {instead}")
+    for known in MODES:
+        if f"--{known}".startswith(name):
+            raise InputError(
+                f"{flag}: zipr1 serve runs one HTTP server with its engine, and vLLM would ignore "
+                f"--{known}; leave it out"
+            )

@@ -13,7 +13,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 
 from zipr1.common.errors import InputError
-from zipr1.vllm.checks import check_alone, check_engine, check_layers, no_layer_scope
+from zipr1.vllm.checks import CONNECTOR, check_alone, check_engine, check_layers, no_layer_scope
 from zipr1.vllm.guard import Guard
 from zipr1.vllm.messages import Report, Reports, Start, StepMetadata
 from zipr1.vllm.metrics import RequestStats, SparseProm
@@ -22,6 +22,17 @@ from zipr1.vllm.worker import WorkerState
 
 SHORT = "the prompt is shorter than min_tokens"
 PROMPT_LOGPROBS = "log-probabilities of the prompt were asked for"
+SCORES = "log-probabilities of given tokens were asked for, without zipr1 settings of the request"
+
+
+def __getattr__(name: str):
+    """vLLM looks every connector's class up here, also one that it puts in our place."""
+    if name.endswith("Connector"):
+        raise InputError(
+            f"zipr1 in vLLM: {name} cannot take the place of {CONNECTOR}, since it would move KV "
+            "blocks whose tokens are not those of the prompt; leave --kv-offloading-size out"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass
@@ -52,7 +63,8 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
         extra = vllm_config.kv_transfer_config.kv_connector_extra_config
         check_engine(vllm_config, kv_cache_config)
         self.default = RequestSettings(**extra.get("defaults", {}))
-        self.no_layer = no_layer_scope(vllm_config)
+        # The guard reads it where one process admits requests and runs the engine.
+        self.no_layer = Guard.no_layer = no_layer_scope(vllm_config)
         if self.default.scope == "layer" and self.no_layer:
             raise InputError(f"zipr1 in vLLM: {self.no_layer}")
         self.worker = WorkerState() if role is KVConnectorRole.WORKER else None
@@ -102,6 +114,9 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
         chosen = getattr(params, "prompt_logprob_token_ids", None)
         if params.prompt_logprobs is not None or chosen is not None:
             return PROMPT_LOGPROBS
+        # vLLM's scoring endpoints send these, and their answers have no place for a ratio.
+        if params.logprob_token_ids is not None and not asked(params.extra_args):
+            return SCORES
         if start.prompt < settings.min_tokens:
             return SHORT
         return "a prompt of one token" if start.prompt < 2 else None
@@ -172,7 +187,7 @@ class Zipr1Connector(KVConnectorBase_V1, SupportsHMA):
             # vLLM hands over the report of a step after the requests that ended in it, and sends
             # their answers after that.
             self.unreported[name] = (known, answer)
-        else:
+        elif known.start.settings.sparse:
             self.stats.add(answer)
         return False, {"zipr1": answer}
 

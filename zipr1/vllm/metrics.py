@@ -14,8 +14,8 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
 
 @dataclass
 class RequestStats:
-    """Since the last call: token ratios of finished requests, blocks given back, and prompts that
-    were to be sparse and stayed dense."""
+    """Since the last call, of requests that asked for sparse attention: token ratios of the finished
+    ones, blocks given back, and how many prompts stayed dense."""
 
     ratios: list[float] = field(default_factory=list)
     blocks: int = 0
@@ -59,7 +59,7 @@ class SparseProm(KVConnectorPromMetrics):
         self.ratio = self._by_engine(
             metric_types[Histogram](
                 name="zipr1:token_ratio",
-                documentation="Token ratio of finished requests with zipr1 settings.",
+                documentation="Token ratio of finished requests for sparse attention.",
                 buckets=[i / 20 for i in range(1, 21)],
                 labelnames=labelnames,
             )
@@ -74,7 +74,7 @@ class SparseProm(KVConnectorPromMetrics):
         self.dense = self._by_engine(
             metric_types[Counter](
                 name="zipr1:stayed_dense",
-                documentation="Requests with zipr1 settings whose prompt stayed dense.",
+                documentation="Requests for sparse attention whose prompt stayed dense.",
                 labelnames=labelnames,
             )
         )

@@ -16,20 +16,9 @@ from vllm.model_executor.layers.attention import Attention
 
 from zipr1.common.errors import InputError
 from zipr1.models.positions import FAMILIES, visual_positions
-from zipr1.vllm.checks import no_layer_scope
+from zipr1.vllm.checks import ARCHITECTURES, no_layer_scope
 from zipr1.vllm.worker import KeptRows, worker_state
 
-ARCHITECTURES = {  # class -> its module in vllm.model_executor.models
-    "Qwen2VLForConditionalGeneration": "qwen2_vl",
-    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
-    "Qwen3VLForConditionalGeneration": "qwen3_vl",
-    "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-    "Qwen3MoeForCausalLM": "qwen3_moe",
-}
 MOST_BUCKETS = 6
 
 

@@ -30,7 +30,13 @@ from zipr1.vllm.config import ServeConfig
 
 VERSIONS = (Version("0.32"), Version("0.34"))  # from, below: the interfaces were read or tested
 LONGEST = 32_768  # tokens: a longer default would reserve memory for a step that is never seen
-GROUPS = ("general_plugins", "platform_plugins", "logits_processors", "stat_logger_plugins")
+GROUPS = (  # of vLLM's plugins, but for those that add to its server
+    "general_plugins",
+    "io_processor_plugins",
+    "logits_processors",
+    "platform_plugins",
+    "stat_logger_plugins",
+)
 
 
 def kv_transfer_config(defaults: dict[str, Any] | None = None, **extra: Any) -> dict[str, Any]:
@@ -64,15 +70,14 @@ def serve(config: ServeConfig) -> None:
     """Runs the server until it ends. Raises RunError if it fails."""
     check_installed()
     with ExitStack() as stack:
+        stack.enter_context(sigterm_unwinds())
         with announced(f"preparing {config.model}"):
             folder = stack.enter_context(servable(config.model))
         if config.min_tokens == "auto":
             config = replace(config, min_tokens=measured(config, folder))
         command, environment = command_line(config, folder)
         print(f"zipr1: {' '.join(command[1:])}", file=sys.stderr, flush=True)
-        status = run(command, environment)
-    if status > 0:
-        raise RunError(f"vLLM ended with status {status}; its messages above have the reason")
+        run(command, environment)
 
 
 def measured(config: ServeConfig, folder: str) -> int:
@@ -180,15 +185,42 @@ def plugins() -> str:
     return ",".join(sorted(found))
 
 
-def run(command: list[str], environment: dict[str, str]) -> int:
-    """The exit status of the command; SIGTERM goes on to it, Ctrl-C reaches it by the terminal."""
-    process = subprocess.Popen(command, env=environment)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+@contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """Inside the block SIGTERM raises SystemExit, so that temporary folders are removed and child
+    processes end."""
+
+    def leave(number, frame):
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
     try:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                continue  # the server ends itself, after the requests that it has
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def run(command: list[str], environment: dict[str, str]) -> None:
+    """Runs the command until it ends; inside `sigterm_unwinds`, SIGTERM goes on to it, and Ctrl-C
+    reaches it by the terminal.
+
+    Raises RunError if it fails, or if a signal ended it that was not one of these.
+    """
+    process = subprocess.Popen(command, env=environment)
+    status, passed_on = None, False
+    while status is None:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            passed_on = True  # the server ends itself, after the requests that it has
+        except SystemExit:
+            passed_on = True
+            process.terminate()
+    if status < 0 and not (passed_on and -status in (signal.SIGTERM, signal.SIGINT)):
+        name = signal.Signals(-status).name
+        raise RunError(
+            f"vLLM was ended by {name}; its messages above may have the reason"
+            + (", or memory ran out: lower --max_model_len" if name == "SIGKILL" else "")
+        )
+    if status > 0:
+        raise RunError(f"vLLM ended with status {status}; its messages above have the reason")
