@@ -126,3 +126,13 @@ def test_a_malformed_row_does_not_make_numbers_of_rows_equal(capsys, tmp_path):
     for more, expected in (((), ["1", "2", "3"]), (("--questions", "3"), ["1", "2"])):
         assert evaluate(capsys, out, data, *more)[0] == 0
         assert [one.id for one in read_records(out / "records.jsonl")] == expected
+
+
+def test_a_command_that_is_refused_changes_nothing(capsys, tmp_path, data):
+    out = tmp_path / "out"
+    assert evaluate(capsys, out, data)[0] == 0
+    refused = ("--methods", "full,downsample,fewer_frames", "--max_prompt_length", "5")
+    status, err = evaluate(capsys, out, data, *refused)
+    assert status == 2 and "fewer_frames: no question can be shortened so" in err
+    assert not (out / "left-out.jsonl").exists()
+    assert "replaces" not in evaluate(capsys, out, data)[1]

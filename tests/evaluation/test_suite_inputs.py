@@ -121,6 +121,15 @@ def test_results_of_a_version_that_did_not_record_the_inputs_are_refused(tmp_pat
     assert f"{done}: holds results of another task, data;" in refusal(paper, capsys)
 
 
+def test_results_of_data_whose_revision_was_not_known_are_taken(tmp_path, paper):
+    paper()
+    done = tmp_path / "out" / "Full" / "chartqa" / "done.json"
+    found = json.loads(done.read_text())
+    found["identity"]["data"] = None
+    done.write_text(json.dumps(found))
+    assert paper() == []
+
+
 def test_the_revision_of_a_data_set_on_the_hub(tmp_path, monkeypatch):
     revision, settings = "0123456789" * 4, {"dataset_path": "someone/data"}
     snapshot = tmp_path / "datasets--someone--data" / "snapshots" / revision

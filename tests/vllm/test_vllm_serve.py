@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,10 +33,9 @@ def test_a_server_that_a_signal_ends_is_an_error_that_names_it():
 
 
 def test_sigterm_goes_on_to_the_server_and_is_no_error():
-    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM))
-    with serve.sigterm_unwinds():
-        timer.start()
-        serve.run(python("import time; time.sleep(60)"), dict(os.environ))
+    # The server, once it runs, has SIGTERM sent to zipr1.
+    code = f"import os, time; os.kill({os.getpid()}, 15); time.sleep(60)"
+    serve.run(python(code), dict(os.environ))
 
 
 def test_sigterm_during_the_merge_removes_the_folder():
@@ -102,6 +100,15 @@ def test_a_flag_that_overrides_or_is_ignored_is_refused_in_every_spelling(
 def test_other_flags_go_on_to_vllm():
     flags = ["--model-impl", "vllm", "--block-size=32", "-tp", "2", "-O3", "--grpc-port", "1"]
     flags += ["--compilation-config.mode", "3", "--api-key", "--config", "missing.yaml"]
+    assert ServeConfig("zipr1/tiny", vllm=flags).vllm == flags
+
+
+@pytest.mark.parametrize(
+    "text", ["headless: false", "grpc:", "5", "model", "", "- a", "a: [", "\0"]
+)
+def test_what_a_configuration_file_leaves_as_it_is_goes_on_to_vllm(tmp_path, text):
+    (tmp_path / "more.yaml").write_text(text)
+    flags = ["--config", str(tmp_path / "more.yaml")]
     assert ServeConfig("zipr1/tiny", vllm=flags).vllm == flags
 
 

@@ -115,6 +115,7 @@ class ZipR1(lmms):
         cached = lru_cache(maxsize=2)(partial(read_video, frame_size=frame_size(self.processor)))
         self.media = MediaReader(cached, int(max_frames), fps and float(fps))
         self.saved = self.open_answers(answers, settings) if answers else None
+        self.seed: int | None = None
 
     def open_answers(self, answers: str, settings: dict) -> AnswerFile:
         """The file of answers; of several processes each has its own."""
@@ -146,7 +147,8 @@ class ZipR1(lmms):
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """The answers, in the order of the requests; logs token ratios as lmms-eval's metrics."""
-        self.seed = torch.initial_seed()  # lmms-eval's --seed
+        # lmms-eval's --seed, which it sets before the first call; sampling sets others.
+        self.seed = torch.initial_seed() if self.seed is None else self.seed
         # A batch has one set of generation settings and, as far as they go, questions of one task.
         order = Collator(
             questions_of(requests),

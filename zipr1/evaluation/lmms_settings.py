@@ -8,12 +8,15 @@ USED = (
     *("num_beams", "repetition_penalty"),
 )
 # In lmms-eval's own tasks, for other models or APIs: its Qwen-VL models do not read them either.
-IGNORED = ("until", "stop_sequences", "seed", "image_aspect_ratio", "visual_cot")
+IGNORED = (
+    *("until", "stop_sequences", "seed", "skip_special_tokens"),
+    *("image_aspect_ratio", "visual_cot"),
+)
 
 
 def generation_settings(given: dict, task: str) -> dict:
     """A task's generation settings as generate() takes them: as in lmms-eval's own models, a
-    temperature above 0 means sampling. None counts as absent.
+    temperature above 0 means sampling; without one, `do_sample` means 1. None counts as absent.
 
     `until` is left out, as by lmms-eval's own Qwen-VL chat models: their chat ends with a token,
     and "\\n\\n" would cut free-form answers. Raises InputError for a setting that is not used.

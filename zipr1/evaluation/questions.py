@@ -41,8 +41,8 @@ class Questions(Protocol):
         """The questions that the rule can be applied to, in batches. Raises InputError where there
         are none."""
 
-    def read(self, part: Sequence[Part]) -> list[Example]:
-        """The usable questions of a batch, whole."""
+    def read(self, part: Sequence[Part], keep: bool = True) -> list[Example]:
+        """The usable questions of a batch, whole; keep: whether to write why others are not."""
 
     def left_out(self) -> set[str]:
         """The ids of questions that turned out to be unusable."""
@@ -60,7 +60,7 @@ class Examples:
     def parts(self, rule, method: str, size: int) -> list[Sequence[Example]]:
         return list(batches(applicable(self.items, rule, method), size))
 
-    def read(self, part: Sequence[Example]) -> list[Example]:
+    def read(self, part: Sequence[Example], keep: bool = True) -> list[Example]:
         return list(part)
 
     def left_out(self) -> set[str]:
@@ -97,7 +97,9 @@ def check_applicable(
     for method, rule in rules.items():
         parts = questions.parts(rule, method, settings.batch_size)
         if shortener := as_shortener(rule):
-            usable = next(filter(None, (questions.read(part[:1]) for part in parts)), None)
+            usable = next(
+                filter(None, (questions.read(part[:1], keep=False) for part in parts)), None
+            )
             if usable:
                 inputs = prepare(processor, usable, raw=settings.raw)
                 shortened(processor, usable, inputs, shortener)

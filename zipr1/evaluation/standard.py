@@ -35,7 +35,6 @@ from zipr1.sparsity.rules import Rule, TopP
 from zipr1.tasks import examples_of
 
 RECORDS = "records.jsonl"
-TABLE = ("table.md", "table.json")
 CURVE = ("curve.json", "curve.png")
 ROW_TOKENS = 128  # of an answer to a row, unless set
 
@@ -144,8 +143,6 @@ def write_results(
         lines = {config.model: curve} | ({"Full": full} if full else {})
         write_curves({"mean": lines}, folder / "curve.json")
         plot_curves(lines, folder / "curve.png")
-    else:  # those of an earlier evaluation
-        delete(folder, CURVE)
     return rows, table
 
 
@@ -185,8 +182,8 @@ def discard_stale_files(
     questions: Examples | RowQuestions,
     settings: GenerationSettings,
 ) -> None:
-    """Writes what the answers depend on to evaluation.json; deletes the answers and results of
-    another model, version or setting, with a message on stderr."""
+    """Writes what the answers depend on to evaluation.json; deletes the answers and the curve
+    of another model, version or setting, with a message on stderr."""
     path = folder / "evaluation.json"
     asked = {"tasks": config.names, "split": config.split}
     if isinstance(questions, RowQuestions):
@@ -218,11 +215,8 @@ def discard_stale_files(
             f"{', '.join(other)}",
             file=sys.stderr,
         )
-        delete(folder, ("answers/* x *.jsonl*", RECORDS, LEFT_OUT, *TABLE, *CURVE))
+        # The old table stays until a new one is written over it; a new curve may never be.
+        for pattern in ("answers/* x *.jsonl*", LEFT_OUT, *CURVE):
+            for file in folder.glob(pattern):
+                file.unlink()
     write_document(path, "evaluation", identity)
-
-
-def delete(folder: Path, patterns: tuple[str, ...]) -> None:
-    for pattern in patterns:
-        for file in folder.glob(pattern):
-            file.unlink()

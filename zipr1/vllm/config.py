@@ -79,8 +79,11 @@ def flags_of(arguments: list[str]) -> Iterator[str]:
     yield from arguments
     if "--config" in arguments[:-1]:
         path = Path(arguments[arguments.index("--config") + 1])
-        with suppress(OSError, yaml.YAMLError):  # vLLM refuses such a file itself
-            yield from (f"--{key}" for key in yaml.safe_load(path.read_text()) or ())
+        found = None
+        with suppress(OSError, ValueError, yaml.YAMLError):  # vLLM refuses such a file itself
+            found = yaml.safe_load(path.read_text())
+        if isinstance(found, dict):
+            yield from (f"--{key}" for key, value in found.items() if value not in (None, False))
 
 
 def check_flag(argument: str) -> None:

@@ -201,21 +201,27 @@ def sigterm_unwinds() -> Iterator[None]:
 
 
 def run(command: list[str], environment: dict[str, str]) -> None:
-    """Runs the command until it ends; inside `sigterm_unwinds`, SIGTERM goes on to it, and Ctrl-C
-    reaches it by the terminal.
+    """Runs the command until it ends; SIGTERM goes on to it, and Ctrl-C reaches it by the terminal.
 
     Raises RunError if it fails, or if a signal ended it that was not one of these.
     """
     process = subprocess.Popen(command, env=environment)
     status, passed_on = None, False
-    while status is None:
-        try:
-            status = process.wait()
-        except KeyboardInterrupt:
-            passed_on = True  # the server ends itself, after the requests that it has
-        except SystemExit:
-            passed_on = True
-            process.terminate()
+
+    def pass_on(number, frame):
+        nonlocal passed_on
+        passed_on = True
+        process.terminate()
+
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        while status is None:
+            try:
+                status = process.wait()
+            except KeyboardInterrupt:
+                passed_on = True  # the server ends itself, after the requests that it has
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if status < 0 and not (passed_on and -status in (signal.SIGTERM, signal.SIGINT)):
         name = signal.Signals(-status).name
         raise RunError(

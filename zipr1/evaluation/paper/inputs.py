@@ -7,11 +7,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import yaml
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, is_offline_mode
 
 from zipr1.common.errors import InputError
 from zipr1.evaluation.paper.benchmarks import Benchmark
 from zipr1.evaluation.paper.requirements import KEY
+from zipr1.models.location import hub_answers
 
 
 def task_settings(tasks: Collection[str], prefix: str, include_path: str | None) -> dict[str, dict]:
@@ -73,7 +74,13 @@ def data_state(settings: dict) -> dict | None:
     revision = (settings.get("dataset_kwargs") or {}).get("revision")
     try:
         # What `datasets` itself takes the revision from.
-        file = hf_hub_download(str(folder), "README.md", repo_type="dataset", revision=revision)
+        file = hf_hub_download(
+            str(folder),
+            "README.md",
+            repo_type="dataset",
+            revision=revision,
+            local_files_only=is_offline_mode() or not hub_answers(),
+        )
     except (OSError, ValueError):  # ValueError: neither a folder nor a name on the Hub
         return None
     return {"revision": Path(file).parent.name}

@@ -90,7 +90,12 @@ def finished(folder: Path, identity: dict) -> dict[str, Path] | None:
     found = read_json(done)
     if not isinstance(found, dict) or not {"identity", "results", "samples"} <= found.keys():
         raise InputError(f"{done}: not a file of the suite paper; take it away")
-    if other := [name for name in identity if found["identity"].get(name) != identity[name]]:
+    before = found["identity"]
+    # The data's revision may be unknown, as it is without a network.
+    unknown = "data" if None in (before.get("data", ""), identity.get("data", "")) else None
+    if other := [
+        name for name in identity if before.get(name) != identity[name] and name != unknown
+    ]:
         # The file of answers knows by itself which of them other inputs leave valid.
         path = done if set(other) <= INPUTS else folder
         raise InputError(
