@@ -85,8 +85,8 @@ def marked(answers: str) -> str:
 
 
 def test_only_answers_to_the_same_requests_are_taken(tmp_path, capsys):
-    clip, file = tmp_path / "v.gif", tmp_path / "answers.jsonl"
-    video(clip, "red")
+    animation, file = tmp_path / "v.gif", tmp_path / "answers.jsonl"
+    video(animation, "red")
     write(tmp_path)
     answers(tmp_path)
     kept = marked(file.read_text())
@@ -97,7 +97,7 @@ def test_only_answers_to_the_same_requests_are_taken(tmp_path, capsys):
         (lambda: None, "temperature=1.5", [False, False, False]),
         (lambda: write(tmp_path, prompt=" In one word."), "", [False, False, False]),
         (lambda: write(tmp_path, colour="green"), "", [True, False, True]),
-        (lambda: video(clip, "green"), "", [True, True, False]),
+        (lambda: video(animation, "green"), "", [True, True, False]),
     ]
     for change, gen_kwargs, expected in changes:
         file.write_text(kept)

@@ -33,7 +33,7 @@ from zipr1.evaluation.vllm_engine import prompt_of
 from zipr1.models.encode import check_length
 from zipr1.models.loading import load_vision
 from zipr1.sparsity.context import sparse
-from zipr1.sparsity.own_rules import CheckedRule, source_of
+from zipr1.sparsity.own_rules import CheckedRule, code_of
 
 # Arguments that answers depend on.
 IDENTIFYING = (
@@ -124,7 +124,7 @@ class ZipR1(lmms):
             path = path.with_stem(f"{path.stem}-{self.rank}")
         identity = {"code": code(), "weights": weights(settings["pretrained"])}
         if isinstance(self.rule, CheckedRule):
-            identity["rule"] = source_of(self.rule)
+            identity["rule"] = code_of(self.rule.name)
         return AnswerFile(path, settings | identity | {"processes": self._world_size})
 
     def start_processes(self, device: str | None) -> torch.device:

@@ -30,7 +30,7 @@ from zipr1.evaluation.tables import Table, markdown, write_table
 from zipr1.models.loading import load_vision
 from zipr1.models.settings import TrainedSettings
 from zipr1.rewards.functions import load_function
-from zipr1.sparsity.own_rules import CheckedRule, source_of
+from zipr1.sparsity.own_rules import CheckedRule, code_of
 from zipr1.sparsity.rules import Rule, TopP
 from zipr1.tasks import examples_of
 
@@ -109,7 +109,7 @@ def stored_as(
     """Name and number of the file of a method's answers. Those of an own rule may depend on p, on
     the ratio and on all of its source code."""
     if isinstance(rule, CheckedRule):
-        return f"{method.rpartition('/')[2]} {source_of(rule)} p {p} ratio", ratio
+        return f"{method.rpartition('/')[2]} {code_of(rule.name)} p {p} ratio", ratio
     return method, getattr(rule, "p", getattr(rule, "ratio", 1))
 
 

@@ -84,14 +84,9 @@ class CheckedRule:
         return kept
 
 
-def source_of(rule: CheckedRule) -> str:
-    """Hash of an own rule's name and source code: its answers depend on it."""
-    return code_of(rule.name)
-
-
 def code_of(name: str) -> str:
-    """Hash of a name, as package.module:name or file.py:name, and of the files behind it: of its
-    module and, where that only imports it, of the one that defines it."""
+    """Hash of the code behind a name, on which answers depend: of the name, as package.module:name or
+    file.py:name, of its module and, where that only imports it, of the one that defines it."""
     module = name.rpartition(":" if ":" in name else ".")[0]
     file, found = imported(f"{module}:__file__", "source code of"), imported(name, "source code of")
     while isinstance(found, partial):
